@@ -1,0 +1,55 @@
+"""The table of extensions. Everything else about the package stands in pyproject.toml.
+
+Environment switches
+--------------------
+ETACORE_DEBUG=1     bounds checks, no optimisation, line numbers for a debugger
+ETACORE_SANITIZE=1  address and undefined-behaviour sanitizers (see ``make sanitize``)
+"""
+
+import os
+
+import numpy as np
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+DEBUG = os.environ.get("ETACORE_DEBUG") == "1"
+SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
+
+KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_routes", "_snapshots", "_state")
+
+compile_args = ["-std=c11", "-fno-math-errno", "-fwrapv", "-Wall", "-Wno-unused-function"]
+compile_args += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+link_args = []
+if SANITIZE:
+    compile_args += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    link_args += ["-fsanitize=address,undefined"]
+
+extensions = [
+    Extension(
+        f"etacore.{name}",
+        [f"src_ext/etacore/{name}.pyx"],
+        include_dirs=[np.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+        libraries=["m", "dl"],
+    )
+    for name in KERNELS
+    if os.path.exists(f"src_ext/etacore/{name}.pyx")
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        include_path=["src_ext"],
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": DEBUG,
+            "wraparound": False,
+            "initializedcheck": DEBUG,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    )
+)
