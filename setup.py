@@ -15,14 +15,15 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("ETACORE_DEBUG") == "1"
 SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
 
-KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_routes", "_snapshots", "_state")
+KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_resolve", "_routes", "_select", "_snapshots", "_state", "_window")  # fmt: skip  # noqa: E501
 
 compile_args = ["-std=c11", "-fno-math-errno", "-fwrapv", "-Wall", "-Wno-unused-function"]
 compile_args += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
 link_args = []
 if SANITIZE:
-    compile_args += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
-    link_args += ["-fsanitize=address,undefined"]
+    sanitizers = "-fsanitize=address,undefined"
+    compile_args += ["-O1", "-g", sanitizers, "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    link_args += [sanitizers]
 
 extensions = [
     Extension(
@@ -51,5 +52,6 @@ setup(
             "cdivision": True,
             "embedsignature": True,
         },
-    )
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},
 )

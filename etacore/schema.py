@@ -43,6 +43,7 @@ class Status(IntEnum):
     TRIP_FINISHED = 22
     PREDICTION_FAILED = 23
     WRITE_FAILED = 24
+    NO_MODEL = 25
 
     @property
     def label(self) -> str:
@@ -51,7 +52,7 @@ class Status(IntEnum):
 
 
 REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED)
-FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED})
+FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED, Status.NO_MODEL})
 
 NO_SEQUENCE: Final = -(2**31)
 """``stop_sequence`` of a snapshot that gives none."""
@@ -76,9 +77,19 @@ class Feature:
 
 
 FEATURES: Final = (
-    Feature("distance_to_stop", 0, "spatial", "m", "vehicle to stop: straight line, or along the route if the model says so"),
-    Feature("progress_on_segment", 1, "spatial", "1", "how much of the leg behind the stop the vehicle has closed, 0..1"),
-    Feature("progress_ratio", 2, "spatial", "1", "(position of the stop - 1 + progress_on_segment) / stops of the trip, 0..1"),
+    Feature(
+        "distance_to_stop", 0, "spatial", "m", "vehicle to stop: straight line, or along the route if the model says so"
+    ),
+    Feature(
+        "progress_on_segment", 1, "spatial", "1", "how much of the leg behind the stop the vehicle has closed, 0..1"
+    ),
+    Feature(
+        "progress_ratio",
+        2,
+        "spatial",
+        "1",
+        "(position of the stop - 1 + progress_on_segment) / stops of the trip, 0..1",
+    ),
     Feature("hour", 3, "temporal", "h", "local hour of the model's time zone, 0..23"),
     Feature("day_of_week", 4, "temporal", "d", "local day, Monday = 0"),
     Feature("is_weekend", 5, "temporal", "1", "Saturday or Sunday"),

@@ -48,7 +48,8 @@ cdef enum status_t:
     TRIP_FINISHED = 22
     PREDICTION_FAILED = 23
     WRITE_FAILED = 24
-    N_STATUS = 25
+    NO_MODEL = 25
+    N_STATUS = 26
 
 # Feature codes: the columns the vectorizer can fill. A model names the ones it wants, in its own order.
 cdef enum feature_t:
