@@ -1,0 +1,151 @@
+# Timestamps as text: ISO 8601 in the spellings that producers use, and POSIX numbers, to microseconds since 1970 UTC.
+
+from libc.math cimport fabs, rint
+from libc.stdint cimport int64_t, uint8_t
+
+from etacore._number cimport is_digit, number_t, number_value, scan_numeric, strip_space
+
+cdef extern from *:
+    """
+    #define ETACORE_NO_TIME INT64_MIN
+    #define ETACORE_MIN_TIME_US (-62135596800000000LL)
+    #define ETACORE_MAX_TIME_US 253402300799999999LL
+    """
+    const int64_t NO_TIME "ETACORE_NO_TIME"
+    const int64_t MIN_TIME_US "ETACORE_MIN_TIME_US"       # 0001-01-01T00:00:00
+    const int64_t MAX_TIME_US "ETACORE_MAX_TIME_US"       # 9999-12-31T23:59:59.999999
+
+
+cdef inline int64_t checked_time_us(int64_t time_us) noexcept nogil:
+    return time_us if MIN_TIME_US <= time_us <= MAX_TIME_US else NO_TIME
+
+
+cdef inline int64_t posix_time_us(double posix) noexcept nogil:
+    """Seconds since 1970, or milliseconds if above 1e11, to the nearest microsecond (ties to even)."""
+    # No time in range is anywhere near 1e15, and the conversion to an integer must not overflow.
+    if not fabs(posix) < 1e15:
+        return NO_TIME
+    return checked_time_us(<int64_t>rint(posix * (1e3 if fabs(posix) > 1e11 else 1e6)))
+
+
+cdef inline int64_t days_of_civil(int year, int month, int day) noexcept nogil:
+    """Days since 1970-01-01 of a date in the Gregorian calendar, year 1 or later.
+
+    Years begin in March, so that the leap day is the last one; then a month's offset is a linear formula
+    (H. Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+    """
+    cdef int shifted = year - (month <= 2)
+    cdef int era = shifted // 400
+    cdef int year_of_era = shifted - era * 400
+    cdef int day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    cdef int day_of_era = year_of_era * 365 + year_of_era // 4 - year_of_era // 100 + day_of_year
+    return <int64_t>era * 146097 + day_of_era - 719468
+
+
+cdef inline int days_in_month(int year, int month) noexcept nogil:
+    if month == 2:
+        return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
+    return 30 if month == 4 or month == 6 or month == 9 or month == 11 else 31
+
+
+cdef inline int take(const uint8_t** p, const uint8_t* end, int n_digits, int most) noexcept nogil:
+    """A field of exactly `n_digits` digits and at most `most`; -1 (and nothing taken) otherwise."""
+    cdef int value = 0
+    cdef int i
+    if end - p[0] < n_digits:
+        return -1
+    for i in range(n_digits):
+        if not is_digit(p[0][i]):
+            return -1
+        value = value * 10 + (p[0][i] - 48)
+    if value > most:
+        return -1
+    p[0] += n_digits
+    return value
+
+
+cdef inline bint take_sign(const uint8_t** p, const uint8_t* end, uint8_t sign) noexcept nogil:
+    if p[0] == end or p[0][0] != sign:
+        return False
+    p[0] += 1
+    return True
+
+
+cdef inline int64_t take_zone_s(const uint8_t** p, const uint8_t* end) noexcept nogil:
+    """Offset from UTC in seconds: none, Z, or +HH[[:]MM] or +HH:MM:SS; what is left over is not a zone."""
+    cdef int sign = 1
+    cdef int hours, minutes = 0, seconds = 0
+    cdef bint colon
+    if take_sign(p, end, c'Z') or take_sign(p, end, c'z'):
+        return 0
+    if take_sign(p, end, c'-'):
+        sign = -1
+    elif not take_sign(p, end, c'+'):
+        return 0
+    hours = take(p, end, 2, 23)
+    if p[0] < end:
+        colon = take_sign(p, end, c':')
+        minutes = take(p, end, 2, 59)
+        if colon and p[0] < end and take_sign(p, end, c':'):
+            seconds = take(p, end, 2, 59)
+    if hours < 0 or minutes < 0 or seconds < 0:
+        return NO_TIME
+    return sign * (hours * 3600 + minutes * 60 + seconds)
+
+
+cdef inline int64_t iso_time_us(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """YYYY-MM-DD[THH:MM[:SS[.f]][zone]] or YYYYMMDD[THHMMSS[.f][zone]]; NO_TIME if it is neither, or no such time."""
+    cdef int year, month, day, hour = 0, minute = 0, second = 0
+    cdef int64_t fraction_us = 0, unit_us = 100000, zone_s = 0
+    cdef bint extended, has_seconds = True
+    year = take(&p, end, 4, 9999)
+    extended = take_sign(&p, end, c'-')
+    month = take(&p, end, 2, 12)
+    if extended and not take_sign(&p, end, c'-'):
+        return NO_TIME
+    day = take(&p, end, 2, 31)
+    if year < 1 or month < 1 or day < 1 or day > days_in_month(year, month):
+        return NO_TIME
+    if p < end:
+        if not (take_sign(&p, end, c'T') or take_sign(&p, end, c't') or take_sign(&p, end, c' ')):
+            return NO_TIME
+        hour = take(&p, end, 2, 23)
+        if extended and not take_sign(&p, end, c':'):
+            return NO_TIME
+        minute = take(&p, end, 2, 59)
+        if extended:
+            has_seconds = take_sign(&p, end, c':')
+        if has_seconds:
+            second = take(&p, end, 2, 59)
+        if hour < 0 or minute < 0 or second < 0:
+            return NO_TIME
+        if has_seconds and (take_sign(&p, end, c'.') or take_sign(&p, end, c',')):
+            if p == end or not is_digit(p[0]):
+                return NO_TIME
+            while p < end and is_digit(p[0]):
+                fraction_us += (p[0] - 48) * unit_us
+                unit_us //= 10
+                p += 1
+        zone_s = take_zone_s(&p, end)
+        if zone_s == NO_TIME or p != end:
+            return NO_TIME
+    return checked_time_us(
+        (days_of_civil(year, month, day) * 86400 + hour * 3600 + minute * 60 + second - zone_s) * 1000000 + fraction_us
+    )
+
+
+cdef inline int64_t text_time_us(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """Any timestamp text, white space around it allowed. Eight digits alone are a date, other numbers POSIX time."""
+    cdef number_t number
+    cdef const uint8_t* rest
+    cdef int64_t time_us
+    strip_space(&p, &end)
+    time_us = iso_time_us(p, end)
+    if time_us != NO_TIME:
+        return time_us
+    rest = p
+    if take(&rest, end, 8, 99999999) >= 0 and rest == end:
+        return NO_TIME
+    if scan_numeric(p, end, &number):
+        return posix_time_us(number_value(&number))
+    return NO_TIME

@@ -1,0 +1,397 @@
+"""Payloads of a batch -> columns, each payload read once, where it lies, with the GIL released around the batch."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.float cimport FLT_MAX
+from libc.math cimport NAN, fabs, isfinite, rint
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from etacore._isotime cimport NO_TIME, posix_time_us, text_time_us
+from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
+from etacore._members cimport *
+from etacore._number cimport number_t, number_value, scan_numeric
+from etacore._types cimport *
+
+cdef enum:
+    MAX_ID_BYTES = 256
+    MAX_TIMESTAMP_BYTES = 64
+
+# The row being written; `used` bytes of the arena are taken.
+cdef struct row_t:
+    const columns_t* columns
+    int64_t ix
+    int64_t used
+
+cdef enum presence_t:
+    IS_MISSING
+    IS_BAD
+    IS_GOOD
+
+
+cdef inline bint put_text(const token_t* token, int64_t most, row_t* row, text_t* out) noexcept nogil:
+    """Copy a string or the literal of a number into the arena, if it has 1 to `most` bytes."""
+    cdef uint8_t* to = row.columns.text + row.used
+    cdef int64_t length = token.length
+    cdef bint needs_escape = False
+    if token.kind != T_STRING and token.kind != T_NUMBER or length == 0:
+        return False
+    if token.kind == T_STRING and token.escaped:
+        # Fits: texts come from different places of the payload, and the arena has room for all payloads.
+        length = unescape(token.start, length, to, &needs_escape)
+        if length > most:
+            return False
+    else:
+        if length > most:
+            return False
+        memcpy(to, token.start, length)
+    out.start = row.used
+    out.length = <int32_t>length
+    out.escape = needs_escape
+    row.used += length
+    return True
+
+
+cdef inline bint put_id(const members_t* members, int first, int last, row_t* row, text_t* out) noexcept nogil:
+    """The first alias that is an id."""
+    cdef int field
+    for field in range(first, last + 1):
+        if members.seen >> field & 1 and put_text(&members.tokens[field], MAX_ID_BYTES, row, out):
+            return True
+    return False
+
+
+cdef bint put_nested_id(const token_t* vehicle, row_t* row, text_t* out) noexcept nogil:
+    """The id of a nested vehicle object, which has been scanned before and is valid."""
+    cdef members_t members
+    if vehicle.kind != T_OBJECT:
+        return False
+    scan_members(vehicle.start, vehicle.start + vehicle.length, 1, &members)
+    return put_id(&members, ID, ID, row, out)
+
+
+cdef inline bint put_vehicle_id(const members_t* members, row_t* row, text_t* out) noexcept nogil:
+    if put_id(members, VEHICLE_ID, ID, row, out):
+        return True
+    if members.seen >> VEHICLE_OBJECT & 1 and put_nested_id(&members.tokens[<int>VEHICLE_OBJECT], row, out):
+        return True
+    return put_id(members, VEHICLE_DOT_ID, VEHICLE_DOT_ID, row, out)
+
+
+cdef inline presence_t take_double(
+    const members_t* members, int first, int last, row_t* row, double* out
+) noexcept nogil:
+    """A number, or a string that spells one; IS_BAD if it is something else or not finite."""
+    cdef const token_t* token = first_given(members, first, last)
+    cdef const uint8_t* start
+    cdef int64_t length
+    cdef number_t number
+    cdef double value
+    cdef bint needs_escape
+    if token == NULL:
+        return IS_MISSING
+    if token.kind == T_NUMBER:
+        value = number_value(&token.number)
+    elif token.kind == T_STRING:
+        start = token.start
+        length = token.length
+        if token.escaped:
+            start = row.columns.text + row.used
+            length = unescape(token.start, token.length, row.columns.text + row.used, &needs_escape)
+        if not scan_numeric(start, start + length, &number):
+            return IS_BAD
+        value = number_value(&number)
+    else:
+        return IS_BAD
+    if not isfinite(value):
+        return IS_BAD
+    out[0] = value
+    return IS_GOOD
+
+
+cdef inline int64_t take_integer(
+    const members_t* members, int first, int last, row_t* row, double least, double most, int64_t otherwise
+) noexcept nogil:
+    cdef double value
+    if take_double(members, first, last, row, &value) != IS_GOOD:
+        return otherwise
+    return <int64_t>value if least <= value <= most and value == rint(value) else otherwise
+
+
+cdef inline bint is_name(const uint8_t* p, int64_t length, const char* name, int64_t name_length) noexcept nogil:
+    """Whether a text is this name of capital letters and underscores, in any case."""
+    cdef int64_t i
+    cdef uint8_t c
+    if length != name_length:
+        return False
+    for i in range(length):
+        c = p[i] - 32 if c'a' <= p[i] <= c'z' else p[i]
+        if c != <uint8_t>name[i]:
+            return False
+    return True
+
+
+cdef inline int8_t take_current_status(const members_t* members, row_t* row) noexcept nogil:
+    cdef const token_t* token = first_given(members, CURRENT_STATUS, CURRENT_STATUS)
+    cdef const uint8_t* p
+    cdef int64_t length
+    cdef bint needs_escape
+    if token == NULL:
+        return STOP_STATUS_UNKNOWN
+    if token.kind == T_NUMBER:
+        return <int8_t>take_integer(members, CURRENT_STATUS, CURRENT_STATUS, row, 0, 2, STOP_STATUS_UNKNOWN)
+    if token.kind != T_STRING:
+        return STOP_STATUS_UNKNOWN
+    p = token.start
+    length = token.length
+    if token.escaped:
+        p = row.columns.text + row.used
+        length = unescape(token.start, token.length, row.columns.text + row.used, &needs_escape)
+    if is_name(p, length, b"IN_TRANSIT_TO", 13):
+        return IN_TRANSIT_TO
+    if is_name(p, length, b"STOPPED_AT", 10):
+        return STOPPED_AT
+    if is_name(p, length, b"INCOMING_AT", 11):
+        return INCOMING_AT
+    return STOP_STATUS_UNKNOWN
+
+
+cdef inline presence_t take_timestamp(const members_t* members, row_t* row) noexcept nogil:
+    """The time, and its text as it was given."""
+    cdef const columns_t* columns = row.columns
+    cdef const token_t* token = first_given(members, TIMESTAMP, TIMESTAMP)
+    cdef text_t* text = &columns.timestamp[row.ix]
+    cdef int64_t time_us
+    if token == NULL:
+        return IS_MISSING
+    if not put_text(token, MAX_TIMESTAMP_BYTES, row, text):
+        return IS_BAD
+    if token.kind == T_NUMBER:
+        columns.timestamp_is_number[row.ix] = 1
+        time_us = posix_time_us(number_value(&token.number))
+    else:
+        time_us = text_time_us(columns.text + text.start, columns.text + text.start + text.length)
+    if time_us == NO_TIME:
+        return IS_BAD
+    columns.time_us[row.ix] = time_us
+    return IS_GOOD
+
+
+cdef inline void clear_row(const columns_t* columns, int64_t i) noexcept nogil:
+    cdef text_t none
+    none.start = 0
+    none.length = 0
+    none.escape = 0
+    columns.vehicle_id[i] = none
+    columns.route_id[i] = none
+    columns.trip_id[i] = none
+    columns.stop_id[i] = none
+    columns.timestamp[i] = none
+    columns.timestamp_is_number[i] = 0
+    columns.direction_id[i] = -1
+    columns.lat[i] = NAN
+    columns.lon[i] = NAN
+    columns.speed_mps[i] = 0.0
+    columns.bearing_deg[i] = NAN
+    columns.time_us[i] = 0
+    columns.stop_sequence[i] = NO_SEQUENCE
+    columns.current_status[i] = STOP_STATUS_UNKNOWN
+
+
+cdef status_t parse_row(const uint8_t* p, int64_t length, row_t* row, const limits_t* limits) noexcept nogil:
+    """One payload into its row, and what is wrong with it: all fields are read, the first check that fails names it."""
+    cdef const columns_t* columns = row.columns
+    cdef int64_t i = row.ix
+    cdef const uint8_t* end = p + length
+    cdef members_t members
+    cdef bint is_object, has_vehicle, has_route
+    cdef presence_t lat, lon, time
+    cdef double speed_mps, bearing_deg
+    p = skip_space(p, end)
+    is_object = p < end and p[0] == c'{'
+    p = scan_members(p, end, 0, &members) if is_object else scan_value(p, end, 0, &members.tokens[<int>NO_FIELD])
+    if p == NULL or skip_space(p, end) != end:
+        return INVALID_JSON
+    if not is_object:
+        return NOT_AN_OBJECT
+
+    has_vehicle = put_vehicle_id(&members, row, &columns.vehicle_id[i])
+    has_route = put_id(&members, ROUTE_ID, ROUTE_SHORT_NAME, row, &columns.route_id[i])
+    put_id(&members, TRIP_ID, TRIP_ID_CAMEL, row, &columns.trip_id[i])
+    put_id(&members, STOP_ID, STOP_ID, row, &columns.stop_id[i])
+    time = take_timestamp(&members, row)
+    lat = take_double(&members, LAT, LATITUDE, row, &columns.lat[i])
+    lon = take_double(&members, LON, LNG, row, &columns.lon[i])
+    if take_double(&members, SPEED, SPEED, row, &speed_mps) == IS_GOOD and 0.0 < speed_mps <= FLT_MAX:
+        columns.speed_mps[i] = <float>speed_mps
+    if take_double(&members, BEARING, HEADING, row, &bearing_deg) == IS_GOOD and fabs(bearing_deg) <= FLT_MAX:
+        columns.bearing_deg[i] = <float>bearing_deg
+    columns.stop_sequence[i] = <int32_t>take_integer(
+        &members, CURRENT_STOP_SEQUENCE, STOP_SEQUENCE, row, -2147483648.0, 2147483647.0, NO_SEQUENCE
+    )
+    columns.current_status[i] = take_current_status(&members, row)
+    columns.direction_id[i] = <int8_t>take_integer(&members, DIRECTION_ID, DIRECTION_ID_CAMEL, row, 0, 127, -1)
+
+    if not has_vehicle:
+        return MISSING_VEHICLE_ID
+    if lat == IS_MISSING or lon == IS_MISSING:
+        return MISSING_POSITION
+    if lat == IS_BAD or lon == IS_BAD:
+        return INVALID_POSITION
+    if fabs(columns.lat[i]) > 90.0 or fabs(columns.lon[i]) > 180.0:
+        return POSITION_OUT_OF_RANGE
+    if time == IS_MISSING:
+        return MISSING_TIMESTAMP
+    if time == IS_BAD:
+        return INVALID_TIMESTAMP
+    if columns.time_us[i] > limits.latest_us:
+        return FUTURE_TIMESTAMP
+    if columns.time_us[i] < limits.earliest_us:
+        return TOO_OLD
+    return OK if has_route else MISSING_ROUTE
+
+
+cdef int64_t text_bytes_needed(const span_t* spans, int64_t n, int64_t max_payload_bytes) noexcept nogil:
+    """How large the arena has to be for a batch."""
+    cdef int64_t i, total = 0
+    for i in range(n):
+        if spans[i].start != NULL and spans[i].length <= max_payload_bytes:
+            total += spans[i].length
+    return total
+
+
+cdef void parse_spans(const span_t* spans, int64_t n, const columns_t* columns, const limits_t* limits) noexcept nogil:
+    """The whole batch. The arena must have text_bytes_needed bytes, every other column n places."""
+    cdef row_t row
+    row.columns = columns
+    row.used = 0
+    for row.ix in range(n):
+        clear_row(columns, row.ix)
+        if spans[row.ix].start == NULL:
+            columns.status[row.ix] = EXPIRED
+        elif spans[row.ix].length > limits.max_payload_bytes:
+            columns.status[row.ix] = TOO_LARGE
+        else:
+            columns.status[row.ix] = parse_row(spans[row.ix].start, spans[row.ix].length, &row, limits)
+
+
+@cython.final
+cdef class ColumnPointers:
+    def __init__(
+        self,
+        uint8_t[::1] status not None,
+        text_t[::1] vehicle_id not None,
+        text_t[::1] route_id not None,
+        text_t[::1] trip_id not None,
+        text_t[::1] stop_id not None,
+        text_t[::1] timestamp not None,
+        uint8_t[::1] timestamp_is_number not None,
+        int8_t[::1] direction_id not None,
+        double[::1] lat not None,
+        double[::1] lon not None,
+        float[::1] speed_mps not None,
+        float[::1] bearing_deg not None,
+        int64_t[::1] time_us not None,
+        int32_t[::1] stop_sequence not None,
+        int8_t[::1] current_status not None,
+    ):
+        self._views = [
+            status, vehicle_id, route_id, trip_id, stop_id, timestamp, timestamp_is_number, direction_id,
+            lat, lon, speed_mps, bearing_deg, time_us, stop_sequence, current_status,
+        ]
+        self.capacity = status.shape[0]
+        if self.capacity == 0 or any(len(view) != self.capacity for view in self._views):
+            raise ValueError("the columns must have the same length, and at least one row")
+        self.columns.text = NULL
+        self.columns.status = &status[0]
+        self.columns.vehicle_id = &vehicle_id[0]
+        self.columns.route_id = &route_id[0]
+        self.columns.trip_id = &trip_id[0]
+        self.columns.stop_id = &stop_id[0]
+        self.columns.timestamp = &timestamp[0]
+        self.columns.timestamp_is_number = &timestamp_is_number[0]
+        self.columns.direction_id = &direction_id[0]
+        self.columns.lat = &lat[0]
+        self.columns.lon = &lon[0]
+        self.columns.speed_mps = &speed_mps[0]
+        self.columns.bearing_deg = &bearing_deg[0]
+        self.columns.time_us = &time_us[0]
+        self.columns.stop_sequence = &stop_sequence[0]
+        self.columns.current_status = &current_status[0]
+
+
+def parse_payloads(
+    payloads, ColumnPointers pointers not None, reserve_text,
+    int64_t earliest_us, int64_t latest_us, int64_t max_payload_bytes,
+):
+    """Parse a batch; `reserve_text(n)` returns the arena, at least n bytes long. Returns the number of rows."""
+    # A tuple of our own keeps every payload alive while other threads run and may change the caller's list.
+    cdef tuple held = tuple(payloads)
+    cdef Py_ssize_t i, n = len(held)
+    cdef limits_t limits
+    cdef columns_t columns = pointers.columns
+    cdef uint8_t[::1] text
+    cdef span_t* spans
+    cdef int64_t needed
+    limits.earliest_us = earliest_us
+    limits.latest_us = latest_us
+    limits.max_payload_bytes = max_payload_bytes
+    if n > pointers.capacity:
+        raise ValueError(f"{n} payloads do not fit into columns for {pointers.capacity}")
+    if n == 0:
+        return 0
+    spans = <span_t*>malloc(n * sizeof(span_t))
+    if spans == NULL:
+        raise MemoryError
+    try:
+        for i in range(n):
+            payload = held[i]
+            if payload is None:
+                spans[i].start = NULL
+                spans[i].length = 0
+            elif PyBytes_CheckExact(payload):
+                spans[i].start = <const uint8_t*>PyBytes_AS_STRING(payload)
+                spans[i].length = PyBytes_GET_SIZE(payload)
+            else:
+                raise TypeError(f"payload {i} is {type(payload).__name__}, not bytes or None")
+        needed = text_bytes_needed(spans, n, max_payload_bytes)
+        text = reserve_text(needed)
+        if text.shape[0] < needed or text.shape[0] == 0:
+            raise ValueError("the arena is too small")
+        columns.text = &text[0]
+        with nogil:
+            parse_spans(spans, n, &columns, &limits)
+    finally:
+        free(spans)
+    return n
+
+
+def timestamp_us(value):
+    """Microseconds since 1970 of a timestamp (bytes: its text, float: POSIX), or None if it is not one."""
+    cdef const uint8_t* start
+    cdef int64_t time_us
+    if isinstance(value, bytes):
+        start = <const uint8_t*>PyBytes_AS_STRING(value)
+        time_us = text_time_us(start, start + PyBytes_GET_SIZE(value))
+    else:
+        time_us = posix_time_us(value)
+    return None if time_us == NO_TIME else time_us
+
+
+def text_list(const uint8_t[::1] arena, const text_t[::1] texts, const int64_t[::1] rows, bytes prefix not None):
+    """The texts of some rows as a list of bytes, each after `prefix`: Redis keys, mostly."""
+    cdef Py_ssize_t i, n_prefix = len(prefix)
+    cdef text_t text
+    cdef bytes item
+    cdef char* to
+    cdef list items = []
+    for i in range(rows.shape[0]):
+        text = texts[rows[i]]
+        item = PyBytes_FromStringAndSize(NULL, n_prefix + text.length)
+        to = PyBytes_AS_STRING(item)
+        memcpy(to, PyBytes_AS_STRING(prefix), n_prefix)
+        if text.length:
+            memcpy(to + n_prefix, &arena[text.start], text.length)
+        items.append(item)
+    return items

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Builds the kernels with the address and undefined-behaviour sanitizers in a directory of their own, then fuzzes the
+# snapshot parser there and runs the parity and property tests against that build. The checkout stays as it is.
+#
+# PYTHON (python3)       an interpreter with the dev extra installed
+# ITERATIONS (200000)    mutated snapshots
+# SEED (1)               seed of the fuzzer
+# TESTS                  what pytest runs afterwards; empty for nothing
+# KERNELS (all)          build only these, for example "_snapshots"
+set -eu
+
+PYTHON=${PYTHON:-python3}
+ITERATIONS=${ITERATIONS:-200000}
+SEED=${SEED:-1}
+TESTS=${TESTS-tests/parity tests/property}
+CC=${CC:-gcc}
+ROOT=$(cd "$(dirname "$0")/.." && pwd)
+WORK=$(mktemp -d)
+trap 'rm -rf "$WORK"' EXIT
+trap 'exit 130' INT TERM
+
+cd "$ROOT"
+tar cf - --exclude='*.so' --exclude='__pycache__' --exclude='.hypothesis' \
+    setup.py pyproject.toml etacore src_ext tests $(ls -d models README.md 2>/dev/null) | tar xf - -C "$WORK"
+cd "$WORK"
+if [ -n "${KERNELS:-}" ]; then
+    for source in src_ext/etacore/*.pyx; do
+        name=$(basename "$source" .pyx)
+        case " $KERNELS " in *" $name "*) ;; *) rm "$source" ;; esac
+    done
+fi
+echo "building with sanitizers in $WORK"
+ETACORE_SANITIZE=1 "$PYTHON" setup.py -q build_ext --inplace >build.log 2>&1 || { cat build.log; exit 1; }
+
+# Python itself is not instrumented: the runtime has to be there before it starts. libstdc++ comes along because the
+# runtime looks for its exception functions only once. Python's own allocator would hide the ends of the payloads.
+ASAN=$("$CC" -print-file-name=libasan.so)
+run() {
+    LD_PRELOAD="$ASAN $("$CC" -print-file-name=libstdc++.so.6)" \
+        ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 \
+        PYTHONMALLOC=malloc PYTHONDONTWRITEBYTECODE=1 \
+        ETACORE_HYPOTHESIS_PROFILE="${ETACORE_HYPOTHESIS_PROFILE:-ci}" "$@"
+}
+run "$PYTHON" tests/fuzz_snapshots.py --iterations "$ITERATIONS" --seed "$SEED"
+if [ -n "$TESTS" ]; then
+    # shellcheck disable=SC2086
+    run "$PYTHON" -m pytest $TESTS -q -x -p no:cacheprovider
+fi

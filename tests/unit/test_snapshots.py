@@ -1,0 +1,369 @@
+"""Snapshots to columns, one rule at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+
+from etacore.schema import NO_SEQUENCE, Status
+from etacore.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
+
+NOW = datetime(2026, 1, 20, 12, 0, 30, tzinfo=UTC)
+NOW_US = int(NOW.timestamp()) * 1_000_000
+BASE = {"vehicle_id": "V1", "lat": 9.9291, "lon": -84.0897, "timestamp": "2026-01-20T12:00:00+00:00", "route": "171"}
+
+
+def parse(*payloads, **options):
+    columns = SnapshotColumns(max(len(payloads), 1))
+    options = {"now_us": NOW_US, "max_future_us": 60_000_000, "max_age_us": 600_000_000} | options
+    parse_snapshots(payloads, columns, **options)
+    return columns
+
+
+def parse_one(changes=(), without=(), **options):
+    members = {name: value for name, value in BASE.items() if name not in without} | dict(changes)
+    return parse(json.dumps(members).encode(), **options)
+
+
+def test_a_full_snapshot():
+    columns = parse(
+        b'{"vehicle_id":"TEST-LIVE-001","lat":9.9291,"lon":-84.0897,"speed":10.5,"bearing":120.0,'
+        b'"timestamp":"2026-01-20T12:00:00+00:00","route":"171","trip_id":"171-TRIP-001",'
+        b'"stop_id":"S4","current_stop_sequence":4,"current_status":"IN_TRANSIT_TO","direction_id":1}'
+    )
+    assert columns.n == 1
+    assert columns.status[0] == Status.OK
+    texts = {name: columns.text_at(name, 0) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "timestamp")}
+    assert texts == {
+        "vehicle_id": "TEST-LIVE-001",
+        "route_id": "171",
+        "trip_id": "171-TRIP-001",
+        "stop_id": "S4",
+        "timestamp": "2026-01-20T12:00:00+00:00",
+    }
+    assert (columns.lat[0], columns.lon[0]) == (9.9291, -84.0897)
+    assert (columns.speed_mps[0], columns.bearing_deg[0]) == (10.5, 120.0)
+    assert columns.time_us[0] == NOW_US - 30_000_000
+    assert (columns.stop_sequence[0], columns.current_status[0], columns.direction_id[0]) == (4, 2, 1)
+    assert columns.timestamp_is_number[0] == 0
+
+
+def test_what_is_not_given_has_its_default():
+    columns = parse_one()
+    assert columns.status[0] == Status.OK
+    assert columns.text_at("trip_id", 0) == columns.text_at("stop_id", 0) == ""
+    assert columns.speed_mps[0] == 0.0
+    assert math.isnan(columns.bearing_deg[0])
+    assert columns.stop_sequence[0] == NO_SEQUENCE
+    assert (columns.current_status[0], columns.direction_id[0]) == (-1, -1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "status"),
+    [
+        (None, Status.EXPIRED),
+        (b" " * 65537, Status.TOO_LARGE),
+        (b"", Status.INVALID_JSON),
+        (b"{", Status.INVALID_JSON),
+        (b"[1]", Status.NOT_AN_OBJECT),
+        (b'"text"', Status.NOT_AN_OBJECT),
+        (b"{}", Status.MISSING_VEHICLE_ID),
+    ],
+)
+def test_reasons_of_payloads(payload, status):
+    assert parse(payload).status[0] == status
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"vehicle_id": None}, Status.MISSING_VEHICLE_ID),
+        ({"vehicle_id": True}, Status.MISSING_VEHICLE_ID),
+        ({"vehicle_id": "x" * 257}, Status.MISSING_VEHICLE_ID),
+        ({"lat": None}, Status.MISSING_POSITION),
+        ({"lat": "north", "lon": ""}, Status.MISSING_POSITION),
+        ({"lat": "north"}, Status.INVALID_POSITION),
+        ({"lon": [1.0]}, Status.INVALID_POSITION),
+        ({"lat": 95, "lon": True}, Status.INVALID_POSITION),
+        ({"lat": 90.000001}, Status.POSITION_OUT_OF_RANGE),
+        ({"lon": -180.000001}, Status.POSITION_OUT_OF_RANGE),
+        ({"timestamp": ""}, Status.MISSING_TIMESTAMP),
+        ({"timestamp": "soon"}, Status.INVALID_TIMESTAMP),
+        ({"timestamp": False}, Status.INVALID_TIMESTAMP),
+        ({"timestamp": "2026-01-20T12:01:30.000001Z"}, Status.FUTURE_TIMESTAMP),
+        ({"timestamp": "2026-01-20T12:01:30Z"}, Status.OK),
+        ({"timestamp": "2026-01-20T11:50:29.999999Z"}, Status.TOO_OLD),
+        ({"timestamp": "2026-01-20T11:50:30Z"}, Status.OK),
+        ({"route": ""}, Status.MISSING_ROUTE),
+        ({"route": "x" * 257}, Status.MISSING_ROUTE),
+        ({"route": None, "lat": 95}, Status.POSITION_OUT_OF_RANGE),
+        ({"trip_id": "x" * 257, "stop_id": "x" * 257}, Status.OK),
+    ],
+)
+def test_reasons_of_fields(changes, status):
+    assert parse_one(changes).status[0] == status
+
+
+def test_no_age_limit():
+    assert parse_one({"timestamp": 0}, max_age_us=0).status[0] == Status.OK
+    assert parse_one({"timestamp": 0}, max_age_us=2**63 - 1).status[0] == Status.OK
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("vehicle_id", ("vehicle_id", "vehicleId", "id", "vehicle", "vehicle.id")),
+        ("route_id", ("route_id", "route", "routeId", "route_short_name")),
+        ("trip_id", ("trip_id", "trip", "tripId")),
+        ("stop_id", ("stop_id",)),
+    ],
+)
+@pytest.mark.parametrize("nothing", [None, "", True, [], {}, "x" * 257])
+def test_aliases_of_ids(column, names, nothing):
+    """Each name counts when those before it say nothing, whatever the order in the text."""
+    others = [name for name in names if name in BASE]
+    for i, name in enumerate(names):
+        said = dict.fromkeys(names[:i], nothing)
+        said |= {other: {"id": f"id of {other}"} if other == "vehicle" else f"id of {other}" for other in names[i:]}
+        for members in (said, dict(reversed(said.items()))):
+            columns = parse(json.dumps({k: v for k, v in BASE.items() if k not in others} | members).encode())
+            assert columns.text_at(column, 0) == f"id of {name}"
+
+
+@pytest.mark.parametrize(
+    ("column", "names"),
+    [
+        ("lat", ("lat", "latitude")),
+        ("lon", ("lon", "longitude", "lng")),
+        ("bearing_deg", ("bearing", "heading")),
+        ("stop_sequence", ("current_stop_sequence", "stop_sequence")),
+        ("direction_id", ("direction_id", "directionId")),
+    ],
+)
+def test_aliases_of_numbers(column, names):
+    for i in range(len(names)):
+        for nothing in (None, ""):
+            said = dict.fromkeys(names[:i], nothing) | {name: 7 + k for k, name in enumerate(names) if k >= i}
+            assert getattr(parse_one(said, without=names), column)[0] == 7 + i
+
+
+def test_a_bad_first_alias_is_not_passed_over():
+    assert parse_one({"lat": "x", "latitude": 9.5}).status[0] == Status.INVALID_POSITION
+
+
+def test_numbers_as_ids_keep_their_literal():
+    columns = parse(json.dumps(BASE).replace('"V1"', "1.50").replace('"171"', "12345678901234567890123").encode())
+    assert columns.text_at("vehicle_id", 0) == "1.50"
+    assert columns.text_at("route_id", 0) == "12345678901234567890123"
+
+
+def test_a_repeated_name_the_last_counts():
+    payload = json.dumps(BASE)[:-1] + ', "lat": 1.5, "vehicle_id": "V2", "l\\u0061t": 2.5}'
+    columns = parse(payload.encode())
+    assert columns.lat[0] == 2.5
+    assert columns.text_at("vehicle_id", 0) == "V2"
+
+
+def test_nested_vehicle_the_last_one_and_its_last_id():
+    payload = b'{"vehicle":{"id":"a"},"vehicle":{"id":"b","x":{"id":"c"},"id":5}}'
+    assert parse(payload).text_at("vehicle_id", 0) == "5"
+    assert parse(b'{"vehicle":{"id":"a"},"vehicle":{"x":1}}').text_at("vehicle_id", 0) == ""
+    assert parse(b'{"vehicle":"a"}').text_at("vehicle_id", 0) == ""
+
+
+def test_escapes_in_texts():
+    columns = parse_one({"vehicle_id": 'añ中🚌"\\\n\x00', "route": "/añ中"})
+    assert columns.text_at("vehicle_id", 0) == 'añ中🚌"\\\n\x00'
+    assert columns.vehicle_id[0]["escape"] == 1
+    assert columns.text_at("route_id", 0) == "/añ中"
+    assert columns.route_id[0]["escape"] == 0
+
+
+def test_names_longer_than_any_of_ours_are_passed_over():
+    name = "\\u006c" * 22
+    assert parse(f'{{"{name}": 5, "x{"y" * 5000}": 1, "l\\u0061\\u0074": 5}}'.encode()).lat[0] == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("12.5", 12.5), (" 1e1 ", 10.0), (-1, 0.0), ("fast", 0.0), (True, 0.0), ([5], 0.0), (1e39, 0.0), (-0.0, 0.0)],
+)
+def test_speed(value, expected):
+    columns = parse_one({"speed": value})
+    assert columns.status[0] == Status.OK
+    assert columns.speed_mps[0] == expected
+    assert not np.signbit(columns.speed_mps[0])
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-10, -10), ("370", 370), ("x", None), (1e39, None), (False, None)])
+def test_bearing(value, expected):
+    bearing_deg = parse_one({"bearing": value}).bearing_deg[0]
+    assert math.isnan(bearing_deg) if expected is None else bearing_deg == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0, 0), (-3, -3), (4.0, 4), ("12", 12), ("4e1", 40), (4.5, None), (2**31, None), ("x", None), (True, None)],
+)
+def test_stop_sequence(value, expected):
+    assert parse_one({"stop_sequence": value}).stop_sequence[0] == (NO_SEQUENCE if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("INCOMING_AT", 0), ("stopped_at", 1), ("In_Transit_To", 2), (0, 0), (2, 2), (3, -1), ("2", -1), ("GONE", -1)],
+)
+def test_current_status(value, expected):
+    assert parse_one({"current_status": value}).current_status[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0, 0), ("1", 1), (127, 127), (128, -1), (-1, -1), ("out", -1), (0.5, -1)]
+)
+def test_direction_id(value, expected):
+    assert parse_one({"direction_id": value}).direction_id[0] == expected
+
+
+NOON = datetime(2026, 1, 20, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2026-01-20T12:00:00+00:00", NOON),
+        ("2026-01-20T12:00:00Z", NOON),
+        ("2026-01-20T12:00:00", NOON),
+        ("2026-01-20 12:00", NOON),
+        ("2026-01-20t06:00:00-06", NOON),
+        ("2026-01-20T17:30+0530", NOON),
+        ("2026-01-20T17:30:15+05:30:15", NOON),
+        ("2026-01-20T12:00:00.5z", NOON + timedelta(seconds=0.5)),
+        ("2026-01-20T12:00:00,1234569Z", NOON + timedelta(microseconds=123456)),
+        ("20260120T120000Z", NOON),
+        ("20260120T060000.25-0600", NOON + timedelta(seconds=0.25)),
+        ("2026-01-20", NOON - timedelta(hours=12)),
+        ("20260120", NOON - timedelta(hours=12)),
+        ("2024-02-29", datetime(2024, 2, 29, tzinfo=UTC)),
+        ("0001-01-01", datetime(1, 1, 1, tzinfo=UTC)),
+        ("9999-12-31T23:59:59.999999", datetime.max.replace(tzinfo=UTC)),
+        ("1969-12-31T23:59:59.999999Z", datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
+        (1768910400, NOON),
+        (1768910400.25, NOON + timedelta(seconds=0.25)),
+        (1768910400250, NOON + timedelta(seconds=0.25)),
+        ("1768910400", NOON),
+        (" +1768910400250 ", NOON + timedelta(seconds=0.25)),
+        (-1.5, datetime(1969, 12, 31, 23, 59, 58, 500000, tzinfo=UTC)),
+    ],
+)
+def test_timestamps(value, expected):
+    time_us = (expected - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    columns = parse_one({"timestamp": value}, now_us=2**62, max_age_us=0)
+    assert columns.status[0] == Status.OK
+    assert columns.time_us[0] == time_us
+    assert columns.timestamp_is_number[0] == (not isinstance(value, str))
+    assert columns.text_at("timestamp", 0) == (value if isinstance(value, str) else json.dumps(value))
+    assert parse_timestamp(value) == time_us
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2026-02-29", "1900-02-29", "2026-04-31", "0000-01-01", "2026-13-01", "2026-01-20T24:00", "2026-01-20T12:60",
+        "2026-01-20T12:00:60", "2026-01-20T12", "2026-01-20T12:00:00.", "2026-01-20T12:00+24:00", "2026-01-20Z",
+        "20261320",
+        "20260120T1200", "0001-01-01T00:00+00:01", "9999-12-31T23:59-00:01", "2026-01-20T12:00:00 UTC", "now",
+        "1e999", " ",
+        253402300800000, -62135596801, "2026-01-20T12:00:00." + "1" * 45, 1e300,
+    ],
+)  # fmt: skip
+def test_bad_timestamps(value):
+    columns = parse_one({"timestamp": value}, now_us=2**62, max_age_us=0)
+    assert columns.status[0] == Status.INVALID_TIMESTAMP
+    assert columns.time_us[0] == 0
+    assert parse_timestamp(value) is None
+
+
+def test_parse_timestamp_of_other_things():
+    assert parse_timestamp(None) is None
+    assert parse_timestamp(True) is None
+    assert parse_timestamp(10**400) is None
+    assert parse_timestamp(math.nan) is None
+    assert parse_timestamp("\ud800") is None
+
+
+def test_the_limit_of_a_payload_is_the_callers():
+    payload = json.dumps(BASE).encode()
+    assert parse(payload, max_payload_bytes=len(payload)).status[0] == Status.OK
+    assert parse(payload, max_payload_bytes=len(payload) - 1).status[0] == Status.TOO_LARGE
+
+
+def test_one_bad_row_does_not_touch_its_neighbours():
+    good = json.dumps(BASE).encode()
+    columns = parse(good, b"{", None, good, good[:-1], good)
+    assert columns.status[:6].tolist() == [0, Status.INVALID_JSON, Status.EXPIRED, 0, Status.INVALID_JSON, 0]
+    assert [columns.text_at("vehicle_id", i) for i in range(6)] == ["V1", "", "", "V1", "", "V1"]
+    assert columns.lat[:6].tolist()[::3] == [9.9291, 9.9291]
+
+
+def test_columns_are_used_again():
+    columns = SnapshotColumns(4)
+    limits = {"now_us": NOW_US, "max_future_us": 0, "max_age_us": 0}
+    full = {"speed": 5, "bearing": 9, "trip_id": "T", "stop_id": "S", "stop_sequence": 3, "direction_id": 1}
+    parse_snapshots([json.dumps(BASE | full | {"timestamp": 5, "current_status": 1}).encode()] * 4, columns, **limits)
+    arena = columns.text
+    parse_snapshots([b"{}"], columns, **limits)
+    assert columns.n == 1
+    assert columns.text is arena
+    assert not any(columns.text_at(name, 0) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "timestamp"))
+    assert math.isnan(columns.lat[0])
+    assert (columns.timestamp_is_number[0], columns.time_us[0], columns.speed_mps[0]) == (0, 0, 0)
+    assert (columns.stop_sequence[0], columns.current_status[0], columns.direction_id[0]) == (NO_SEQUENCE, -1, -1)
+    with pytest.raises(IndexError):
+        columns.text_at("route_id", 1)
+    parse_snapshots([], columns, **limits)
+    assert columns.n == 0
+
+
+def test_the_arena_grows():
+    columns = SnapshotColumns(2)
+    payload = json.dumps(BASE | {"vehicle_id": "v" * 256, "trip_id": "t" * 256, "x": "y" * 5000}).encode()
+    parse_snapshots([payload] * 2, columns, now_us=NOW_US, max_future_us=0, max_age_us=0)
+    assert len(columns.text) >= 2 * len(payload)
+    assert columns.text_at("trip_id", 1) == "t" * 256
+
+
+def test_arguments():
+    columns = SnapshotColumns(1)
+    limits = {"now_us": NOW_US, "max_future_us": 0, "max_age_us": 0}
+    with pytest.raises(ValueError, match="2 payloads"):
+        parse_snapshots([b"{}", b"{}"], columns, **limits)
+    with pytest.raises(TypeError, match="payload 0 is str"):
+        parse_snapshots(["{}"], columns, **limits)
+    assert columns.n == 0
+    with pytest.raises(ValueError, match="capacity"):
+        SnapshotColumns(0)
+
+
+def test_numbers_that_need_python_come_out_right_in_many_threads():
+    """The rare long literal takes the GIL for a moment; other threads hold and release it meanwhile."""
+    digits = "9.9291" + "0" * 300 + "1"
+    payloads = [json.dumps(BASE).replace("9.9291", digits).encode()] * 200
+    wrong = []
+
+    def work():
+        for _ in range(20):
+            columns = parse(*payloads)
+            if not (columns.lat[:200] == 9.9291).all() or columns.status[:200].any():
+                wrong.append(columns)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
