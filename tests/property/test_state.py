@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from etacore.state import NO_TIME, VehicleState, text_keys
+from tests.reference import state as twin
+from tests.reference.columns import columns_of
+
+IDS = st.sampled_from([b"A", b"B", b"C", b"BUS-1", b"BUS-10", b"\xc3\xa9\0"]) | st.binary(min_size=1, max_size=3)
+TIMES = st.integers(0, 12) | st.integers(-(2**62), 2**62)
+CLOCK = st.integers(0, 30)
+# OK, already rejected by the parser
+ARRIVES_AS = st.sampled_from([0, 0, 0, 14])
+# OK, UNKNOWN_ROUTE, TRIP_FINISHED, WRITE_FAILED
+ENDS_AS = st.sampled_from([0, 0, 18, 22, 24])
+ROWS = st.lists(
+    st.tuples(IDS, ARRIVES_AS, TIMES, st.sampled_from([b"", b"T1", b"T2"]), st.integers(-1, 1), ENDS_AS), max_size=12
+)
+
+
+class FleetMachine(RuleBasedStateMachine):
+    """Any sequence of batches leaves a `VehicleState` as the twin that handles one row after the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.state = VehicleState(0)
+        self.model = twin.VehicleState()
+        self.newest = {}
+
+    @rule(rows=ROWS, now_us=CLOCK, restored=st.lists(st.tuples(TIMES | st.just(NO_TIME), CLOCK), max_size=3))
+    def poll(self, rows, now_us, restored):
+        n = len(rows)
+        ids, status, times, trips, patterns, ends = ([row[i] for row in rows] for i in range(6))
+        columns = columns_of(ids, status, times, trips)
+        ix, new, trip_key = np.empty(n, np.int32), np.empty(n, np.uint8), np.empty(n, np.uint64)
+
+        expected_ix, expected_new = self.model.lookup(ids, status)
+        assert self.state.lookup(columns, ix, new) == sum(expected_new)
+        assert (ix.tolist(), new.tolist()) == (expected_ix, expected_new)
+
+        asked = ix[new == 1][: len(restored)]
+        stored = np.array([time for time, _ in restored[: len(asked)]], np.int64)
+        until = np.array([end for _, end in restored[: len(asked)]], np.int64)
+        self.state.restore(asked, stored, until, 2**40)
+        self.model.restore(asked.tolist(), stored.tolist(), until.tolist(), 2**40)
+
+        self.state.screen(columns, ix, now_us)
+        self.model.screen(status, expected_ix, times, now_us)
+        assert columns.status[:n].tolist() == status
+        passed = [row[0] for row, code in zip(rows, status, strict=True) if code == 0]
+        assert len(passed) == len(set(passed)), "one row a vehicle"
+
+        text_keys(columns, "trip_id", trip_key)
+        pattern_ix = np.array(patterns, np.int32)
+        progress, time_us, strikes = np.empty(n), np.empty(n, np.int64), np.empty(n, np.uint8)
+        self.state.gather(ix, trip_key, pattern_ix, progress, time_us, strikes)
+        expected = self.model.gather(expected_ix, trip_key.tolist(), patterns)
+        assert [None if math.isnan(p) else p for p in progress] == [
+            None if math.isnan(e[0]) else e[0] for e in expected
+        ]
+        assert list(zip(time_us, strikes, strict=True)) == [e[1:] for e in expected]
+
+        columns.status[:n] = [end if code == 0 else code for code, end in zip(status, ends, strict=True)]
+        moved, counted = np.arange(n) * 1.5, np.arange(n, dtype=np.uint8)
+        self.state.commit(
+            columns.status, ix, columns.time_us, now_us + 10, trip_key, pattern_ix, moved, counted, now_us
+        )
+        self.model.commit(
+            columns.status[:n].tolist(),
+            expected_ix,
+            times,
+            now_us + 10,
+            trip_key.tolist(),
+            patterns,
+            moved.tolist(),
+            counted.tolist(),
+            now_us,
+        )
+
+    @precondition(lambda self: self.state.n)
+    @rule(data=st.data())
+    def forget_prediction(self, data):
+        gone = data.draw(st.lists(st.integers(-1, self.state.n - 1), max_size=4))
+        self.state.forget_prediction(np.array(gone, np.int32))
+        self.model.forget_prediction(gone)
+
+    @rule(older_than_us=CLOCK)
+    def evict(self, older_than_us):
+        assert self.state.evict(older_than_us) == self.model.evict(older_than_us)
+        self.newest = {key: time for key, time in self.newest.items() if key in self.model.vehicles}
+
+    @invariant()
+    def same_vehicles(self):
+        found = [self.state.record(ix) for ix in range(self.state.n)]
+        assert [record[0] for record in found] == list(self.model.vehicles)
+        for record, v in zip(found, self.model.vehicles.values(), strict=True):
+            assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.trip_key, v.pattern_ix)
+            assert record[6] == v.progress_m or (math.isnan(record[6]) and math.isnan(v.progress_m))
+            assert record[7:] == (v.strikes, v.known)
+
+    @invariant()
+    def event_time_only_moves_forward(self):
+        for ix in range(self.state.n):
+            key, time_us = self.state.record(ix)[:2]
+            assert time_us >= self.newest.get(key, NO_TIME)
+            self.newest[key] = time_us
+
+
+FleetMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+TestFleet = FleetMachine.TestCase

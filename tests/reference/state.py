@@ -1,0 +1,115 @@
+"""Slow twin of `etacore._state`: a dict of vehicles, one row after the other."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+OK, UNCHANGED, DUPLICATE, OUT_OF_ORDER, TRIP_FINISHED = 0, 1, 16, 17, 22
+NO_TIME = -(2**63)
+
+
+@dataclass
+class Vehicle:
+    time_us: int = NO_TIME
+    valid_until_us: int = 0
+    seen_us: int = NO_TIME
+    trip_key: int = 0
+    pattern_ix: int = -1
+    progress_m: float = math.nan
+    strikes: int = 0
+    known: bool = False
+
+
+class VehicleState:
+    def __init__(self) -> None:
+        self.vehicles: dict[bytes, Vehicle] = {}
+
+    def at(self, vehicle_ix: int) -> Vehicle:
+        return list(self.vehicles.values())[vehicle_ix]
+
+    def lookup(self, ids: Sequence[bytes], status: Sequence[int]) -> tuple[list[int], list[int]]:
+        vehicle_ix, is_new, asked = [], [], set()
+        for vehicle_id, code in zip(ids, status, strict=True):
+            if code != OK:
+                vehicle_ix.append(-1)
+                is_new.append(0)
+                continue
+            vehicle = self.vehicles.setdefault(vehicle_id, Vehicle())
+            vehicle_ix.append(list(self.vehicles).index(vehicle_id))
+            is_new.append(int(not vehicle.known and vehicle_id not in asked))
+            asked.add(vehicle_id)
+        return vehicle_ix, is_new
+
+    def restore(
+        self, vehicle_ix: Sequence[int], time_us: Sequence[int], valid_until_us: Sequence[int], max_time_us: int
+    ) -> None:
+        for ix, time, valid_until in zip(vehicle_ix, time_us, valid_until_us, strict=True):
+            if ix < 0 or self.at(ix).known:
+                continue
+            self.at(ix).known = True
+            if NO_TIME < time <= max_time_us:
+                self.at(ix).time_us = time
+                self.at(ix).valid_until_us = valid_until
+
+    def screen(self, status: list[int], vehicle_ix: Sequence[int], time_us: Sequence[int], now_us: int) -> None:
+        rows_of: dict[int, list[int]] = {}
+        for row, ix in enumerate(vehicle_ix):
+            if status[row] == OK and ix >= 0:
+                rows_of.setdefault(ix, []).append(row)
+        for ix, rows in rows_of.items():
+            vehicle = self.at(ix)
+            vehicle.seen_us = max(vehicle.seen_us, now_us)
+            newest = max(rows, key=lambda row: (time_us[row], -row))
+            for row in rows:
+                if row != newest:
+                    status[row] = DUPLICATE
+            if time_us[newest] < vehicle.time_us:
+                status[newest] = OUT_OF_ORDER
+            elif time_us[newest] == vehicle.time_us and now_us < vehicle.valid_until_us:
+                status[newest] = UNCHANGED
+
+    def gather(
+        self, vehicle_ix: Sequence[int], trip_key: Sequence[int], pattern_ix: Sequence[int]
+    ) -> list[tuple[float, int, int]]:
+        found = []
+        for ix, trip, pattern in zip(vehicle_ix, trip_key, pattern_ix, strict=True):
+            if ix >= 0 and pattern >= 0 and (self.at(ix).trip_key, self.at(ix).pattern_ix) == (trip, pattern):
+                found.append((self.at(ix).progress_m, self.at(ix).time_us, self.at(ix).strikes))
+            else:
+                found.append((math.nan, 0, 0))
+        return found
+
+    def commit(
+        self,
+        status: Sequence[int],
+        vehicle_ix: Sequence[int],
+        time_us: Sequence[int],
+        valid_until_us: int,
+        trip_key: Sequence[int],
+        pattern_ix: Sequence[int],
+        progress_m: Sequence[float],
+        strikes: Sequence[int],
+        seen_us: int,
+    ) -> None:
+        for row, ix in enumerate(vehicle_ix):
+            if ix < 0 or status[row] not in (OK, TRIP_FINISHED) or time_us[row] < self.at(ix).time_us:
+                continue
+            vehicle = self.at(ix)
+            vehicle.time_us = time_us[row]
+            vehicle.valid_until_us = valid_until_us if status[row] == OK else 0
+            vehicle.seen_us = max(vehicle.seen_us, seen_us)
+            vehicle.trip_key = trip_key[row]
+            vehicle.pattern_ix = pattern_ix[row]
+            vehicle.progress_m = progress_m[row]
+            vehicle.strikes = strikes[row]
+            vehicle.known = True
+
+    def forget_prediction(self, vehicle_ix: Sequence[int]) -> None:
+        for ix in vehicle_ix:
+            if ix >= 0:
+                self.at(ix).valid_until_us = 0
+
+    def evict(self, older_than_us: int) -> int:
+        before = len(self.vehicles)
+        self.vehicles = {key: v for key, v in self.vehicles.items() if v.seen_us >= older_than_us}
+        return before - len(self.vehicles)
