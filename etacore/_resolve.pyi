@@ -1,0 +1,39 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etacore._routes import PatternTable
+
+class NameTable:
+    n_trips: int
+    n_sources: int
+    clock_us: int
+    @property
+    def nbytes(self) -> int: ...
+    def learn_source(self, name: bytes, is_pattern: bool, pattern_ix: int) -> int: ...
+    def learn_trip(self, name: bytes, pattern_id: bytes | None) -> bool: ...
+    def pattern_of(self, name: bytes, is_pattern: bool) -> int: ...
+    def missing(
+        self,
+        arena: NDArray[np.uint8],
+        status: NDArray[np.uint8],
+        route_id: NDArray[Any],
+        trip_id: NDArray[Any],
+        direction_id: NDArray[np.int8],
+        n: int,
+    ) -> tuple[list[bytes], list[bytes], list[bytes]]: ...
+    def resolve(
+        self,
+        table: PatternTable,
+        arena: NDArray[np.uint8],
+        status: NDArray[np.uint8],
+        route_id: NDArray[Any],
+        trip_id: NDArray[Any],
+        direction_id: NDArray[np.int8],
+        pattern_ix: NDArray[np.int32],
+    ) -> None: ...
+    def due(
+        self, refresh_us: int, trip_refresh_us: int, limit: int
+    ) -> tuple[list[bytes], list[bytes], list[bytes]]: ...
+    def forget(self, before_us: int) -> list[int]: ...

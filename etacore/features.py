@@ -1,0 +1,452 @@
+"""The next stops of each vehicle, and the feature rows that a model predicts from.
+
+Training and serving call the same two kernels, `select_stops` and
+`vectorize`, so what a model learned is what it is asked.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etacore import _features, _select
+from etacore.errors import ConfigError, RouteDataError
+from etacore.routes import RouteTable, ShapePolyline
+from etacore.snapshots import SnapshotColumns
+
+__all__ = [
+    "Calendar",
+    "SelectOptions",
+    "along_shape_distance",
+    "count_rows",
+    "select_stops",
+    "vectorize",
+    "vectorize_window",
+]
+
+_FIRST_YEAR: Final = 1970
+_LAST_YEAR: Final = 2100
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_WEEK_S: Final = 7 * 86400
+
+
+class Calendar:
+    """Local time and holidays of a model.
+
+    Parameters
+    ----------
+    time_zone : str
+        IANA name, for example ``America/Costa_Rica``.
+    holidays : sequence of date
+        Local days that count as holidays.
+
+    Attributes
+    ----------
+    transitions_s : ndarray of int64, shape (n_intervals,)
+        POSIX seconds at which each interval of one offset begins. The first has no begin (least int64); the last
+        has no end, so times after 2100 keep its offset.
+    offset_s : ndarray of int32, shape (n_intervals,)
+        Local time minus UTC, seconds.
+    holiday_days : ndarray of int32, shape (n_holidays,)
+        Days since 1970-01-01, ascending.
+
+    Raises
+    ------
+    ConfigError
+        If the time zone is not known on this machine.
+    """
+
+    __slots__ = ("holiday_days", "offset_s", "time_zone", "transitions_s")
+
+    def __init__(self, time_zone: str, holidays: Sequence[date] = ()) -> None:
+        self.time_zone: str = time_zone
+        self.transitions_s: NDArray[np.int64]
+        self.offset_s: NDArray[np.int32]
+        self.transitions_s, self.offset_s = _transitions(time_zone)
+        days = sorted({(date(day.year, day.month, day.day) - _EPOCH.date()).days for day in holidays})
+        self.holiday_days: NDArray[np.int32] = np.array(days, np.int32)
+
+
+@functools.lru_cache(maxsize=64)
+def _transitions(time_zone: str) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigError(
+            f"time zone {time_zone!r} is not known", hint="use an IANA name such as America/Costa_Rica"
+        ) from None
+
+    def offset_at(time_s: int) -> int:
+        offset = (_EPOCH + timedelta(seconds=time_s)).astimezone(zone).utcoffset()
+        return 0 if offset is None else round(offset.total_seconds())
+
+    def changes() -> Iterator[tuple[int, int]]:
+        # Sampled weekly; two samples that differ enclose a change, found by halving.
+        first_s = int(datetime(_FIRST_YEAR, 1, 1, tzinfo=UTC).timestamp())
+        last_s = int(datetime(_LAST_YEAR, 1, 1, tzinfo=UTC).timestamp())
+        before_s, before = first_s, offset_at(first_s)
+        yield -(2**63), before
+        for sample_s in range(first_s + _WEEK_S, last_s + _WEEK_S, _WEEK_S):
+            sample = offset_at(sample_s)
+            if sample != before:
+                low_s, high_s = before_s, sample_s
+                while high_s - low_s > 1:
+                    middle_s = (low_s + high_s) // 2
+                    if offset_at(middle_s) == before:
+                        low_s = middle_s
+                    else:
+                        high_s = middle_s
+                yield high_s, sample
+            before_s, before = sample_s, sample
+
+    found = list(changes())
+    return np.array([begin for begin, _ in found], np.int64), np.array([offset for _, offset in found], np.int32)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SelectOptions:
+    """How positions are matched to a pattern's line."""
+
+    max_off_route_m: float = 2000.0
+    """Farther from the line than this, a vehicle is off its route."""
+    max_speed_mps: float = 40.0
+    """Nothing drives faster; with the time since the last fix it bounds the way made."""
+    slack_m: float = 300.0
+    """Added to that bound."""
+    tolerance_m: float = 50.0
+    """How far behind its earlier progress a fix may lie by GPS noise; progress itself never goes back."""
+    fit_m: float = 150.0
+    """When nothing that the vehicle can have reached is nearer than this, everything ahead is looked at."""
+    restart_fit_m: float = 100.0
+    """A vehicle that is this near to an earlier part, and fits nowhere ahead, gets a strike."""
+    restart_strikes: int = 3
+    """After so many strikes in a row a vehicle without a trip id starts anew. 0: never."""
+    trip_strikes: int = 5
+    """The same with a trip id: it was on its way to the start when it was first seen. 0: never."""
+    near_equal_m: float = 30.0
+    """Passes of the line whose distances differ by less are equal; the earlier one is taken."""
+    heading_penalty_m: float = 60.0
+    """Counted as distance, in squares, where the line leads against the vehicle's bearing."""
+    reset_after_s: float = 3600.0
+    """A vehicle that was silent for longer starts anew."""
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number and not negative, not {value!r}")
+        for name in ("restart_strikes", "trip_strikes"):
+            if getattr(self, name) > 255:
+                raise ConfigError(f"{name} must be at most 255, not {getattr(self, name)!r}")
+
+    def as_tuple(self) -> tuple[float, float, float, float, float, float, float, float, int, int, int]:
+        """The values in the order of the kernel."""
+        return (
+            self.max_off_route_m,
+            self.max_speed_mps,
+            self.slack_m,
+            self.tolerance_m,
+            self.fit_m,
+            self.restart_fit_m,
+            self.near_equal_m,
+            self.heading_penalty_m,
+            min(int(self.reset_after_s * 1e6), 2**62),
+            self.restart_strikes,
+            self.trip_strikes,
+        )
+
+
+_DEFAULT_OPTIONS: Final = SelectOptions()
+
+
+def select_stops(
+    columns: SnapshotColumns,
+    table: RouteTable,
+    pattern_ix: NDArray[np.int32],
+    trip_key: NDArray[np.uint64],
+    prev_progress_m: NDArray[np.float64],
+    prev_time_us: NDArray[np.int64],
+    prev_strikes: NDArray[np.uint8],
+    *,
+    options: SelectOptions = _DEFAULT_OPTIONS,
+    first_stop: NDArray[np.int32],
+    progress_m: NDArray[np.float64],
+    strikes: NDArray[np.uint8],
+) -> None:
+    """Choose the next stop of every vehicle and say how far along its pattern it is.
+
+    What the vehicle reports counts first: its ``current_stop_sequence``, then its ``stop_id`` (the stop after it when
+    it is ``STOPPED_AT``), then the first stop with a greater sequence. Otherwise its position is projected on the
+    line: not behind its earlier progress, not farther than it can have driven, on the earliest of equally near
+    passes, and preferably where the line leads its way.
+
+    Parameters
+    ----------
+    columns : SnapshotColumns
+        ``status`` of rows with status OK becomes ``OFF_ROUTE`` or ``TRIP_FINISHED`` where that is so.
+    table : RouteTable
+        Whose patterns the numbers are.
+    pattern_ix : ndarray of int32, shape (n,)
+        From `RouteTable.resolve`.
+    trip_key : ndarray of uint64, shape (n,)
+        0 for a vehicle without a trip id, which may begin its pattern anew.
+    prev_progress_m : ndarray of float64, shape (n,)
+        Metres along the pattern's line at the last fix of the same vehicle, trip and pattern; NaN if there is none.
+    prev_time_us : ndarray of int64, shape (n,)
+        Time of that fix.
+    prev_strikes : ndarray of uint8, shape (n,)
+        As this function gave them then.
+    options : SelectOptions
+        Thresholds.
+    first_stop : ndarray of int32, shape (n,)
+        Output: index of the next stop; the number of stops when the trip is finished, -1 without one.
+    progress_m : ndarray of float64, shape (n,)
+        Output: metres along the line; NaN for rows that were not OK.
+    strikes : ndarray of uint8, shape (n,)
+        Output: fixes in a row that look like a new begin.
+
+    Raises
+    ------
+    ValueError
+        If an array is too short.
+    """
+    _select.select(
+        table.patterns,
+        columns.text,
+        columns.status,
+        columns.stop_id,
+        columns.stop_sequence,
+        columns.current_status,
+        columns.lat,
+        columns.lon,
+        columns.bearing_deg,
+        columns.time_us,
+        pattern_ix,
+        trip_key,
+        prev_progress_m,
+        prev_time_us,
+        prev_strikes,
+        options.as_tuple(),
+        first_stop,
+        progress_m,
+        strikes,
+    )
+
+
+def count_rows(
+    status: NDArray[np.uint8],
+    pattern_ix: NDArray[np.int32],
+    first_stop: NDArray[np.int32],
+    table: RouteTable,
+    max_stops: int,
+    row_offset: NDArray[np.int32],
+) -> int:
+    """Number the feature rows: ``min(max_stops, stops ahead)`` for each vehicle with status OK.
+
+    Parameters
+    ----------
+    status : ndarray of uint8, shape (>= n,)
+        Rows that are not OK get none.
+    pattern_ix : ndarray of int32, shape (n,)
+        From `RouteTable.resolve`.
+    first_stop : ndarray of int32, shape (n,)
+        From `select_stops`.
+    table : RouteTable
+        Whose patterns the numbers are.
+    max_stops : int
+        Most rows of one vehicle.
+    row_offset : ndarray of int32, shape (>= n + 1,)
+        Output: vehicle i has the rows ``row_offset[i]`` to ``row_offset[i + 1]``.
+
+    Returns
+    -------
+    int
+        Rows in all.
+    """
+    return _features.count_rows(table.patterns, status, pattern_ix, first_stop, max_stops, row_offset)
+
+
+def vectorize(
+    columns: SnapshotColumns,
+    table: RouteTable,
+    pattern_ix: NDArray[np.int32],
+    first_stop: NDArray[np.int32],
+    progress_m: NDArray[np.float64],
+    row_offset: NDArray[np.int32],
+    calendar: Calendar,
+    feature_codes: NDArray[np.int32],
+    *,
+    along_route_distance: bool,
+    nan_fill: float | None,
+    X: NDArray[np.float32],  # noqa: N803
+    distance_m: NDArray[np.float64],
+    stop_ix: NDArray[np.int32],
+) -> None:
+    """Fill the feature rows of a batch, computed in double precision.
+
+    With hav the haversine on a sphere of 6 371 000 m, i the position of a stop in its pattern (from 1) and N the
+    pattern's length: progress on segment p = clip(1 - hav(vehicle, next stop) / hav(stop, next stop), 0, 1), 0 for
+    the last stop; progress ratio = clip((i - 1 + p) / N, 0, 1). Hour, day and holiday are those of the snapshot's own
+    time in the calendar's zone; peak is a weekday's hour 7-9 or 16-19.
+
+    Parameters
+    ----------
+    columns : SnapshotColumns
+        Positions, speeds and times; ``status`` is not looked at, the offsets say which rows count.
+    table : RouteTable
+        Whose patterns the numbers are.
+    pattern_ix : ndarray of int32, shape (n,)
+        From `RouteTable.resolve`.
+    first_stop : ndarray of int32, shape (n,)
+        From `select_stops`.
+    progress_m : ndarray of float64, shape (n,)
+        From `select_stops`.
+    row_offset : ndarray of int32, shape (>= n + 1,)
+        From `count_rows`.
+    calendar : Calendar
+        The model's.
+    feature_codes : ndarray of int32, shape (k,)
+        From `etacore.schema.feature_codes`.
+    along_route_distance : bool
+        Distances along the line, max(stop - progress, 0), instead of straight ones.
+    nan_fill : float or None
+        What stands for an unknown value; None leaves NaN.
+    X : ndarray of float32, shape (>= rows, k)
+        Output.
+    distance_m : ndarray of float64, shape (>= rows,)
+        Output: to the stop, as the model sees it.
+    stop_ix : ndarray of int32, shape (>= rows,)
+        Output: index of the stop in its pattern.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, a code is unknown, or rows and stops do not belong together.
+    """
+    _features.vectorize(
+        table.patterns,
+        columns.lat,
+        columns.lon,
+        columns.speed_mps,
+        columns.time_us,
+        pattern_ix,
+        first_stop,
+        progress_m,
+        row_offset,
+        calendar.transitions_s,
+        calendar.offset_s,
+        calendar.holiday_days,
+        feature_codes,
+        along_route_distance,
+        math.nan if nan_fill is None else nan_fill,
+        X,
+        distance_m,
+        stop_ix,
+    )
+
+
+def vectorize_window(
+    vehicle_lat: float,
+    vehicle_lon: float,
+    speed_mps: float,
+    time_us: int,
+    lat: NDArray[np.float64],
+    lon: NDArray[np.float64],
+    sequence: NDArray[np.int64],
+    total: NDArray[np.int64],
+    given_distance_m: NDArray[np.float64],
+    calendar: Calendar,
+    feature_codes: NDArray[np.int32],
+    *,
+    nan_fill: float | None,
+    X: NDArray[np.float32],  # noqa: N803
+    distance_m: NDArray[np.float64],
+) -> None:
+    """Fill the feature rows of one vehicle for the stops that a caller names.
+
+    As `vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and the successor
+    of a stop is the next one given; the last has none.
+
+    Parameters
+    ----------
+    vehicle_lat, vehicle_lon : float
+        Degrees.
+    speed_mps : float
+        0.0 if unknown.
+    time_us : int
+        Time of the snapshot, microseconds since 1970 UTC.
+    lat, lon : ndarray of float64, shape (n_stops,)
+        Degrees.
+    sequence : ndarray of int64, shape (n_stops,)
+        Number of each stop on its trip.
+    total : ndarray of int64, shape (n_stops,)
+        Stops of the trip.
+    given_distance_m : ndarray of float64, shape (n_stops,)
+        Metres to the stop where known better than the straight line; NaN elsewhere.
+    calendar, feature_codes, nan_fill
+        As in `vectorize`.
+    X : ndarray of float32, shape (>= n_stops, k)
+        Output.
+    distance_m : ndarray of float64, shape (>= n_stops,)
+        Output.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or a code is unknown.
+    """
+    _features.vectorize_window(
+        vehicle_lat,
+        vehicle_lon,
+        speed_mps,
+        time_us,
+        lat,
+        lon,
+        sequence,
+        total,
+        given_distance_m,
+        calendar.transitions_s,
+        calendar.offset_s,
+        calendar.holiday_days,
+        feature_codes,
+        math.nan if nan_fill is None else nan_fill,
+        X,
+        distance_m,
+    )
+
+
+def along_shape_distance(shape: ShapePolyline, lat: float, lon: float, stop_lat: float, stop_lon: float) -> float:
+    """Metres along a shape from a vehicle to a stop.
+
+    Vehicle and stop are projected on the shape, the vehicle on the earliest of equally near passes, the stop at or
+    after the vehicle.
+
+    Parameters
+    ----------
+    shape : ShapePolyline
+        The line.
+    lat, lon, stop_lat, stop_lon : float
+        Degrees.
+
+    Returns
+    -------
+    float
+        At least 0.0; 0.0 for a stop that the vehicle has passed.
+
+    Raises
+    ------
+    RouteDataError
+        If a coordinate is not finite.
+    """
+    if not all(map(math.isfinite, (lat, lon, stop_lat, stop_lon))):
+        raise RouteDataError("positions have to be finite")
+    vehicle_m, _, stop_m, _ = _select.along(shape.line, lat, lon, stop_lat, stop_lon, _DEFAULT_OPTIONS.near_equal_m)
+    return stop_m - vehicle_m

@@ -1,0 +1,456 @@
+"""Which stops a vehicle serves, in which order, and along which line.
+
+A *pattern* is an ordered list of stops with the line that joins them. A
+snapshot follows its trip's pattern where Redis names one, else the stops of
+its route and direction, else those of its route. `RouteTable` keeps what Redis
+holds of this, says which keys it lacks, and gives every row of a batch the
+number of its pattern.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from etacore._resolve import NameTable
+from etacore._routes import Line, PatternTable
+from etacore.config import KeyNames
+from etacore.errors import RouteDataError
+from etacore.schema import Status
+from etacore.snapshots import SnapshotColumns
+
+__all__ = ["RouteTable", "ShapePolyline", "parse_shape", "parse_stops"]
+
+MAX_SHAPE_POINTS: Final = 100_000
+MAX_STOPS: Final = 10_000
+
+_STOP_ID: Final = ("stop_id", "stopId", "id")
+_LAT: Final = ("lat", "latitude", "stop_lat", "shape_pt_lat")
+_LON: Final = ("lon", "longitude", "lng", "stop_lon", "shape_pt_lon")
+_SEQUENCE: Final = ("stop_sequence", "sequence", "stop_order")
+_US: Final = 1_000_000
+
+
+class ShapePolyline:
+    """The line that a route follows.
+
+    Parameters
+    ----------
+    points : sequence of (lat, lon)
+        Degrees, at least 2 points.
+
+    Attributes
+    ----------
+    line : Line
+        As the kernels see it.
+    length_m : float
+
+    Raises
+    ------
+    RouteDataError
+        If there are fewer than 2 points, or a coordinate is not a number or out of range.
+    """
+
+    __slots__ = ("length_m", "line")
+
+    def __init__(self, points: Sequence[Sequence[float]]) -> None:
+        pairs = [(_degrees(point[0], 90.0), _degrees(point[1], 180.0)) for point in points]
+        if len(pairs) < 2 or not all(math.isfinite(lat) and math.isfinite(lon) for lat, lon in pairs):
+            raise RouteDataError(
+                f"a shape needs two points or more with finite coordinates; got {len(pairs)} points",
+                hint="give (lat, lon) pairs in degrees",
+            )
+        if len(pairs) > MAX_SHAPE_POINTS:
+            raise RouteDataError(f"a shape of {len(pairs)} points; at most {MAX_SHAPE_POINTS} are taken")
+        # A point said twice is a piece without length: it costs time at every projection and says nothing.
+        kept = [pairs[0]] + [pair for before, pair in pairwise(pairs) if pair != before]
+        if len(kept) < 2:
+            kept.append(kept[0])
+        lat, lon = np.array(kept, np.float64).T
+        self.line: Line = Line(np.ascontiguousarray(lat), np.ascontiguousarray(lon))
+        self.length_m: float = self.line.length_m
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> ShapePolyline:
+        """Read the value of a ``route_shape:`` key.
+
+        Parameters
+        ----------
+        blob : bytes
+            JSON ``{"points": [{"shape_pt_lat", "shape_pt_lon", "shape_pt_sequence"}]}``, or the list alone. Points
+            are put in the order of their sequence when all have one.
+
+        Raises
+        ------
+        RouteDataError
+            If it is not that.
+        """
+        try:
+            value = orjson.loads(blob)
+        except orjson.JSONDecodeError as error:
+            raise RouteDataError(f"a shape is not JSON: {error}") from None
+        points = value.get("points") if isinstance(value, dict) else value
+        if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
+            raise RouteDataError("a shape is not a list of points")
+        points, _ = _in_order(points, ("shape_pt_sequence",))
+        return cls([(_first(point, _LAT), _first(point, _LON)) for point in points])
+
+
+class StopList:
+    """Stops of a pattern as read from a blob, ready for `PatternTable.add`."""
+
+    __slots__ = ("ids", "lat", "lon", "sequence", "status")
+
+    def __init__(self, status: Status, ids: Sequence[str | None] = (), rows: Sequence[tuple[float, float, int]] = ()):
+        self.status = status
+        self.ids = list(ids)
+        self.lat: NDArray[np.float64] = np.array([row[0] for row in rows], np.float64)
+        self.lon: NDArray[np.float64] = np.array([row[1] for row in rows], np.float64)
+        self.sequence: NDArray[np.int32] = np.array([row[2] for row in rows], np.int32)
+
+
+def parse_stops(blob: bytes) -> StopList:
+    """Read the value of a ``route_stops:`` or ``pattern_stops:`` key; never raises.
+
+    Parameters
+    ----------
+    blob : bytes
+        JSON list of stops, or ``{"stops": [...]}``. In the order of their sequence if all stops have one, else in
+        the order given; a stop without a sequence is called by its position, from 1.
+
+    Returns
+    -------
+    StopList
+        ``status`` is `Status.OK`, or why the stops cannot be used: ``UNKNOWN_ROUTE`` (not such JSON),
+        ``TOO_FEW_STOPS`` (fewer than 2), ``STOP_WITHOUT_COORDINATES``.
+    """
+    try:
+        value = orjson.loads(blob)
+    except orjson.JSONDecodeError:
+        return StopList(Status.UNKNOWN_ROUTE)
+    stops = value.get("stops") if isinstance(value, dict) else value
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS:
+        return StopList(Status.UNKNOWN_ROUTE)
+    if len(stops) < 2:
+        return StopList(Status.TOO_FEW_STOPS)
+    if not all(isinstance(stop, dict) for stop in stops):
+        return StopList(Status.STOP_WITHOUT_COORDINATES)
+    stops, sequence = _in_order(stops, _SEQUENCE)
+    rows = [
+        (_degrees(_first(stop, _LAT), 90.0), _degrees(_first(stop, _LON), 180.0), number)
+        for stop, number in zip(stops, sequence, strict=True)
+    ]
+    if not all(math.isfinite(lat) and math.isfinite(lon) for lat, lon, _ in rows):
+        return StopList(Status.STOP_WITHOUT_COORDINATES)
+    return StopList(Status.OK, [_identifier(_first(stop, _STOP_ID)) for stop in stops], rows)
+
+
+def parse_shape(blob: bytes | None) -> ShapePolyline | None:
+    """Read a shape blob; None if there is none or it cannot be used, since a pattern does without."""
+    try:
+        return None if blob is None else ShapePolyline.from_blob(blob)
+    except RouteDataError:
+        return None
+
+
+class RouteTable:
+    """Patterns by trip, route and direction, and what has to be asked of Redis about them.
+
+    The calls for one batch, in this order; ``fetch`` is an MGET::
+
+        needed = table.missing(columns) + table.due(now_us)
+        while needed:                                       # two rounds at most
+            needed = table.update(needed, fetch(needed), now_us)
+        table.resolve(columns, pattern_ix)
+
+    Pattern numbers of a batch hold until the next `resolve`. Not for several
+    threads at once.
+
+    Parameters
+    ----------
+    keys : KeyNames
+        Prefixes of the Redis keys.
+    refresh_s : float
+        Stops and shapes in use are looked at again after this time.
+    trip_refresh_s : float, optional
+        The same for the pattern of a trip, which hardly ever changes; default 6 times ``refresh_s``.
+    forget_after_s : float
+        What no vehicle has used for this long is forgotten.
+
+    Attributes
+    ----------
+    patterns : PatternTable
+        What the kernels read.
+    """
+
+    def __init__(
+        self,
+        keys: KeyNames | None = None,
+        *,
+        refresh_s: float = 10.0,
+        trip_refresh_s: float | None = None,
+        forget_after_s: float = 7200.0,
+    ) -> None:
+        keys = keys or KeyNames()
+        self.patterns: Final = PatternTable()
+        self._names: Final = NameTable()
+        self._trip_prefix: Final = keys.trip_pattern.encode()
+        # is_pattern -> prefixes of the stops and of the shape
+        self._stops_prefix: Final = (keys.route_stops.encode(), keys.pattern_stops.encode())
+        self._shape_prefix: Final = (keys.route_shape.encode(), keys.pattern_shape.encode())
+        self._refresh_us: Final = int(refresh_s * _US)
+        self._trip_refresh_us: Final = int((6.0 * refresh_s if trip_refresh_s is None else trip_refresh_s) * _US)
+        self._forget_after_us: Final = int(forget_after_s * _US)
+        self._next_forget_us: int | None = None
+        self._digests: dict[int, tuple[bytes, bytes]] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by the compiled tables."""
+        return self.patterns.nbytes + self._names.nbytes
+
+    def set_pattern(self, key: bytes, stops_blob: bytes, shape_blob: bytes | None = None) -> bool:
+        """Take over stops and shape.
+
+        Parameters
+        ----------
+        key : bytes
+            The Redis key of the stops, for example ``b"route_stops:171"`` or ``b"pattern_stops:P1"``.
+        stops_blob, shape_blob : bytes
+            See `parse_stops` and `ShapePolyline.from_blob`. A shape that cannot be used is as if absent; stops that
+            cannot be used make a pattern with a bad status. Neither raises.
+
+        Returns
+        -------
+        bool
+            True if this changed anything. Then the pattern has a new number; else it keeps its number.
+
+        Raises
+        ------
+        ValueError
+            If the key has neither prefix.
+        """
+        is_pattern, name = self._source(key)
+        before = self._names.pattern_of(name, is_pattern)
+        raw = _digest(stops_blob, b"\0" if shape_blob is None else shape_blob)
+        raw_before, content_before = self._digests.get(before, (b"", b""))
+        if raw == raw_before:
+            self._names.learn_source(name, is_pattern, before)
+            return False
+        stops, shape = parse_stops(stops_blob), parse_shape(shape_blob)
+        content = _content(stops, shape_blob if shape else None)
+        if content == content_before:
+            self._digests[before] = (raw, content)
+            self._names.learn_source(name, is_pattern, before)
+            return False
+        text, spans = _texts(stops)
+        line = shape.line if shape else None
+        pattern_ix = self.patterns.add(stops.status, stops.lat, stops.lon, stops.sequence, text, spans, line)
+        self._digests[pattern_ix] = (raw, content)
+        self._retire(self._names.learn_source(name, is_pattern, pattern_ix))
+        return True
+
+    def set_absent(self, key: bytes) -> None:
+        """Remember that Redis has no such stops; ``key`` as in `set_pattern`."""
+        is_pattern, name = self._source(key)
+        self._retire(self._names.learn_source(name, is_pattern, -1))
+
+    def set_trip(self, trip_id: bytes, pattern_id: bytes | None) -> bool:
+        """Remember which pattern a trip follows, or that Redis does not say.
+
+        Returns
+        -------
+        bool
+            True if that pattern's stops have still to be looked up.
+        """
+        return self._names.learn_trip(trip_id, pattern_id)
+
+    def pattern_ix(self, key: bytes) -> int:
+        """Number of the pattern under a key of `set_pattern`; -1 if absent or unknown."""
+        is_pattern, name = self._source(key)
+        return self._names.pattern_of(name, is_pattern)
+
+    def missing(self, columns: SnapshotColumns) -> list[bytes]:
+        """Redis keys that rows with status OK need and of which nothing is known, not even that they are absent."""
+        return self._redis_keys(
+            self._names.missing(
+                columns.text,
+                columns.status,
+                columns.route_id,
+                columns.trip_id,
+                columns.direction_id,
+                columns.n,
+            )
+        )
+
+    def due(self, now_us: int, limit: int = 2000) -> list[bytes]:
+        """Redis keys in use that have to be looked at again.
+
+        Parameters
+        ----------
+        now_us : int
+            Microseconds since 1970 UTC; also the clock of everything that follows.
+        limit : int
+            Most names per call; the longest waiting come first.
+        """
+        self._names.clock_us = now_us
+        if self._next_forget_us is None:
+            self._next_forget_us = now_us + self._forget_after_us
+        elif now_us >= self._next_forget_us:
+            for pattern_ix in self._names.forget(now_us - self._forget_after_us):
+                self._retire(pattern_ix)
+            self._next_forget_us = now_us + self._forget_after_us // 8
+        return self._redis_keys(self._names.due(self._refresh_us, self._trip_refresh_us, limit))
+
+    def update(self, keys: Sequence[bytes], blobs: Sequence[bytes | None], now_us: int) -> list[bytes]:
+        """Take over what was fetched.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            As given by `missing`, `due` or this function. A shape counts only together with its stops.
+        blobs : sequence of bytes or None
+            Their values; None if absent.
+        now_us : int
+            Microseconds since 1970 UTC.
+
+        Returns
+        -------
+        list of bytes
+            Keys that this discovery makes necessary: the stops and shapes of newly named patterns.
+        """
+        self._names.clock_us = now_us
+        values: Mapping[bytes, bytes | None] = dict(zip(keys, blobs, strict=True))
+        patterns: dict[bytes, None] = {}
+        for key, blob in values.items():
+            if key.startswith(self._trip_prefix):
+                pattern_id = (blob.strip() if blob else None) or None
+                if self.set_trip(key[len(self._trip_prefix) :], pattern_id) and pattern_id is not None:
+                    patterns[pattern_id] = None
+            elif key.startswith(self._stops_prefix):
+                if blob is None:
+                    self.set_absent(key)
+                else:
+                    is_pattern, name = self._source(key)
+                    self.set_pattern(key, blob, values.get(self._shape_prefix[is_pattern] + name))
+        return self._redis_keys(([], [], [name for name in patterns if self._stops_prefix[1] + name not in values]))
+
+    def resolve(self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32]) -> None:
+        """Give every row the number of its pattern.
+
+        Parameters
+        ----------
+        columns : SnapshotColumns
+            ``status`` of rows with status OK becomes ``UNKNOWN_ROUTE`` where nothing is known, or what is wrong with
+            the pattern's stops.
+        pattern_ix : ndarray of int32, shape (n,)
+            Output; -1 for rows that are not OK (afterwards).
+        """
+        self.patterns.sweep()
+        self._names.resolve(
+            self.patterns,
+            columns.text,
+            columns.status,
+            columns.route_id,
+            columns.trip_id,
+            columns.direction_id,
+            pattern_ix[: columns.n],
+        )
+
+    def _source(self, key: bytes) -> tuple[bool, bytes]:
+        for is_pattern in (False, True):
+            prefix = self._stops_prefix[is_pattern]
+            if key.startswith(prefix):
+                return is_pattern, key[len(prefix) :]
+        raise ValueError(f"{key!r} is no key of stops")
+
+    def _redis_keys(self, names: tuple[list[bytes], list[bytes], list[bytes]]) -> list[bytes]:
+        trips, routes, patterns = names
+        keys = [self._trip_prefix + name for name in trips]
+        for is_pattern, group in ((False, routes), (True, patterns)):
+            for name in group:
+                keys += (self._stops_prefix[is_pattern] + name, self._shape_prefix[is_pattern] + name)
+        return keys
+
+    def _retire(self, pattern_ix: int) -> None:
+        if pattern_ix >= 0:
+            self.patterns.retire(pattern_ix)
+            self._digests.pop(pattern_ix, None)
+
+
+def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:
+    for name in names:
+        value = item.get(name)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _in_order(items: list[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[int]]:
+    # Sorted by their numbers, stably, if all have one; else as given, with the position for a number that is missing.
+    given = [_integer(_first(item, names)) for item in items]
+    numbers = [i + 1 if number is None else number for i, number in enumerate(given)]
+    if None in given:
+        return items, numbers
+    order = sorted(range(len(items)), key=numbers.__getitem__)
+    return [items[i] for i in order], [numbers[i] for i in order]
+
+
+def _degrees(value: Any, limit: float) -> float:
+    # NaN for what is no coordinate.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+    return number if -limit <= number <= limit else math.nan
+
+
+def _integer(value: Any) -> int | None:
+    # None for what is no whole number of 32 bits.
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and -(2**31) < number < 2**31 else None
+
+
+def _identifier(value: Any) -> str | None:
+    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+
+
+def _texts(stops: StopList) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+    # Ids and the JSON that stands before each stop's distance, one after another, and where each lies.
+    text = bytearray()
+    spans = np.zeros((len(stops.ids), 4), np.int32)
+    for i, (stop_id, sequence) in enumerate(zip(stops.ids, stops.sequence.tolist(), strict=True)):
+        raw = b"" if stop_id is None else stop_id.encode()
+        prefix = b'{"stop_id":%b,"stop_sequence":%d,"distance_to_stop_m":' % (orjson.dumps(stop_id), sequence)
+        spans[i] = len(text), len(raw), len(text) + len(raw), len(prefix)
+        text += raw + prefix
+    return np.frombuffer(bytes(text), np.uint8), spans
+
+
+def _digest(*parts: bytes) -> bytes:
+    whole = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        whole.update(b"%d:" % len(part))
+        whole.update(part)
+    return whole.digest()
+
+
+def _content(stops: StopList, shape_blob: bytes | None) -> bytes:
+    # What the pattern says, whatever else the blobs hold (names, times of writing).
+    ids = orjson.dumps(stops.ids)
+    arrays = (stops.lat.tobytes(), stops.lon.tobytes(), stops.sequence.tobytes())
+    return _digest(b"%d" % stops.status, ids, *arrays, b"" if shape_blob is None else shape_blob)

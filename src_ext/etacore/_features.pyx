@@ -1,0 +1,265 @@
+"""Feature rows: vehicles and their next stops become the matrix that a model predicts."""
+
+from libc.math cimport NAN, isnan
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
+
+from etacore._geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
+from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_t
+from etacore._types cimport (
+    F_ALONG_ROUTE_DISTANCE_M, F_CURRENT_SPEED_KMH, F_DAY_OF_WEEK, F_DISTANCE_TO_STOP, F_HOUR, F_IS_HOLIDAY,
+    F_IS_PEAK_HOUR, F_IS_WEEKEND, F_PRECIPITATION_MM, F_PROGRESS_ON_SEGMENT, F_PROGRESS_RATIO, F_STOPS_AHEAD,
+    F_TEMPERATURE_C, F_WIND_SPEED_KMH, N_FEATURES, OK,
+)
+
+cdef enum:
+    INT32_LIMIT = 1 << 30
+
+# A model's time zone and holidays, with the interval and the day of the last look-up: the times of a batch lie close
+# together.
+cdef struct clock_t:
+    const int64_t* transitions_s     # begins of the intervals; the first is INT64_MIN
+    const int32_t* offset_s          # local time - UTC in each
+    const int32_t* holiday_days      # ascending, days since 1970-01-01
+    int32_t n_transitions
+    int32_t n_holidays
+    int64_t begin_s, end_s           # of the last interval
+    int32_t offset
+    int64_t day
+    bint holiday
+
+
+cdef inline int64_t _floor_div(int64_t a, int64_t b) noexcept nogil:
+    return a // b - (a % b < 0)
+
+
+cdef clock_t _clock(
+    const int64_t[::1] transitions_s, const int32_t[::1] offset_s, const int32_t[::1] holiday_days,
+) except *:
+    cdef clock_t clock
+    if transitions_s.shape[0] < 1 or transitions_s.shape[0] != offset_s.shape[0] or transitions_s[0] != INT64_MIN:
+        raise ValueError("a calendar needs a first interval without begin, and an offset for each")
+    clock.transitions_s = &transitions_s[0]
+    clock.offset_s = &offset_s[0]
+    clock.holiday_days = &holiday_days[0] if holiday_days.shape[0] else NULL
+    clock.n_transitions = <int32_t>transitions_s.shape[0]
+    clock.n_holidays = <int32_t>holiday_days.shape[0]
+    clock.begin_s = INT64_MAX
+    clock.end_s = INT64_MIN
+    clock.offset = 0
+    clock.day = INT64_MIN
+    clock.holiday = False
+    return clock
+
+
+cdef void _tell_time(clock_t* clock, int64_t time_us, double* values) noexcept nogil:
+    # Writes the five calendar features of a moment.
+    cdef int64_t utc_s = _floor_div(time_us, 1000000)
+    cdef int64_t local_s, day
+    cdef int32_t low, high, middle
+    cdef int hour, weekday
+    if not (clock.begin_s <= utc_s < clock.end_s):
+        low = 0
+        high = clock.n_transitions
+        while high - low > 1:
+            middle = (low + high) >> 1
+            if clock.transitions_s[middle] <= utc_s:
+                low = middle
+            else:
+                high = middle
+        clock.begin_s = clock.transitions_s[low]
+        clock.end_s = clock.transitions_s[high] if high < clock.n_transitions else INT64_MAX
+        clock.offset = clock.offset_s[low]
+    local_s = utc_s + clock.offset
+    day = _floor_div(local_s, 86400)
+    if day != clock.day:
+        clock.day = day
+        low = 0
+        high = clock.n_holidays
+        while low < high:
+            middle = (low + high) >> 1
+            if clock.holiday_days[middle] < day:
+                low = middle + 1
+            else:
+                high = middle
+        clock.holiday = low < clock.n_holidays and clock.holiday_days[low] == day
+    hour = <int>((local_s - day * 86400) // 3600)
+    weekday = <int>((day + 3) % 7)             # 1970-01-01 was a Thursday
+    if weekday < 0:
+        weekday += 7
+    values[<int>F_HOUR] = hour
+    values[<int>F_DAY_OF_WEEK] = weekday
+    values[<int>F_IS_WEEKEND] = weekday >= 5
+    values[<int>F_IS_PEAK_HOUR] = weekday < 5 and (7 <= hour <= 9 or 16 <= hour <= 19)
+    values[<int>F_IS_HOLIDAY] = clock.holiday
+
+
+cdef inline void _start_row(double* values, float speed_mps) noexcept nogil:
+    values[<int>F_TEMPERATURE_C] = NAN
+    values[<int>F_PRECIPITATION_MM] = NAN
+    values[<int>F_WIND_SPEED_KMH] = NAN
+    values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps
+
+
+cdef inline void _fill_row(
+    double* values, float* row, const int32_t* codes, Py_ssize_t n_codes, double nan_fill, double distance_m,
+    double along_m, double to_next_m, double leg_m, int64_t sequence, int64_t total, int64_t ahead,
+) noexcept nogil:
+    # The one place where a feature row is made. leg_m: from the stop to its successor, 0 without one; to_next_m: from
+    # the vehicle to that successor. sequence counts from 1.
+    cdef double progress = clipped(1.0 - to_next_m / leg_m, 0.0, 1.0) if leg_m > 0.0 else 0.0
+    cdef double value
+    cdef Py_ssize_t i
+    values[<int>F_DISTANCE_TO_STOP] = distance_m
+    values[<int>F_PROGRESS_ON_SEGMENT] = progress
+    values[<int>F_PROGRESS_RATIO] = clipped(
+        (<double>(sequence - 1 if sequence > 1 else 0) + progress) / <double>(total if total > 1 else 1), 0.0, 1.0)
+    values[<int>F_ALONG_ROUTE_DISTANCE_M] = along_m
+    values[<int>F_STOPS_AHEAD] = <double>ahead
+    for i in range(n_codes):
+        value = values[codes[i]]
+        row[i] = <float>(nan_fill if isnan(value) else value)
+
+
+cdef int _check_codes(const int32_t[::1] codes) except -1:
+    cdef Py_ssize_t i
+    if codes.shape[0] == 0:
+        raise ValueError("a model needs a feature")
+    for i in range(codes.shape[0]):
+        if not 0 <= codes[i] < N_FEATURES:
+            raise ValueError(f"no feature has the code {codes[i]}")
+    return 0
+
+
+def count_rows(
+    PatternTable table not None, const uint8_t[::1] status not None, const int32_t[::1] pattern_ix not None,
+    const int32_t[::1] first_stop not None, int32_t max_stops, int32_t[::1] row_offset not None,
+):
+    """Offsets of each vehicle's feature rows; returns their number. See `etacore.features.count_rows`."""
+    cdef Py_ssize_t n = pattern_ix.shape[0]
+    cdef Py_ssize_t i
+    cdef int64_t total = 0
+    cdef int32_t ahead
+    cdef const pattern_t* pattern
+    if status.shape[0] < n or first_stop.shape[0] < n or row_offset.shape[0] < n + 1:
+        raise ValueError("the columns are shorter than the batch")
+    if max_stops < 0 or n * <int64_t>max_stops >= INT32_LIMIT:
+        raise ValueError(f"{max_stops} stops for each of {n} vehicles are too many for a batch, or negative")
+    with nogil:
+        for i in range(n):
+            row_offset[i] = <int32_t>total
+            if status[i] != OK or first_stop[i] < 0:
+                continue
+            pattern = pattern_at(table, pattern_ix[i])
+            if pattern != NULL:
+                ahead = pattern.n_stops - first_stop[i]
+                if ahead > 0:
+                    total += ahead if ahead < max_stops else max_stops
+        row_offset[n] = <int32_t>total
+    return total
+
+
+def vectorize(
+    PatternTable table not None, const double[::1] lat not None, const double[::1] lon not None,
+    const float[::1] speed_mps not None, const int64_t[::1] time_us not None, const int32_t[::1] pattern_ix not None,
+    const int32_t[::1] first_stop not None, const double[::1] progress_m not None,
+    const int32_t[::1] row_offset not None, const int64_t[::1] transitions_s not None,
+    const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
+    bint along_route_distance, double nan_fill, float[:, ::1] matrix not None, double[::1] distance_m not None,
+    int32_t[::1] stop_ix not None,
+):
+    """Feature rows of a batch; see `etacore.features.vectorize`."""
+    cdef Py_ssize_t n = pattern_ix.shape[0]
+    cdef Py_ssize_t i, n_codes = codes.shape[0]
+    cdef int64_t row, end, n_rows = row_offset[n] if row_offset.shape[0] > n else -1
+    cdef int32_t stop
+    cdef clock_t clock = _clock(transitions_s, offset_s, holiday_days)
+    cdef double[N_FEATURES] values
+    cdef const pattern_t* pattern
+    cdef const stop_t* at
+    cdef vector_t vehicle
+    cdef double straight_m, next_m, along_m
+    cdef bint broken = False
+    _check_codes(codes)
+    if not (
+        lat.shape[0] >= n and lon.shape[0] >= n and speed_mps.shape[0] >= n and time_us.shape[0] >= n
+        and first_stop.shape[0] >= n and progress_m.shape[0] >= n and n_rows >= 0 and matrix.shape[0] >= n_rows
+        and distance_m.shape[0] >= n_rows and stop_ix.shape[0] >= n_rows and matrix.shape[1] == n_codes
+    ):
+        raise ValueError("the columns or the outputs are shorter than the batch, or not as wide as the features")
+    if n_rows == 0:
+        return
+    with nogil:
+        for i in range(n):
+            row = row_offset[i]
+            end = row_offset[i + 1]
+            if row == end:
+                continue
+            stop = first_stop[i]
+            pattern = pattern_at(table, pattern_ix[i])
+            if pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows or end - row > pattern.n_stops - stop:
+                broken = True
+                break
+            vehicle = unit_vector(lat[i], lon[i])
+            _start_row(values, speed_mps[i])
+            _tell_time(&clock, time_us[i], values)
+            at = &pattern.stops[stop]
+            next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at.x, at.y, at.z)
+            while row < end:
+                at = &pattern.stops[stop]
+                straight_m = next_m
+                # The distance to the successor is the next row's own distance.
+                if stop + 1 < pattern.n_stops:
+                    next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at[1].x, at[1].y, at[1].z)
+                along_m = at.s_m - progress_m[i]
+                if not along_m > 0.0:
+                    along_m = 0.0
+                distance_m[row] = along_m if along_route_distance else straight_m
+                stop_ix[row] = stop
+                _fill_row(
+                    values, &matrix[row, 0], &codes[0], n_codes, nan_fill, distance_m[row], along_m, next_m, at.leg_m,
+                    stop + 1, pattern.n_stops, stop - first_stop[i] + 1)
+                stop += 1
+                row += 1
+    if broken:
+        raise ValueError("row offsets, first stops and patterns do not belong together")
+
+
+def vectorize_window(
+    double vehicle_lat, double vehicle_lon, float speed_mps, int64_t time_us, const double[::1] lat not None,
+    const double[::1] lon not None, const int64_t[::1] sequence not None, const int64_t[::1] total not None,
+    const double[::1] given_m not None, const int64_t[::1] transitions_s not None,
+    const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
+    double nan_fill, float[:, ::1] matrix not None, double[::1] distance_m not None,
+):
+    """Feature rows of one vehicle and given stops; see `etacore.features.vectorize_window`."""
+    cdef Py_ssize_t n = lat.shape[0]
+    cdef Py_ssize_t i, n_codes = codes.shape[0]
+    cdef clock_t clock = _clock(transitions_s, offset_s, holiday_days)
+    cdef double[N_FEATURES] values
+    cdef vector_t vehicle, here, successor
+    cdef double leg_m, next_m
+    _check_codes(codes)
+    if not (
+        lon.shape[0] == n and sequence.shape[0] == n and total.shape[0] == n and given_m.shape[0] == n
+        and matrix.shape[0] >= n and matrix.shape[1] == n_codes and distance_m.shape[0] >= n
+    ):
+        raise ValueError("the columns of a window have to be of one length, and the outputs as long")
+    if n == 0:
+        return
+    with nogil:
+        vehicle = unit_vector(vehicle_lat, vehicle_lon)
+        successor = unit_vector(lat[0], lon[0])
+        next_m = vector_distance_m(vehicle, successor)
+        _start_row(values, speed_mps)
+        _tell_time(&clock, time_us, values)
+        for i in range(n):
+            here = successor
+            distance_m[i] = next_m if isnan(given_m[i]) else given_m[i]
+            leg_m = 0.0
+            if i + 1 < n:
+                successor = unit_vector(lat[i + 1], lon[i + 1])
+                next_m = vector_distance_m(vehicle, successor)
+                leg_m = vector_distance_m(here, successor)
+            _fill_row(
+                values, &matrix[i, 0], &codes[0], n_codes, nan_fill, distance_m[i], distance_m[i], next_m, leg_m,
+                sequence[i], total[i], i + 1)

@@ -1,0 +1,317 @@
+"""Which stop comes next: from what the vehicle says, else from where it is and how far it was before."""
+
+from libc.math cimport INFINITY, NAN, cos, isfinite, isnan, sin, sqrt
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memcmp
+
+from etacore._geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
+from etacore._index cimport hash_text
+from etacore._routes cimport Line, PatternTable, pattern_at, pattern_t
+from etacore._types cimport (
+    NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
+)
+
+cdef struct options_t:
+    double max_off_route_m
+    double max_speed_mps
+    double slack_m               # added to what the speed allows
+    double tolerance_m           # how far GPS may throw a vehicle back
+    double fit_m                 # farther than this from its window, the rest of the line is looked at
+    double restart_fit_m         # nearer than this to an earlier part, it may be there
+    double near_equal_m          # passes whose distances differ by less are equal: the earlier counts
+    double heading_penalty_m     # added (in squares) to the distance of a piece that leads the other way
+    int64_t reset_after_us
+    int strikes
+    int trip_strikes             # the same for a vehicle with a trip id; 0 = never
+
+# A line that goes back the way it came is as near on the way back; then the earlier place counts, not the last bit.
+cdef double SAME_M2 = 1e-3
+
+# Where a vehicle is, prepared once.
+cdef struct point_t:
+    double lon_rad, y_m
+    double east, north           # unit vector of its bearing; both 0 if unknown
+
+# Where on the line, and how far from it (squared, without the penalty; infinite if nowhere).
+cdef struct place_t:
+    double s_m
+    double square_m2
+
+
+cdef inline point_t _point(double lat, double lon, double bearing_deg) noexcept nogil:
+    cdef point_t p
+    p.lon_rad = radians(lon)
+    p.y_m = radians(lat) * EARTH_RADIUS_M
+    p.east = p.north = 0.0
+    if isfinite(bearing_deg):
+        p.east = sin(radians(bearing_deg))
+        p.north = cos(radians(bearing_deg))
+    return p
+
+
+cdef place_t _nearest(
+    const segment_t* pieces, int n_pieces, const point_t* point, double low_m, double high_m, double near_equal_m,
+    double penalty_m2,
+) noexcept nogil:
+    # The place between low_m and high_m along the line that suits the point best: of all passes whose cost is within
+    # near_equal_m of the least one, the first; of this pass, the point of least cost.
+    #
+    # First the least cost. Then from the begin again: a pass lasts as long as the line stays within reach, so it ends
+    # at a piece out of reach, or at a joint out of reach between two pieces that both come near (a long leg there and
+    # a long leg back).
+    cdef int first = segment_at(pieces, n_pieces, low_m)
+    cdef int i
+    cdef double square, cost, s_m, reach_m2, dx, dy
+    cdef double best = INFINITY
+    cdef double least = INFINITY
+    cdef place_t place
+    place.s_m = low_m
+    place.square_m2 = INFINITY
+    for i in range(first, n_pieces):
+        if pieces[i].s_m > high_m:
+            break
+        cost = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
+        if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
+            cost += penalty_m2
+        if cost < least:
+            least = cost
+    reach_m2 = sqrt(least) + near_equal_m
+    reach_m2 *= reach_m2
+    for i in range(first, n_pieces):
+        if pieces[i].s_m > high_m:
+            break
+        square = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
+        cost = square
+        if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
+            cost += penalty_m2
+        if best < INFINITY:
+            dx = wrapped(point.lon_rad - pieces[i].lon_rad) * pieces[i].x_scale_m
+            dy = point.y_m - pieces[i].y_m
+            if cost > reach_m2 or dx * dx + dy * dy > reach_m2:
+                break
+        elif cost > reach_m2:
+            continue
+        if cost < best - SAME_M2:
+            best = cost
+            place.s_m = s_m
+            place.square_m2 = square
+    return place
+
+
+cdef inline int32_t _stop_after(const pattern_t* pattern, double s_m) noexcept nogil:
+    # The first stop beyond s_m; n_stops if there is none.
+    cdef int32_t low = 0
+    cdef int32_t high = pattern.n_stops
+    cdef int32_t middle
+    while low < high:
+        middle = (low + high) >> 1
+        if pattern.stops[middle].s_m > s_m:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+cdef int32_t _stop_of_sequence(const pattern_t* pattern, int32_t sequence, bint exactly) noexcept nogil:
+    # The first stop with this sequence, or (not exactly) with a greater one; NO_STOP if there is none.
+    cdef int32_t low = 0
+    cdef int32_t high = pattern.n_stops
+    cdef int32_t i
+    if pattern.ascending:
+        while low < high:
+            i = (low + high) >> 1
+            if pattern.stops[i].sequence < sequence:
+                low = i + 1
+            else:
+                high = i
+        if low < pattern.n_stops and (pattern.stops[low].sequence == sequence or not exactly):
+            return low
+        return NO_STOP
+    for i in range(pattern.n_stops):
+        if pattern.stops[i].sequence == sequence or (not exactly and pattern.stops[i].sequence > sequence):
+            return i
+    return NO_STOP
+
+
+cdef place_t _before_stop(
+    const pattern_t* pattern, const point_t* point, int32_t next_stop, double progress_m, const options_t* options,
+) noexcept nogil:
+    # The place of a vehicle whose next stop is known: between the stop before and that stop, and not behind its
+    # earlier progress if that lies there too.
+    cdef double low_m = pattern.stops[next_stop - 1].s_m if next_stop > 0 else 0.0
+    cdef double high_m = pattern.stops[next_stop].s_m if next_stop < pattern.n_stops else pattern.length_m
+    if low_m <= progress_m <= high_m:
+        low_m = progress_m
+    return _nearest(
+        pattern.segments, pattern.n_segments, point, low_m, high_m, options.near_equal_m,
+        options.heading_penalty_m * options.heading_penalty_m)
+
+
+cdef int32_t _stop_of_id(
+    const pattern_t* pattern, const char* text, int32_t length, const point_t* point, double progress_m,
+    int32_t after, const options_t* options,
+) noexcept nogil:
+    # The stop with this id; NO_STOP if the pattern does not have it. Of several the first at or after the earlier
+    # progress, else the one whose leg is nearest. `after` is 1 when the vehicle stands at the stop: its leg is then
+    # the one behind the stop, and it may have been thrown forward a little.
+    cdef uint64_t code = hash_text(text, length)
+    cdef int32_t found = NO_STOP
+    cdef int32_t i
+    cdef double square, best = INFINITY
+    cdef bint several = False
+    for i in range(pattern.n_stops):
+        if (pattern.id_hashes[i] != code or pattern.stops[i].id_length != length
+                or memcmp(pattern.text + pattern.stops[i].id_start, text, <size_t>length) != 0):
+            continue
+        if found >= 0:
+            several = True
+            break
+        found = i
+    if not several:
+        return found
+    for i in range(found, pattern.n_stops):
+        # Equal hashes of one process are equal ids here: the first one found has been compared.
+        if pattern.id_hashes[i] == code and pattern.stops[i].s_m >= progress_m - (options.tolerance_m if after else 0.0):
+            return i
+    for i in range(found, pattern.n_stops):
+        if pattern.id_hashes[i] != code:
+            continue
+        square = sqrt(_before_stop(pattern, point, i + after, NAN, options).square_m2)
+        if square + options.near_equal_m < best:
+            best = square
+            found = i
+    return found
+
+
+cdef int32_t _stop_said(
+    const pattern_t* pattern, const char* text, text_t stop_id, int32_t sequence, int8_t current_status,
+    const point_t* point, double progress_m, const options_t* options,
+) noexcept nogil:
+    # The next stop as the vehicle itself reports it; NO_STOP if it does not, or the pattern has nothing of the kind.
+    cdef int32_t after = current_status == STOPPED_AT
+    cdef int32_t stop = NO_STOP
+    if sequence != NO_SEQUENCE:
+        stop = _stop_of_sequence(pattern, sequence, True)
+    if stop < 0 and stop_id.length > 0:
+        stop = _stop_of_id(pattern, text + stop_id.start, stop_id.length, point, progress_m, after, options)
+    if stop >= 0:
+        return stop + after
+    if sequence != NO_SEQUENCE:
+        return _stop_of_sequence(pattern, sequence, False)
+    return NO_STOP
+
+
+cdef int32_t _stop_by_place(
+    const pattern_t* pattern, const point_t* point, bint has_trip, double elapsed_s, const options_t* options,
+    double* progress_m, uint8_t* strikes,
+) noexcept nogil:
+    # The next stop by projection; NO_STOP if the vehicle is off the route. progress_m: NaN if nothing is known.
+    cdef const segment_t* pieces = pattern.segments
+    cdef int n_pieces = pattern.n_segments
+    cdef double before_m = progress_m[0]
+    cdef double penalty_m2 = options.heading_penalty_m * options.heading_penalty_m
+    cdef double fit_m2 = options.fit_m * options.fit_m
+    cdef double limit_m2 = options.max_off_route_m * options.max_off_route_m
+    cdef double low_m, window_m
+    cdef int limit, n_strikes = 0
+    cdef place_t place, other
+    if not isnan(before_m):
+        low_m = before_m - options.tolerance_m
+        window_m = (elapsed_s if elapsed_s > 0.0 else 0.0) * options.max_speed_mps + options.slack_m
+        place = _nearest(pieces, n_pieces, point, low_m, before_m + window_m, options.near_equal_m, penalty_m2)
+        if place.square_m2 > fit_m2:
+            other = _nearest(pieces, n_pieces, point, low_m, INFINITY, options.near_equal_m, penalty_m2)
+            # A detour keeps its place; only a good fit farther on, or no fit at all here, moves the vehicle there.
+            if other.square_m2 <= fit_m2 or place.square_m2 > limit_m2:
+                place = other
+        if place.square_m2 > fit_m2 and low_m > 0.0:
+            other = _nearest(pieces, n_pieces, point, 0.0, low_m, options.near_equal_m, penalty_m2)
+            if other.square_m2 <= options.restart_fit_m * options.restart_fit_m:
+                # It stands where it stood, on the line and so not off its route, until the strikes are full.
+                n_strikes = strikes[0] + 1 if strikes[0] < 255 else 255
+                place.s_m = before_m
+                place.square_m2 = 0.0
+                limit = options.trip_strikes if has_trip else options.strikes
+                if 0 < limit <= n_strikes:
+                    before_m = NAN
+                    n_strikes = 0
+    if isnan(before_m):
+        place = _nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
+    strikes[0] = <uint8_t>n_strikes
+    if place.square_m2 > limit_m2:
+        return NO_STOP
+    progress_m[0] = place.s_m if isnan(before_m) or place.s_m > before_m else before_m
+    return _stop_after(pattern, progress_m[0])
+
+
+def select(
+    PatternTable table not None, const uint8_t[::1] arena not None, uint8_t[::1] status not None,
+    text_t[::1] stop_id not None, const int32_t[::1] stop_sequence not None, const int8_t[::1] current_status not None,
+    const double[::1] lat not None, const double[::1] lon not None, const float[::1] bearing_deg not None,
+    const int64_t[::1] time_us not None, const int32_t[::1] pattern_ix not None, const uint64_t[::1] trip_key not None,
+    const double[::1] prev_progress_m not None, const int64_t[::1] prev_time_us not None,
+    const uint8_t[::1] prev_strikes not None, tuple options not None,
+    int32_t[::1] first_stop not None, double[::1] progress_m not None, uint8_t[::1] strikes not None,
+):
+    """Next stop and progress of every OK row; see `etacore.features.select_stops`."""
+    cdef Py_ssize_t n = pattern_ix.shape[0]
+    cdef Py_ssize_t i
+    cdef options_t o
+    cdef const char* text = <const char*>&arena[0] if arena.shape[0] else NULL
+    cdef const pattern_t* pattern
+    cdef point_t point
+    cdef int32_t stop
+    cdef double before_m
+    if not (
+        status.shape[0] >= n and stop_id.shape[0] >= n and stop_sequence.shape[0] >= n and current_status.shape[0] >= n
+        and lat.shape[0] >= n and lon.shape[0] >= n and bearing_deg.shape[0] >= n and time_us.shape[0] >= n
+        and trip_key.shape[0] >= n and prev_progress_m.shape[0] >= n and prev_time_us.shape[0] >= n
+        and prev_strikes.shape[0] >= n and first_stop.shape[0] >= n and progress_m.shape[0] >= n
+        and strikes.shape[0] >= n
+    ):
+        raise ValueError("the columns are shorter than the batch")
+    (o.max_off_route_m, o.max_speed_mps, o.slack_m, o.tolerance_m, o.fit_m, o.restart_fit_m, o.near_equal_m,
+     o.heading_penalty_m, o.reset_after_us, o.strikes,
+     o.trip_strikes) = options
+    with nogil:
+        for i in range(n):
+            first_stop[i] = NO_STOP
+            progress_m[i] = NAN
+            strikes[i] = 0
+            if status[i] != OK:
+                continue
+            pattern = pattern_at(table, pattern_ix[i])
+            if pattern == NULL or pattern.n_stops == 0:
+                status[i] = UNKNOWN_ROUTE
+                continue
+            point = _point(lat[i], lon[i], bearing_deg[i])
+            before_m = prev_progress_m[i]
+            if not isnan(before_m):
+                strikes[i] = prev_strikes[i]
+                if time_us[i] - prev_time_us[i] > o.reset_after_us:
+                    before_m = NAN
+                    strikes[i] = 0
+            stop = _stop_said(
+                pattern, text, stop_id[i], stop_sequence[i], current_status[i], &point, before_m, &o)
+            if stop >= 0:
+                before_m = _before_stop(pattern, &point, stop, before_m, &o).s_m
+                strikes[i] = 0
+            else:
+                stop = _stop_by_place(
+                    pattern, &point, trip_key[i] != 0, 1e-6 * <double>(time_us[i] - prev_time_us[i]), &o, &before_m,
+                    &strikes[i])
+            progress_m[i] = before_m
+            first_stop[i] = stop
+            if stop < 0:
+                status[i] = OFF_ROUTE
+            elif stop >= pattern.n_stops:
+                status[i] = TRIP_FINISHED
+
+
+def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m):
+    """Metres along the line from a vehicle to a stop; see `etacore.features.along_shape_distance`."""
+    cdef point_t vehicle = _point(lat, lon, NAN)
+    cdef point_t stop = _point(stop_lat, stop_lon, NAN)
+    cdef place_t at = _nearest(line.segments, line.n_segments, &vehicle, 0.0, INFINITY, near_equal_m, 0.0)
+    cdef place_t ahead = _nearest(line.segments, line.n_segments, &stop, at.s_m, INFINITY, near_equal_m, 0.0)
+    return at.s_m, at.square_m2 ** 0.5, ahead.s_m, ahead.square_m2 ** 0.5
