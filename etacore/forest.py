@@ -1,0 +1,174 @@
+"""Compiled forests from a file to predictions: nothing is mapped whose content hash does not match."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import itertools
+import math
+import os
+import platform
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from etacore._forest import MAX_FEATURES, Library
+from etacore.errors import ModelLoadError
+
+__all__ = ["CPU", "MAX_FEATURES", "PLATFORM", "Forest", "library_name", "sha256_hex"]
+
+PLATFORM: Final = sys.platform
+CPU: Final = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
+_RECOMPILE: Final = "compile the model again on a machine like this one: etacore compile MODEL"
+
+_libraries: dict[str, Library] = {}  # one mapping per content
+_mapped = itertools.count(1)
+_libraries_lock = threading.Lock()
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 of `data`, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def library_name(sha256: str) -> str:
+    """File name of a library of this machine's platform and CPU: a new one lands beside the old one."""
+    return f"{sha256[:16]}-{PLATFORM}-{CPU}.so"
+
+
+class Forest:
+    """A regression forest as native code. Safe to call from several threads at once.
+
+    Attributes
+    ----------
+    n_features : int
+        Columns of the matrix it predicts.
+    sha256 : str
+        Content hash of the library.
+    """
+
+    __slots__ = ("_library", "n_features", "sha256")
+
+    def __init__(self, library: Library, sha256: str) -> None:
+        self._library = library
+        self.n_features = library.n_features
+        self.sha256 = sha256
+
+    @classmethod
+    def load(cls, path: Path, sha256: str, n_features: int, *, platform: str = PLATFORM, cpu: str = CPU) -> Forest:
+        """Read a library once, check its hash, and map those very bytes.
+
+        The bytes that were hashed are what gets mapped, from a sealed memory file (elsewhere than on Linux, or
+        without ``/proc``, from a private temporary copy). Hashing a file and then opening it again by name would
+        leave a moment in which somebody else could put another file there, and a library runs code.
+
+        Parameters
+        ----------
+        path : Path
+            The shared library.
+        sha256 : str
+            What its content must hash to.
+        n_features : int
+            Columns the caller will pass.
+        platform, cpu : str
+            What the library was made for, compared with this machine before anything is read.
+
+        Raises
+        ------
+        ModelLoadError
+            If the file is missing or unreadable, made for another machine, has another content, cannot be mapped
+            (another libc, for example), or is not such a forest.
+        """
+        if (platform, cpu) != (PLATFORM, CPU):
+            raise ModelLoadError(
+                f"{path} was made for {platform}-{cpu}, this machine is {PLATFORM}-{CPU}", hint=_RECOMPILE
+            )
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise ModelLoadError(f"library {path} is missing", hint="copy the whole bundle, or compile again") from None
+        except OSError as err:
+            raise ModelLoadError(f"library {path} cannot be read: {err.strerror}") from err
+        found = sha256_hex(content)
+        if found != sha256:
+            raise ModelLoadError(
+                f"library {path} has SHA-256 {found}, its manifest says {sha256}; it was not loaded",
+                hint="the file is damaged or was replaced: copy the bundle again, or compile again",
+            )
+        with _libraries_lock:
+            known = _libraries.get(sha256)
+            if known is None:
+                try:
+                    known = _libraries[sha256] = _map(content, n_features)
+                except ModelLoadError as err:
+                    raise ModelLoadError(f"{path}: {err.message}", hint=err.hint) from None
+        if known.n_features != n_features:
+            raise ModelLoadError(f"{path} takes {known.n_features} features, the model names {n_features}")
+        return cls(known, sha256)
+
+    def predict(
+        self,
+        X: NDArray[np.float32],  # noqa: N803
+        out: NDArray[np.float32],
+        low: float = -math.inf,
+        high: float = math.inf,
+    ) -> None:
+        """Predict every row; NaN in `X` is what XGBoost calls missing.
+
+        Parameters
+        ----------
+        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
+            Only read.
+        out : ndarray of float32, shape (n_rows,)
+            Overwritten with predictions in the unit of the training target (seconds).
+        low, high : float
+            Bounds that results are clipped to.
+
+        Raises
+        ------
+        ValueError
+            If a shape or dtype does not fit.
+        """
+        self._library.predict(X, out, low, high)
+
+
+def _map(content: bytes, n_features: int) -> Library:
+    if hasattr(os, "memfd_create"):
+        try:
+            fd = os.memfd_create("etacore-forest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        except OSError:
+            return _map_copy(content, n_features)
+        try:
+            _write_all(fd, content)
+            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+            # The dynamic linker compares names before files: under a file number that is in use a second time it
+            # would silently hand out the first library. So each mapping spells its path in its own way, with the
+            # digits of a counter written as "." or nothing between slashes.
+            spelling = "/".join("." if digit == "1" else "" for digit in f"{next(_mapped):b}")
+            path = f"/proc/self/fd/{spelling}/{fd}"
+            if Path(path).exists():
+                return Library(path.encode(), n_features)
+        finally:
+            os.close(fd)
+    return _map_copy(content, n_features)
+
+
+def _map_copy(content: bytes, n_features: int) -> Library:
+    # A folder only we can enter, and a name never used before; the file may go as soon as it is mapped.
+    with tempfile.TemporaryDirectory(prefix="etacore-") as folder:
+        path = Path(folder) / "forest.so"
+        path.write_bytes(content)
+        return Library(os.fsencode(path), n_features)
+
+
+def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(fd, view) :]

@@ -1,0 +1,352 @@
+"""XGBoost model to native library, held against XGBoost before it is accepted, and into the registry."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from etacore.errors import CompileError
+from etacore.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
+from etacore.manifest import LibraryFile, Manifest, Parity, SourceFile, make_model_key
+from etacore.mlops import codegen
+from etacore.mlops.parity import check_parity, parity_rows
+from etacore.mlops.source_model import check_tools, format_of, read_model
+from etacore.registry import Registry
+from etacore.schema import MAX_ETA_S, MIN_ETA_S
+
+BACKEND: Final = "tl2cgen"
+HOLIDAY_YEARS: Final = (-15, 10)
+"""Years before and after the compilation whose holidays a bundle carries: recorded days are replayed too."""
+
+NODES_PER_UNIT: Final = 1200
+# The plain CPU of the platform, so that a library runs on every machine of its kind, and nothing that differs from
+# run to run or from folder to folder: the same sources give the same bytes. No contraction: a fused multiply-add
+# would round differently from XGBoost. -O1 because, measured on 200 trees, it gives the fastest and smallest code.
+FLAGS: Final = ("-std=c99", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fno-ident", "-fno-asynchronous-unwind-tables")
+CPU_FLAGS: Final = {"x86_64": ("-march=x86-64", "-mtune=generic")}
+LINK_FLAGS: Final = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none", "-Wl,--hash-style=gnu")
+LIBRARIES: Final = ("-Wl,--as-needed", "-lm", "-lc")  # a forest without a link function needs neither
+
+_LEAF: Final = re.compile(r"(result\[0\] \+= )([-+0-9.eE]+);")
+_BASE: Final = re.compile(r"\n *// Apply base_scores\n( *result\[0\] \+= [^;]*;\n)")
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledModel:
+    """A checked library with what is known about its model; nothing of it is on disk yet."""
+
+    source: bytes
+    source_file: str
+    library: bytes
+    library_file: LibraryFile
+    features: tuple[str, ...]
+    objective: str
+    n_trees: int
+    parity: Parity
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def compile_model(
+    source: Path,
+    *,
+    features: Sequence[str] | None = None,
+    compiler: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> CompiledModel:
+    """Compile an XGBoost model to a shared library and hold it against XGBoost.
+
+    All trees are compiled, as ``Booster.predict`` uses them. The sources are those of tl2cgen with two changes that
+    make the sum the same, float by float, as XGBoost's: leaves are float32 numbers and not doubles, and the base
+    score comes first.
+
+    Parameters
+    ----------
+    source : Path
+        A model saved by XGBoost 2.x or 3.x, JSON or UBJ (told apart by content).
+    features : sequence of str, optional
+        Feature names in the model's order; needed if the model does not name them.
+    compiler : sequence of str, optional
+        C compiler command; default ``$CC``, else ``cc``, ``gcc`` or ``clang``.
+    progress : callable, optional
+        Called with a line of text at each step.
+
+    Raises
+    ------
+    CompileError
+        If the file is no such model, the model is of a kind that cannot be served (named in the message), a tool is
+        absent or fails, or the library disagrees with XGBoost.
+    SchemaError
+        If a feature is unknown to this version.
+    """
+    tell = progress or (lambda _: None)
+    check_tools()
+    command = tuple(compiler) if compiler else find_compiler()
+    try:
+        content = source.read_bytes()
+    except OSError as err:
+        raise CompileError(f"model {source} cannot be read: {err.strerror}") from err
+    model_format = format_of(content, source)
+    with tempfile.TemporaryDirectory(prefix="etacore-compile-") as folder:
+        work = Path(folder)
+        model_path = work / f"model.{model_format}"
+        model_path.write_bytes(content)
+        model = read_model(model_path, features, source)
+        names, trees = model.features, model.trees
+        if best := model.learner.get("attributes", {}).get("best_iteration"):
+            tell(f"note: training stopped early at round {best}; all rounds are compiled, as Booster.predict uses them")
+        n_nodes = sum(len(tree["left_children"]) for tree in trees)
+        n_units = max(1, min(len(trees), n_nodes // NODES_PER_UNIT))
+        tell(f"writing C for {len(trees)} trees, {n_nodes} nodes")
+        facts = _generate(model_path, model_format, work, n_units)
+        if facts["link"] != model.link or facts["n_targets"] != 1 or facts["n_classes"] != [1] or facts["averages"]:
+            raise CompileError(f"treelite reads {source} as {facts}, not as one target with link {model.link!r}")
+        tell(f"compiling {n_units} units with {shlex.join(command)}")
+        library = _build(work, command)
+        sha256 = sha256_hex(library)
+        path = work / library_name(sha256)
+        path.write_bytes(library)
+        rows = parity_rows(trees, len(names))
+        tell(f"checking {len(rows)} rows against XGBoost")
+        compiled = np.empty(len(rows), np.float32)
+        Forest.load(path, sha256, len(names)).predict(rows, compiled)
+        parity = check_parity(
+            names, rows, compiled, model.predict(rows), model.magnitudes(rows), len(trees), model.link
+        )
+    tell(f"{parity.rows} rows agree, largest difference {parity.max_abs_error:.3g}, allowed {parity.bound:.3g}")
+    versions = {name: _version(name) for name in ("etacore", "xgboost", "numpy")}
+    versions |= {name: str(facts[name]) for name in ("treelite", "tl2cgen")}
+    versions |= {"python": platform.python_version(), "source_xgboost": model.version}
+    return CompiledModel(
+        source=content,
+        source_file=model_path.name,
+        library=library,
+        library_file=LibraryFile(path.name, sha256, PLATFORM, CPU, BACKEND, _compiler_name(command)),
+        features=names,
+        objective=model.objective,
+        n_trees=len(trees),
+        parity=parity,
+        versions=versions,
+    )
+
+
+def compile_to_registry(
+    source: Path,
+    registry: Registry,
+    *,
+    features: Sequence[str] | None = None,
+    time_zone: str = "UTC",
+    holiday_region: str | None = None,
+    dataset: str = "unknown",
+    route_id: str | None = None,
+    metrics: Mapping[str, float | None] | None = None,
+    model_key: str | None = None,
+    model_type: str = "xgboost",
+    nan_at_serving: float | None = None,
+    distance: str = "straight",
+    clip_seconds: tuple[float, float] = (MIN_ETA_S, MAX_ETA_S),
+    hyperparameters: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    samples: Mapping[str, int] | None = None,
+    saved_at: datetime | None = None,
+    compiler: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Compile a model and add it to a registry as a bundle.
+
+    Parameters
+    ----------
+    source, features, compiler, progress
+        As for `compile_model`.
+    registry : Registry
+        Where the bundle goes.
+    time_zone, holiday_region : str
+        What the model was trained with: IANA name, and a code such as ``CR`` or ``CA-ON`` (None: no holidays).
+    dataset : str
+        Name of the training data; models are only ever compared within one.
+    route_id : str or None
+        None for a global model.
+    metrics : mapping
+        ``val_*`` and ``test_*``; ``test_mae_seconds`` decides between models.
+    model_key : str, optional
+        Default: made by `make_model_key` from the hyperparameters given.
+    model_type : str
+        The family.
+    nan_at_serving : float or None
+        0.0 if a NaN feature was 0.0 in training, None if it was missing.
+    distance : str
+        ``straight`` or ``along_route``: what ``distance_to_stop`` was in training.
+    clip_seconds : tuple of float
+        Bounds of a prediction.
+    hyperparameters, provenance : mapping, optional
+        Kept in the manifest; versions, objective and number of trees are added to the provenance.
+    samples : mapping, optional
+        Any of ``n_samples``, ``n_trips``, ``train_samples``, ``test_samples``.
+    saved_at : datetime, optional
+        Aware; default now.
+
+    Returns
+    -------
+    str
+        The model key.
+
+    Raises
+    ------
+    CompileError, SchemaError
+        As `compile_model`; also for an unknown holiday region.
+    RegistryError
+        If the key is taken or unusable, or a field is wrong.
+    """
+    saved_at = saved_at or datetime.now(UTC)
+    holidays = holiday_dates(holiday_region, saved_at.year) if holiday_region else ()
+    built = compile_model(source, features=features, compiler=compiler, progress=progress)
+    key = model_key or make_model_key(model_type, dataset, built.features, route_id, saved_at, hyperparameters)
+    manifest = Manifest(
+        model_key=key,
+        model_type=model_type,
+        dataset=dataset,
+        route_id=route_id,
+        saved_at=saved_at.isoformat(),
+        features=built.features,
+        time_zone=time_zone,
+        source=SourceFile(built.source_file, sha256_hex(built.source)),
+        libraries=(built.library_file,),
+        parity=built.parity,
+        metrics=dict(metrics or {}),
+        hyperparameters=dict(hyperparameters or {}),
+        provenance={
+            **(provenance or {}),
+            "versions": dict(built.versions),
+            "objective": built.objective,
+            "n_trees": built.n_trees,
+        },
+        holiday_region=holiday_region,
+        holidays=holidays,
+        nan_at_serving=nan_at_serving,
+        distance=distance,
+        clip_seconds=clip_seconds,
+        **(samples or {}),
+    )
+    registry.save(manifest, {built.source_file: built.source, built.library_file.file: built.library})
+    return key
+
+
+def holiday_dates(region: str, year: int, span: tuple[int, int] = HOLIDAY_YEARS) -> tuple[date, ...]:
+    """Public holidays of a region in the years around `year`, sorted.
+
+    Parameters
+    ----------
+    region : str
+        ISO country code, with a subdivision after a dash if any: ``CR``, ``CA-ON``.
+    year : int
+        The year in the middle.
+    span : tuple of int
+        First and last year, relative to `year`.
+
+    Raises
+    ------
+    CompileError
+        If the region is unknown, or the package ``holidays`` is absent.
+    """
+    check_tools("holidays")
+    import holidays
+
+    country, _, subdivision = region.partition("-")
+    years = range(year + span[0], year + span[1] + 1)
+    hint = "a country code such as CR, or CA-ON with a subdivision"
+    if country not in holidays.list_supported_countries():
+        raise CompileError(f"holiday region {region!r} is unknown", hint=hint)
+    try:
+        days: Iterable[date] = holidays.country_holidays(country, subdiv=subdivision or None, years=years)
+    except NotImplementedError as err:
+        raise CompileError(f"holiday region {region!r} is unknown: {err}", hint=hint) from None
+    return tuple(sorted(days))
+
+
+def find_compiler() -> tuple[str, ...]:
+    """The C compiler's command: ``$CC``, else the first of ``cc``, ``gcc``, ``clang`` on the path.
+
+    Raises
+    ------
+    CompileError
+        If there is none.
+    """
+    for command in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
+        words = tuple(shlex.split(command))
+        if words and shutil.which(words[0]):
+            return words
+    raise CompileError(
+        "no C compiler found (CC, cc, gcc, clang)",
+        hint="apt-get install gcc libc6-dev; or compile elsewhere and copy the bundle: this machine can serve it",
+    )
+
+
+def _version(name: str) -> str:
+    for distribution in (name, f"{name}-cpu"):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _generate(model_path: Path, model_format: str, folder: Path, n_units: int) -> dict[str, Any]:
+    name = {"json": "json", "ubj": "ubjson"}[model_format]
+    arguments = [codegen.__file__, str(model_path), name, str(folder), str(n_units)]
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise CompileError(f"treelite or tl2cgen refuses the model: {_tail(done.stderr)}")
+    facts: dict[str, Any] = json.loads((folder / "facts.json").read_bytes())
+    for path in folder.glob("*.c"):
+        text = _LEAF.sub(r"\1(float)(\2);", path.read_text())
+        if path.name == "main.c" and (base := _BASE.search(text)):
+            text = text.replace(base[0], "\n", 1).replace("  predict_unit0(", f"{base[1]}  predict_unit0(", 1)
+        path.write_text(text)
+    return facts
+
+
+def _build(folder: Path, command: Sequence[str]) -> bytes:
+    # Names only, from inside the folder: no path gets into the library. The order of the objects is fixed.
+    units = ["main", *sorted((p.stem for p in folder.glob("tu*.c")), key=lambda name: int(name[2:]))]
+    flags = (*FLAGS, *CPU_FLAGS.get(CPU, ()))
+
+    def run(*arguments: str) -> None:
+        try:
+            done = subprocess.run([*command, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+        except OSError as err:
+            raise CompileError(f"the compiler {shlex.join(command)} cannot be started: {err.strerror}") from err
+        if done.returncode != 0:
+            raise CompileError(
+                f"{shlex.join(command)} failed: {_tail(done.stderr)}", hint="apt-get install gcc libc6-dev"
+            )
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(lambda unit: run(*flags, "-c", f"{unit}.c", "-o", f"{unit}.o"), units))
+    run(*LINK_FLAGS, *(f"{unit}.o" for unit in units), *LIBRARIES, "-o", "forest.so")
+    return (folder / "forest.so").read_bytes()
+
+
+def _compiler_name(command: Sequence[str]) -> str:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return (done.stdout.strip().splitlines() or [Path(command[0]).name])[0]
+
+
+def _tail(text: str) -> str:
+    return " / ".join(line.strip() for line in text.strip().splitlines()[-6:] if line.strip())[-1000:]
