@@ -1,0 +1,129 @@
+"""The encoder against dicts, orjson.dumps and datetime, byte for byte."""
+
+import random
+
+import numpy as np
+import orjson
+import pytest
+
+from etacore import _encode, _window
+from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
+from tests.reference import encoding as twin
+
+ENVELOPE = Envelope(
+    model_key='xgboost_a"b_spatial-temporal_route_1_20251202_063133_é',
+    model_type="xgboost",
+    model_scope="route",
+    computed_at="2026-01-20T12:00:01.123456+00:00",
+    fetched_at="2026-01-20T12:00:01+00:00",
+    persisted_at="2026-01-20T12:00:01.200000+00:00",
+    latency_ms=12.3455,
+)
+TEXTS = [
+    "171",
+    "BUS-1",
+    'quo"te',
+    "back\\slash",
+    "\x00\x1f\x7f",
+    "Zürich ≠ 漢字",
+    "😀" * 9,
+    "tab\tnew\nline",
+    "x" * 200,
+]
+
+
+def encode(batch):
+    documents = Documents()
+    encode_documents(
+        batch.columns,
+        batch.keys,
+        batch.table,
+        batch.pattern_ix,
+        batch.row_offset,
+        batch.stop_ix,
+        batch.distance_m,
+        batch.eta_s,
+        ENVELOPE,
+        documents,
+    )
+    return documents
+
+
+def random_rows(rng, n):
+    moments = [0, 1_768_910_400_000_000, 1_768_910_400_123_456, 951_782_399_999_999, -1, 253_402_300_790_000_000]
+    rows = []
+    for i in range(n):
+        vehicle = f"{rng.choice(TEXTS)}{i}"
+        rows.append(
+            {
+                "status": rng.choice([0, 0, 0, 1, 14]),
+                "vehicle_id": vehicle,
+                "route_id": rng.choice(TEXTS),
+                "trip_id": rng.choice([None, *TEXTS]),
+                "timestamp": rng.choice([*TEXTS, b"1768910400", b"1768910400.5", b"1.7689104e9"]),
+                "time_us": rng.choice(moments),
+                "key": f"vehicle:{vehicle}".encode() + rng.choice([b"", b"", b"\xff\xc3", b"\xe2\x82"]),
+                "stops": [
+                    (
+                        rng.choice(TEXTS),
+                        rng.randrange(-5, 1000),
+                        rng.choice([rng.uniform(0, 3e4), rng.randrange(40000) / 20, 0.0, float("nan"), 1e12]),
+                        rng.choice([rng.uniform(0, 7200), rng.randrange(7200 * 8) / 8, 0, 59.99, 7200, np.nan, np.inf]),
+                    )
+                    for _ in range(rng.randrange(6))
+                ],
+            }
+        )
+    return rows
+
+
+def test_the_kernel_is_compiled():
+    assert _encode.__file__.endswith(".so")
+    assert _window.__file__.endswith(".so")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_documents_are_those_of_the_twin(seed):
+    batch = twin.Batch(random_rows(random.Random(seed), 300))
+    documents = encode(batch)
+    expected = batch.expected(ENVELOPE)
+    assert [documents[i] for i in range(300)] == expected
+    assert len(documents) == sum(map(bool, expected)) > 100
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_commands_are_those_of_the_twin(seed):
+    batch = twin.Batch(random_rows(random.Random(seed), 100))
+    documents = encode(batch)
+    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"predictions:", ttl_s=300, out=bytearray())
+    expected = [
+        twin.set_command(b"predictions:" + row["vehicle_id"].encode(), document, 300)
+        for row, document in zip(batch.rows, batch.expected(ENVELOPE), strict=True)
+        if document
+    ]
+    assert bytes(view) == b"".join(expected)
+    assert n_commands == len(expected) > 10
+
+
+@pytest.mark.parametrize("value", [0.35, 0.25, 0.75, 2.675, 1.005, 0.05, 0.15, 1e11 + 0.05, 0.0, -0.0, -0.04, 7199.95])
+@pytest.mark.parametrize("decimals", [1, 2, 3])
+def test_numbers_on_and_near_a_half(value, decimals):
+    for near in (np.nextafter(value, -np.inf), value, np.nextafter(value, np.inf)):
+        assert _encode.number_text(near, decimals) == orjson.dumps(round(float(near), decimals))
+
+
+def test_stops_as_dicts_are_those_of_the_twin():
+    rng = random.Random(4)
+    stops = [stop for row in random_rows(rng, 300) for stop in row["stops"] if stop[2] != 1e12]
+    time_us = 1_768_910_400_123_456
+    found = _window.prediction_dicts(
+        [stop[0] for stop in stops],
+        [stop[1] for stop in stops],
+        [None] * len(stops),
+        np.array([stop[2] for stop in stops]),
+        np.array([stop[3] for stop in stops], np.float32),
+        time_us,
+    )
+    expected = [twin.stop(*stop[:3], float(np.float32(stop[3])), time_us) for stop in stops]
+    assert list(map(repr, found)) == list(map(repr, expected))
+    assert all(list(a) == list(b) for a, b in zip(found, expected, strict=True))

@@ -1,0 +1,100 @@
+"""Rounding, escapes and times against Python and orjson, for whatever hypothesis thinks of."""
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import orjson
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from etacore import _encode, _window
+from etacore.encoding import Documents, Envelope, encode_documents
+from tests.reference import encoding as twin
+
+ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.0)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+doubles = st.floats(-1e12, 1e12, exclude_min=True, exclude_max=True)
+# Decimals that end in a 5 one digit too far: the double beside it decides, not the decimal.
+halves = st.builds(lambda n, k: (2 * n + 1) * 5 / 10**k, st.integers(0, 10**9), st.integers(1, 4)).filter(
+    lambda x: x < 1e12
+)
+dyadic = st.builds(lambda n, k: n / 2**k, st.integers(0, 2**39), st.integers(0, 20))
+
+
+@given(doubles | halves | dyadic, st.sampled_from([1, 2, 3]))
+@example(0.35, 1)
+@example(2.675, 2)
+@example(0.25, 1)
+@example(-0.04, 1)
+def test_numbers_are_rounded_as_python_rounds(value, decimals):
+    assert _encode.number_text(value, decimals) == orjson.dumps(round(value, decimals))
+
+
+@given(st.floats(allow_nan=True, allow_infinity=True))
+def test_what_is_no_number_is_null(value):
+    text = _encode.number_text(value, 1)
+    assert (text == b"null") == (not abs(value) < 1e12)
+
+
+@given(
+    st.text(st.characters(exclude_categories=["Cs"]))
+    | st.text(st.sampled_from('"\\\b\f\n\r\t\x00\x1f\x7fa/é'), max_size=40)
+)
+def test_texts_are_escaped_as_orjson_does(text):
+    assert _encode.string_text(text.encode()) == orjson.dumps(text)
+
+
+@given(st.binary(max_size=40))
+def test_keys_that_are_not_utf8_are_shown(key):
+    assert _encode.string_text(key) == orjson.dumps(key.decode("utf-8", "replace"))
+
+
+@given(st.datetimes(timezones=st.just(UTC)))
+def test_times_are_iso(moment):
+    time_us = (moment - EPOCH) // timedelta(microseconds=1)
+    assert _encode.time_text(time_us).decode() == moment.isoformat()
+
+
+@given(
+    st.floats(0, 7200, width=32) | st.floats(width=32),
+    st.datetimes(timezones=st.just(UTC)),
+    st.floats(0, 1e7) | halves,
+)
+def test_a_stop_is_that_of_the_twin(eta_s, moment, distance_m):
+    time_us = (moment - EPOCH) // timedelta(microseconds=1)
+    found = _window.prediction_dicts(["S"], [1], [None], np.array([distance_m]), np.array([eta_s], np.float32), time_us)
+    assert found == [twin.stop("S", 1, distance_m, eta_s, time_us)]
+
+
+@given(st.lists(st.floats(0, 7200, width=32) | st.just(math.nan), min_size=1, max_size=4), st.text(max_size=5))
+def test_a_document_is_json(etas, name):
+    name = name.encode("utf-8", "replace").decode()
+    stops = [(f"S{i}", i, 10.0 * i, eta) for i, eta in enumerate(etas)]
+    batch = twin.Batch(
+        [
+            {
+                "vehicle_id": name,
+                "route_id": name,
+                "trip_id": name,
+                "timestamp": name,
+                "time_us": 0,
+                "key": name.encode(),
+                "stops": stops,
+            }
+        ]
+    )
+    documents = Documents()
+    encode_documents(
+        batch.columns,
+        batch.keys,
+        batch.table,
+        batch.pattern_ix,
+        batch.row_offset,
+        batch.stop_ix,
+        batch.distance_m,
+        batch.eta_s,
+        ENVELOPE,
+        documents,
+    )
+    assert [documents[0]] == batch.expected(ENVELOPE)

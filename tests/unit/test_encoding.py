@@ -1,0 +1,143 @@
+import numpy as np
+import orjson
+import pytest
+
+from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
+from etacore.schema import Status
+from tests.reference.encoding import Batch
+
+ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.25)
+
+
+def row(i=0, **changes):
+    return {
+        "vehicle_id": f"v{i}",
+        "route_id": "171",
+        "trip_id": None,
+        "timestamp": "2026-01-20T12:00:00Z",
+        "time_us": 1_768_910_400_000_000,
+        "key": b"vehicle:v%d" % i,
+        "stops": [("S1", 1, 123.45, 45.2), ("S2", 2, 300.0, 75.0)],
+    } | changes
+
+
+def encode(batch, documents=None, **changes):
+    documents = Documents() if documents is None else documents
+    given = {
+        "pattern_ix": batch.pattern_ix,
+        "row_offset": batch.row_offset,
+        "stop_ix": batch.stop_ix,
+        "distance_m": batch.distance_m,
+        "eta_s": batch.eta_s,
+    } | changes
+    encode_documents(
+        batch.columns, given.pop("keys", batch.keys), batch.table, envelope=ENVELOPE, documents=documents, **given
+    )
+    return documents
+
+
+def test_a_document_has_the_fields_in_order():
+    document = encode(Batch([row(trip_id="T")]))[0]
+    assert document == (
+        b'{"vehicle_id":"v0","route_id":"171","trip_id":"T","computed_at":"c","model_key":"key","model_type":"xgboost",'
+        b'"model_scope":"global","predictions":['
+        b'{"stop_id":"S1","stop_sequence":1,"distance_to_stop_m":123.5,"eta_seconds":45.2,"eta_minutes":0.75,'
+        b'"eta_formatted":"45s","eta_timestamp":"2026-01-20T12:00:45.200001+00:00"},'
+        b'{"stop_id":"S2","stop_sequence":2,"distance_to_stop_m":300.0,"eta_seconds":75.0,"eta_minutes":1.25,'
+        b'"eta_formatted":"1m 15s","eta_timestamp":"2026-01-20T12:01:15+00:00"}],'
+        b'"source":"prefect","redis_key":"vehicle:v0","fetched_at":"f","persisted_at":"p",'
+        b'"source_timestamp":"2026-01-20T12:00:00Z","prefect_pipeline_latency_ms":1.25}'
+    )
+
+
+def test_a_stop_without_prediction_says_so():
+    document = orjson.loads(encode(Batch([row(stops=[("S1", 1, 10.0, np.nan), ("S2", 2, 20.0, 5.0)])]))[0])
+    failed, good = document["predictions"]
+    assert failed == {
+        "stop_id": "S1",
+        "stop_sequence": 1,
+        "distance_to_stop_m": 10.0,
+        "eta_seconds": None,
+        "eta_minutes": None,
+        "eta_formatted": None,
+        "eta_timestamp": None,
+        "error": "The model gave no usable prediction",
+    }
+    assert good["eta_seconds"] == 5.0
+
+
+@pytest.mark.parametrize("eta_s", [np.nan, np.inf, -np.inf, -1.0, 2e9])
+def test_a_row_without_any_prediction_fails(eta_s):
+    batch = Batch([row(0, stops=[("S1", 1, 10.0, eta_s)]), row(1)])
+    documents = encode(batch)
+    assert documents[0] == b""
+    assert documents[1] != b""
+    assert len(documents) == 1
+    assert batch.columns.status.tolist() == [Status.PREDICTION_FAILED, Status.OK]
+
+
+@pytest.mark.parametrize("changes", [{"pattern_ix": [7, 1]}, {"pattern_ix": [-1, 1]}, {"stop_ix": [0, 3, 0, 1]}])
+def test_what_points_nowhere_fails_its_row_only(changes):
+    batch = Batch([row(0), row(1)])
+    documents = encode(batch, **{name: np.array(value, np.int32) for name, value in changes.items()})
+    assert documents[0] == b""
+    assert documents[1] == batch.expected(ENVELOPE)[1]
+    assert batch.columns.status.tolist() == [Status.PREDICTION_FAILED, Status.OK]
+
+
+def test_arrays_that_are_too_short_are_refused():
+    batch = Batch([row(0), row(1)])
+    for name in ("pattern_ix", "row_offset", "stop_ix", "distance_m", "eta_s"):
+        with pytest.raises(ValueError, match="shorter"):
+            encode(batch, **{name: getattr(batch, name)[:-1]})
+    with pytest.raises(ValueError, match="1 keys for 2 rows"):
+        encode(batch, keys=batch.keys[:1])
+    with pytest.raises(TypeError, match="bytes"):
+        encode(batch, keys=["vehicle:v0", "vehicle:v1"])
+
+
+def test_a_buffer_is_reused_and_grows():
+    documents = Documents()
+    large = Batch([row(i) for i in range(50)])
+    small = Batch([row(3)])
+    encode(small, documents)
+    first = bytes(documents[0])
+    encode(large, documents)
+    assert [documents[i] for i in range(50)] == large.expected(ENVELOPE)
+    capacity = len(documents.buffer)
+    encode(small, documents)
+    assert documents.n == 1
+    assert documents[0] == first
+    assert len(documents.buffer) == capacity
+    with pytest.raises(IndexError):
+        documents[1]
+
+
+def test_a_buffer_that_is_looked_at_does_not_grow():
+    documents = Documents()
+    encode(Batch([row()]), documents)
+    view = memoryview(documents.buffer)
+    with pytest.raises(BufferError):
+        encode(Batch([row(i) for i in range(100)]), documents)
+    view.release()
+    encode(Batch([row(i) for i in range(100)]), documents)
+
+
+def test_an_empty_batch():
+    batch = Batch([])
+    documents = encode(batch)
+    assert len(documents) == 0
+    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=1, out=bytearray())
+    assert (bytes(view), n_commands) == (b"", 0)
+
+
+def test_commands_expire():
+    batch = Batch([row()])
+    documents = encode(batch)
+    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=300, out=bytearray())
+    head, _, tail = bytes(view).partition(documents[0])
+    assert head == b"*5\r\n$3\r\nSET\r\n$4\r\np:v0\r\n$%d\r\n" % len(documents[0])
+    assert tail == b"\r\n$2\r\nEX\r\n$3\r\n300\r\n"
+    assert n_commands == 1
+    with pytest.raises(ValueError, match="time to live"):
+        pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=0, out=bytearray())
