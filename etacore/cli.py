@@ -1,0 +1,244 @@
+"""The commands. Each is a thin shell: parse arguments, call the library, say what happened.
+
+Exit codes: 0 done, 2 a setting or an input is wrong (one line says which).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from etacore import __version__
+from etacore.config import RuntimeConfig, registry_dir_from_env
+from etacore.errors import EtacoreError
+
+EXIT_USAGE: Final = 2
+SECRET_FLAGS: Final = {"--redis-password": "REDIS_PASSWORD", "--redis-url": "REDIS_URL"}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Group(click.Group):
+    """Shows our own errors as one line and a hint, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EtacoreError as error:
+            click.echo(f"etacore: {error}", err=True)
+            ctx.exit(EXIT_USAGE)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="etacore")
+def main() -> None:
+    """Real-time arrival predictions: vehicle snapshots in Redis become predictions in Redis."""
+    hide_secret_arguments(sys.orig_argv)
+
+
+def hide_secret_arguments(argv: list[str]) -> None:
+    """Start anew with secrets moved from the command line, which every user can list, to the environment."""
+    kept: list[str] = []
+    arguments = iter(argv)
+    moved = False
+    for argument in arguments:
+        flag, has_value, value = argument.partition("=")
+        if flag not in SECRET_FLAGS:
+            kept.append(argument)
+            continue
+        os.environ[SECRET_FLAGS[flag]] = value if has_value else next(arguments, "")
+        moved = True
+    if moved:
+        os.execv(sys.executable, [sys.executable, *kept[1:]])  # noqa: S606
+
+
+def _redis_options(command: F) -> F:
+    options = (
+        click.option("--redis-host", envvar="REDIS_HOST", help="Default localhost."),
+        click.option("--redis-port", type=int, envvar="REDIS_PORT", help="Default 6379."),
+        click.option("--redis-db", type=int, envvar="REDIS_DB", help="Default 0."),
+        click.option("--redis-username", envvar="REDIS_USERNAME", help="ACL user."),
+        click.option("--redis-password", envvar="REDIS_PASSWORD", help="Better given as REDIS_PASSWORD."),
+        click.option("--redis-tls/--no-redis-tls", default=None, help="Speak TLS to the host and port."),
+        click.option(
+            "--redis-url", envvar="REDIS_URL", help="redis://, rediss:// or unix://; wins over host, port and db."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+_registry_option = click.option(
+    "--model-registry-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    envvar="MODEL_REGISTRY_DIR",
+    help="Default models/trained.",
+)
+
+
+@main.command()
+@_redis_options
+@_registry_option
+@click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
+@click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
+@click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
+@click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
+@click.option("--model-key", help="Serve this model; default: the promoted one, else the registry's best.")
+@click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
+@click.option(
+    "--max-age", "max_age_seconds", type=float, help="Older snapshots are dropped; seconds, 0 = none. Default 900."
+)
+@click.option("--max-future", "max_future_seconds", type=float, help="Tolerated clock skew in seconds. Default 60.")
+@click.option("--window", "window_seconds", type=float, help="Seconds between lines of counters. Default 10.")
+@click.option("--profiling-dir", type=click.Path(file_okay=False, path_type=Path), help="Write latency CSV files here.")
+def run(**options: Any) -> None:
+    """Run the prediction loop until SIGTERM or Ctrl-C; finishes the batch in hand and exits 0."""
+    from etacore.runtime import PollResult, Runtime, Window
+
+    class Lines:
+        def on_poll(self, result: PollResult) -> None:
+            pass
+
+        def on_window(self, window: Window) -> None:
+            if window.n_polls or window.n_outages:
+                logging.getLogger("etacore.runtime").info(window.line())
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    config = RuntimeConfig.from_mapping(options)
+    runtime = Runtime(config, observer=Lines())
+    stop = _stop_on_signals()
+    models = runtime.engine.models.all()
+    logging.getLogger("etacore.runtime").info(
+        "serving %s%s", models[0].key, f" and {len(models) - 1} route models" if len(models) > 1 else ""
+    )
+    try:
+        runtime.run(stop)
+    finally:
+        runtime.close()
+
+
+@main.command()
+@_redis_options
+@_registry_option
+@click.option("--model-key", help="Check this model; default: all of the registry.")
+def doctor(**options: Any) -> None:
+    """Check Redis, the registry, its bundles and the compiler, and say what to do."""
+    from etacore.doctor import examine
+
+    config = RuntimeConfig.from_mapping(options)
+    healthy = True
+    for finding in examine(config):
+        mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("note", fg="yellow")}.get(
+            finding.verdict, click.style("FAIL", fg="red")
+        )
+        click.echo(f"{mark}  {finding.subject}: {finding.text}")
+        if finding.advice:
+            click.echo(f"      -> {finding.advice}")
+        healthy &= finding.verdict != "fail"
+    sys.exit(0 if healthy else 1)
+
+
+@main.command("compile")
+@click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_registry_option
+@click.option("--features", help="Comma-separated feature names in order; default: those in the model.")
+@click.option("--model-key", help="Default: made from type, dataset, features, scope and time.")
+@click.option("--dataset", default="unknown", show_default=True, help="Name of the dataset it was trained on.")
+@click.option("--route-id", help="For a model of one route.")
+@click.option(
+    "--time-zone", envvar="ETA_TIMEZONE", default="UTC", show_default=True, help="Zone of hour and day features."
+)
+@click.option("--holiday-region", help="Country code of the holiday calendar, for example CR.")
+@click.option("--nan-as-zero/--nan-as-missing", default=False, help="How the model was trained. Default: missing.")
+@click.option("--distance", type=click.Choice(["straight", "along_route"]), default="straight", show_default=True)
+@click.option("--test-mae-seconds", type=float, help="Its test error: how the best model is chosen.")
+def compile_command(model: Path, **options: Any) -> None:
+    """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
+    from etacore.mlops.compiling import compile_to_registry
+    from etacore.registry import Registry
+
+    mae = options["test_mae_seconds"]
+    key = compile_to_registry(
+        model,
+        Registry(options["model_registry_dir"] or registry_dir_from_env()),
+        features=options["features"].split(",") if options["features"] else None,
+        time_zone=options["time_zone"],
+        holiday_region=options["holiday_region"],
+        dataset=options["dataset"],
+        route_id=options["route_id"],
+        metrics={"test_mae_seconds": mae} if mae is not None else {},
+        model_key=options["model_key"],
+        nan_at_serving=0.0 if options["nan_as_zero"] else None,
+        distance=options["distance"],
+        progress=lambda text: click.echo(text, err=True),
+    )
+    click.echo(key)
+
+
+@main.command()
+@click.option("--seconds", type=float, default=30.0, show_default=True)
+@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--plain", is_flag=True, default=None, help="Lines instead of the live view.")
+@_registry_option
+def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path | None) -> None:
+    """Watch a simulated city being predicted, through a real Redis."""
+    from etacore.demo.show import run_demo
+
+    run_demo(seconds=seconds, seed=seed, plain=plain, model_registry_dir=model_registry_dir or registry_dir_from_env())
+
+
+@main.command()
+@click.argument("positions", type=click.Path(exists=True, path_type=Path))
+@click.option("--gtfs", required=True, type=click.Path(exists=True, path_type=Path), help="GTFS zip or folder.")
+@click.option("--start", type=click.DateTime(), help="Event time in the feed's zone, from here on.")
+@click.option("--end", type=click.DateTime(), help="Event time in the feed's zone, before this.")
+@click.option("--routes", help="Comma-separated route ids; default all.")
+@click.option("--speed", type=float, help="Event seconds per second; default as fast as it goes.")
+@click.option("--arrivals", type=click.Path(exists=True, path_type=Path), help="Arrivals to score against (Parquet).")
+@click.option("--model-key", help="Default: the registry's best.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores here too.")
+@_registry_option
+def replay(
+    positions: Path,
+    gtfs: Path,
+    start: datetime | None,
+    end: datetime | None,
+    routes: str | None,
+    json_path: Path | None,
+    model_registry_dir: Path | None,
+    **options: Any,
+) -> None:
+    """Play recorded POSITIONS through Redis and the loop, and score every prediction against what happened."""
+    from etacore.mlops.replay import replay_to_console
+
+    replay_to_console(
+        positions,
+        gtfs,
+        start=start,
+        end=end,
+        routes=routes.split(",") if routes else None,
+        registry_dir=model_registry_dir or registry_dir_from_env(),
+        json_path=json_path,
+        **options,
+    )
+
+
+def _stop_on_signals() -> threading.Event:
+    stop = threading.Event()
+
+    def handle(number: int, _frame: object) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+    return stop

@@ -1,0 +1,95 @@
+"""`etacore doctor`: what could keep the loop from running here, and what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Literal
+
+from etacore.config import RuntimeConfig
+from etacore.errors import EtacoreError
+from etacore.redis_io import RedisStore
+from etacore.registry import Registry
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    verdict: Literal["ok", "warn", "fail"]
+    text: str
+    advice: str = ""
+
+
+def examine(config: RuntimeConfig) -> Iterator[Finding]:
+    """Look at Redis, the registry, its bundles and the tools, and yield what was found, as it is found."""
+    yield from _redis(config)
+    yield from _models(config)
+    yield _compiler()
+    yield _tools()
+
+
+def _redis(config: RuntimeConfig) -> Iterator[Finding]:
+    try:
+        with RedisStore(config) as store:
+            info = store.ping()
+            yield Finding("redis", "ok", f"{store.where}, version {info['redis_version']}")
+            n_vehicles = len(store.scan_vehicle_keys())
+            if n_vehicles:
+                yield Finding("vehicles", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
+            else:
+                yield Finding(
+                    "vehicles",
+                    "warn",
+                    f"no key matches {config.keys.vehicle_pattern}",
+                    "start the producer, or check redis_db and the key pattern",
+                )
+    except EtacoreError as error:
+        yield Finding("redis", "fail", error.message, error.hint or "")
+
+
+def _models(config: RuntimeConfig) -> Iterator[Finding]:
+    registry = Registry(config.model_registry_dir)
+    try:
+        keys = [config.model_key] if config.model_key else registry.keys()
+    except EtacoreError as error:
+        yield Finding("registry", "fail", error.message, error.hint or "")
+        return
+    if not keys:
+        yield Finding(
+            "registry",
+            "fail",
+            f"{registry.path} holds no model",
+            "set MODEL_REGISTRY_DIR, or add one with `etacore compile MODEL`",
+        )
+        return
+    yield Finding("registry", "ok", f"{registry.path}, {len(keys)} model{'s' if len(keys) > 1 else ''}")
+    for key in keys:
+        try:
+            model = registry.load(key)
+        except EtacoreError as error:
+            yield Finding("model", "fail", f"{key}: {error.message}", error.hint or "")
+        else:
+            yield Finding("model", "ok", f"{key}: hash and schema match, {len(model.features)} features, {model.scope}")
+
+
+def _compiler() -> Finding:
+    for name in ("cc", "gcc", "clang"):
+        if path := shutil.which(name):
+            return Finding("compiler", "ok", path)
+    return Finding(
+        "compiler",
+        "warn",
+        "none found: models compiled elsewhere can be served, new ones cannot be compiled here",
+        "apt-get install gcc libc6-dev",
+    )
+
+
+def _tools() -> Finding:
+    absent = [name for name in ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
+    if absent:
+        return Finding("training", "warn", f"{', '.join(absent)} not installed", "pip install 'etacore[train]'")
+    return Finding("training", "ok", "xgboost, treelite and tl2cgen are installed")

@@ -1,0 +1,428 @@
+"""Raw snapshots in, finished prediction documents out, a batch at a time; knows no Redis.
+
+A batch goes through its stages as columns. Every stage reads the status
+column, works on the rows that are still `Status.OK` and may set others aside
+with the reason::
+
+    parse -> screen -> resolve -> select -> vectorize -> predict -> encode
+
+What a stage needs from outside (stored predictions of vehicles seen for the
+first time, stops of routes not known yet) is asked of one function, ``fetch``:
+many keys at a time, at most three times a batch, whatever its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from time import perf_counter, time_ns
+from typing import Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from etacore.config import RuntimeConfig
+from etacore.encoding import Documents, Envelope, encode_documents
+from etacore.errors import ModelNotFoundError
+from etacore.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
+from etacore.model import Model
+from etacore.registry import Registry
+from etacore.routes import RouteTable
+from etacore.schema import FAILED, REJECTED, Status
+from etacore.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
+from etacore.state import NO_TIME, VehicleState, text_keys
+
+Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
+"""Keys to values, None where there is none (Redis' MGET)."""
+
+_US: Final = 1_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def system_clock_us() -> int:
+    """Now, in microseconds since the epoch, UTC."""
+    return time_ns() // 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The models that serve a fleet: one for all routes, and better ones for some.
+
+    Attributes
+    ----------
+    default : Model or None
+        For routes that have none of their own.
+    by_route : dict
+        Route id (UTF-8) to the model of that route.
+    """
+
+    default: Model | None
+    by_route: dict[bytes, Model] = field(default_factory=dict)
+
+    def all(self) -> list[Model]:
+        """Each model once, the default first."""
+        return ([self.default] if self.default else []) + list(self.by_route.values())
+
+
+def choose_models(registry: Registry, model_key: str | None, model_type: str = "xgboost") -> Models:
+    """Models for a fleet: the named one for everything, else the best global one and each route's own best.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If the key is unknown, or the registry holds no model of the type.
+    ModelLoadError, SchemaError
+        If a chosen model cannot be served.
+    """
+    if model_key is not None:
+        return Models(registry.load(model_key))
+    routes = sorted(
+        {entry.route_id for entry in registry.entries() if entry.route_id and entry.model_type == model_type}
+    )
+    own = {route: registry.choose(model_type, route, prefer_route_model=True) for route in routes}
+    default = registry.choose(model_type, None)
+    by_route = {route.encode(): registry.load(key) for route, key in own.items() if key is not None and key != default}
+    if default is None and not by_route:
+        raise ModelNotFoundError(
+            f"No trained models found for model_type {model_type} in {registry.path}",
+            hint="set model_registry_dir (environment MODEL_REGISTRY_DIR), or add a model with `etacore compile`",
+        )
+    return Models(registry.load(default) if default is not None else None, by_route)
+
+
+@dataclass(slots=True)
+class Part:
+    """The rows of a batch that one model predicts, and what came out.
+
+    Attributes
+    ----------
+    row_offset : ndarray of int32, shape (n + 1,)
+        Feature rows of vehicle i: ``row_offset[i]:row_offset[i + 1]``.
+    features : ndarray of float32, shape (rows, n_features)
+    distance_m : ndarray of float64, shape (rows,)
+    stop_ix : ndarray of int32, shape (rows,)
+        Position of the stop in the vehicle's pattern.
+    eta_s : ndarray of float32, shape (rows,)
+        Seconds from the snapshot's time to the arrival, clipped.
+    documents : Documents
+    """
+
+    model: Model
+    row_offset: NDArray[np.int32]
+    features: NDArray[np.float32]
+    distance_m: NDArray[np.float64]
+    stop_ix: NDArray[np.int32]
+    eta_s: NDArray[np.float32]
+    documents: Documents
+
+
+class Batch:
+    """The columns of one batch; made once for a capacity and used again."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity: Final = capacity
+        self.columns: Final = SnapshotColumns(capacity)
+        self.keys: Sequence[bytes] = ()
+        self.parts: list[Part] = []
+        self.now_us = 0
+        """Time at which the batch had been fetched, microseconds; ages are counted from here."""
+        self.computed_us = 0
+        self.vehicle_ix: Final = np.empty(capacity, np.int32)
+        self.is_new: Final = np.empty(capacity, np.uint8)
+        self.pattern_ix: Final = np.empty(capacity, np.int32)
+        self.trip_key: Final = np.empty(capacity, np.uint64)
+        self.first_stop: Final = np.empty(capacity, np.int32)
+        self.progress_m: Final = np.empty(capacity, np.float64)
+        self.strikes: Final = np.empty(capacity, np.uint8)
+        self.prev_progress_m: Final = np.empty(capacity, np.float64)
+        self.prev_time_us: Final = np.empty(capacity, np.int64)
+        self.prev_strikes: Final = np.empty(capacity, np.uint8)
+
+    @property
+    def n(self) -> int:
+        """Rows in use."""
+        return self.columns.n
+
+    @property
+    def status(self) -> NDArray[np.uint8]:
+        """What became of each row, shape (n,); see `etacore.schema.Status`."""
+        return self.columns.status[: self.n]
+
+    def counts(self) -> dict[Status, int]:
+        """Rows by status, only those that occur."""
+        found = np.bincount(self.status, minlength=len(Status))
+        return {Status(code): n for code, n in enumerate(found.tolist()) if n}
+
+
+class Engine:
+    """Turns batches of payload bytes into prediction documents.
+
+    Parameters
+    ----------
+    models : Models
+        May be replaced between two batches through the attribute of that name.
+    config : RuntimeConfig
+        Limits, number of stops, key names, time to live.
+    clock : callable, optional
+        Now in microseconds; a replay gives its own.
+
+    Notes
+    -----
+    Not safe for concurrent use: it owns the state of the fleet. A vehicle's
+    state moves in `commit`, once its document has been stored.
+    """
+
+    def __init__(self, models: Models, config: RuntimeConfig, clock: Callable[[], int] = system_clock_us) -> None:
+        self.config: Final = config
+        self.models = models
+        self.clock: Final = clock
+        self.state: Final = VehicleState()
+        self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
+        self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
+        self._calendars: dict[str, Calendar] = {}
+        self._buffers: dict[int, Documents] = {}
+
+    def process(
+        self,
+        keys: Sequence[bytes],
+        payloads: Sequence[bytes | None],
+        fetch: Fetch,
+        batch: Batch | None = None,
+        *,
+        started: float | None = None,
+    ) -> Batch:
+        """Take a batch through all stages.
+
+        Parameters
+        ----------
+        keys, payloads : sequence
+            The keys of the snapshots and their raw values, in the same order.
+        fetch : callable
+            Looks up further keys.
+        batch : Batch, optional
+            To be used again.
+        started : float, optional
+            `time.perf_counter` at which the batch began to be read, for the latency in the documents.
+
+        Returns
+        -------
+        Batch
+            With its documents; nothing is committed yet.
+        """
+        started = perf_counter() if started is None else started
+        batch = batch if batch is not None and batch.capacity >= len(payloads) else Batch(max(len(payloads), 1))
+        self.parse(batch, keys, payloads)
+        self.screen(batch, fetch)
+        self.resolve(batch, fetch)
+        self.select(batch)
+        self.predict(batch)
+        self.encode(batch, started)
+        return batch
+
+    def parse(self, batch: Batch, keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
+        """Payloads to columns; what cannot be read is set aside with its reason."""
+        batch.keys, batch.now_us, batch.parts = keys, self.clock(), []
+        parse_snapshots(
+            payloads,
+            batch.columns,
+            now_us=batch.now_us,
+            max_future_us=int(self.config.max_future_seconds * _US),
+            max_age_us=int(self.config.max_age_seconds * _US),
+            max_payload_bytes=self.config.max_payload_bytes,
+        )
+
+    def screen(self, batch: Batch, fetch: Fetch) -> None:
+        """Set aside what brings nothing new: duplicates, older times, unchanged snapshots.
+
+        A vehicle seen for the first time may have been served before a
+        restart: its stored prediction says up to which event time.
+        """
+        n = batch.n
+        vehicle_ix, is_new = batch.vehicle_ix[:n], batch.is_new[:n]
+        if self.state.lookup(batch.columns, vehicle_ix, is_new):
+            self._restore(batch, fetch)
+        self.state.screen(batch.columns, vehicle_ix, batch.now_us)
+
+    def _restore(self, batch: Batch, fetch: Fetch) -> None:
+        rows = np.flatnonzero(batch.is_new[: batch.n])
+        stored = fetch(batch.columns.texts("vehicle_id", rows, self.config.keys.predictions.encode()))
+        self.state.restore(
+            batch.vehicle_ix[rows],
+            np.fromiter((_source_time_us(blob) for blob in stored), np.int64, len(rows)),
+            np.full(len(rows), batch.now_us + self.config.predictions_ttl_seconds * _US, np.int64),
+            max_time_us=batch.now_us + int(self.config.max_future_seconds * _US),
+        )
+
+    def resolve(self, batch: Batch, fetch: Fetch) -> None:
+        """Find each vehicle's pattern, looking up what is not known yet or due for another look."""
+        needed = self.routes.missing(batch.columns) + self.routes.due(batch.now_us)
+        while needed:
+            needed = self.routes.update(needed, fetch(needed), batch.now_us)
+        self.routes.resolve(batch.columns, batch.pattern_ix[: batch.n])
+
+    def select(self, batch: Batch) -> None:
+        """Choose the next stops of each vehicle from its report or its position, and its progress before."""
+        n = batch.n
+        text_keys(batch.columns, "trip_id", batch.trip_key[:n])
+        self.state.gather(
+            batch.vehicle_ix[:n],
+            batch.trip_key[:n],
+            batch.pattern_ix[:n],
+            batch.prev_progress_m[:n],
+            batch.prev_time_us[:n],
+            batch.prev_strikes[:n],
+        )
+        select_stops(
+            batch.columns,
+            self.routes,
+            batch.pattern_ix[:n],
+            batch.trip_key[:n],
+            batch.prev_progress_m[:n],
+            batch.prev_time_us[:n],
+            batch.prev_strikes[:n],
+            options=self._select_options,
+            first_stop=batch.first_stop[:n],
+            progress_m=batch.progress_m[:n],
+            strikes=batch.strikes[:n],
+        )
+
+    def predict(self, batch: Batch) -> None:
+        """Feature rows and their ETAs, one part for each model."""
+        batch.computed_us = self.clock()
+        for model, status in self._assign(batch):
+            batch.parts.append(self._predict_part(batch, model, status))
+
+    def _assign(self, batch: Batch) -> list[tuple[Model, NDArray[np.uint8]]]:
+        """Models with the status column of their own rows; rows that no model serves are set aside."""
+        status, models = batch.status, self.models
+        if not models.by_route:
+            if models.default is None:
+                status[status == Status.OK] = Status.NO_MODEL
+                return []
+            return [(models.default, status)]
+        route_key = np.empty(batch.n, np.uint64)
+        text_keys(batch.columns, "route_id", route_key)
+        rest = status == Status.OK
+        assigned = []
+        for key, first_row in zip(*np.unique(route_key, return_index=True), strict=True):
+            model = models.by_route.get(batch.columns.texts("route_id", np.array([first_row]))[0])
+            if model is not None:
+                mine = rest & (route_key == key)
+                rest &= ~mine
+                assigned.append((model, np.where(mine, status, np.uint8(Status.NO_MODEL))))
+        if models.default is not None:
+            assigned.append((models.default, np.where(rest, status, np.uint8(Status.NO_MODEL))))
+        else:
+            status[rest] = Status.NO_MODEL
+        return assigned
+
+    def _predict_part(self, batch: Batch, model: Model, status: NDArray[np.uint8]) -> Part:
+        n, pattern_ix, first_stop = batch.n, batch.pattern_ix[: batch.n], batch.first_stop[: batch.n]
+        row_offset = np.empty(n + 1, np.int32)
+        n_rows = count_rows(status, pattern_ix, first_stop, self.routes, self.config.max_stops_per_vehicle, row_offset)
+        part = Part(
+            model=model,
+            row_offset=row_offset,
+            features=np.empty((n_rows, len(model.feature_codes)), np.float32),
+            distance_m=np.empty(n_rows, np.float64),
+            stop_ix=np.empty(n_rows, np.int32),
+            eta_s=np.empty(n_rows, np.float32),
+            documents=self._buffers.setdefault(len(batch.parts), Documents()),
+        )
+        vectorize(
+            batch.columns,
+            self.routes,
+            pattern_ix,
+            first_stop,
+            batch.progress_m[:n],
+            row_offset,
+            self._calendar(model),
+            model.feature_codes,
+            along_route_distance=model.along_route_distance,
+            nan_fill=model.nan_fill,
+            X=part.features,
+            distance_m=part.distance_m,
+            stop_ix=part.stop_ix,
+        )
+        model.predict(part.features, part.eta_s)
+        return part
+
+    def _calendar(self, model: Model) -> Calendar:
+        calendar = self._calendars.get(model.key)
+        if calendar is None:
+            calendar = self._calendars[model.key] = Calendar(*model.calendar_args)
+        return calendar
+
+    def encode(self, batch: Batch, started: float) -> None:
+        """Documents of all parts."""
+        persisted_us = self.clock()
+        for part in batch.parts:
+            envelope = Envelope(
+                model_key=part.model.key,
+                model_type=part.model.model_type,
+                model_scope=part.model.scope,
+                source=self.config.source,
+                computed_at=_iso(batch.computed_us),
+                fetched_at=_iso(batch.now_us),
+                persisted_at=_iso(persisted_us),
+                latency_ms=(perf_counter() - started) * 1e3,
+            )
+            encode_documents(
+                batch.columns,
+                batch.keys,
+                self.routes,
+                batch.pattern_ix[: batch.n],
+                part.row_offset,
+                part.stop_ix,
+                part.distance_m,
+                part.eta_s,
+                envelope,
+                part.documents,
+            )
+
+    def commit(self, batch: Batch) -> None:
+        """Let the vehicles' state move on: their documents are stored."""
+        n = batch.n
+        self.state.commit(
+            batch.status,
+            batch.vehicle_ix[:n],
+            batch.columns.time_us[:n],
+            batch.now_us + self.config.predictions_ttl_seconds * _US,
+            batch.trip_key[:n],
+            batch.pattern_ix[:n],
+            batch.progress_m[:n],
+            batch.strikes[:n],
+            batch.now_us,
+        )
+
+    def evict(self, now_us: int) -> int:
+        """Forget vehicles that were silent too long; returns how many."""
+        return self.state.evict(now_us - int(self.config.state_retention_seconds * _US))
+
+
+def summarize(counts: dict[Status, int]) -> dict[str, int]:
+    """Counts of a batch or a window as predicted / unchanged / rejected / failed."""
+    return {
+        "predicted": counts.get(Status.OK, 0),
+        "unchanged": counts.get(Status.UNCHANGED, 0),
+        "rejected": sum(counts.get(status, 0) for status in REJECTED),
+        "failed": sum(counts.get(status, 0) for status in FAILED),
+    }
+
+
+def _iso(time_us: int) -> str:
+    return (_EPOCH + timedelta(microseconds=time_us)).isoformat()
+
+
+def _source_time_us(blob: bytes | None) -> int:
+    """Event time of a stored prediction document, microseconds; `NO_TIME` if there is none to be read."""
+    if not blob:
+        return NO_TIME
+    try:
+        document = orjson.loads(blob)
+    except orjson.JSONDecodeError:
+        return NO_TIME
+    time_us = parse_timestamp(document.get("source_timestamp")) if isinstance(document, dict) else None
+    return NO_TIME if time_us is None else time_us

@@ -1,0 +1,47 @@
+"""Servers and registries for whole-path tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from etacore.demo.server import RedisServer
+from etacore.mlops.compiling import compile_to_registry
+from etacore.registry import Registry
+from tests import models
+
+FIRST, SECOND = "xgboost_tests_first", "xgboost_tests_second"
+
+
+@pytest.fixture
+def private_redis() -> Iterator[RedisServer]:
+    """A server of the test's own, to be killed and brought back."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def locked_redis() -> Iterator[RedisServer]:
+    """A server with a TCP port and a password."""
+    with RedisServer(tcp=True, password="open-sesame-42") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def registry_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with two small models; the first has the lower error."""
+    folder = tmp_path_factory.mktemp("registry")
+    registry = Registry(folder)
+    for key, mae_s in ((FIRST, 10.0), (SECOND, 20.0)):
+        compile_to_registry(
+            models.save(), registry, model_key=key, dataset="tests", metrics={"test_mae_seconds": mae_s}
+        )
+    return folder
+
+
+@pytest.fixture
+def second_model_key() -> str:
+    """Key of the model that is not chosen by itself."""
+    return SECOND

@@ -1,0 +1,145 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from etacore.demo.server import RedisServer
+from tests.fleet import ROUTE, iso, payload, stops_blob
+
+SECRET = "correct-horse-battery"
+
+
+def etacore(*arguments: str, registry_dir: Path | str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "etacore", *arguments],
+        env=os.environ | {"MODEL_REGISTRY_DIR": str(registry_dir)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_run_serves_and_stops_by_itself(
+    redis_server: RedisServer, redis_client: redis.Redis, registry_dir: Path
+) -> None:
+    redis_client.set(f"route_stops:{ROUTE}", stops_blob())
+    redis_client.set("vehicle:BUS-1", payload())
+    done = etacore(
+        "run",
+        "--iterations",
+        "2",
+        "--poll-interval",
+        "0.01",
+        "--redis-url",
+        redis_server.url,
+        registry_dir=registry_dir,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "1 predicted, 1 unchanged, 0 rejected, 0 failed" in done.stderr
+    assert redis_client.exists("predictions:BUS-1")
+
+
+def test_sigterm_finishes_the_batch_and_exits_0(
+    redis_server: RedisServer, redis_client: redis.Redis, registry_dir: Path, wait_until: Any
+) -> None:
+    redis_client.set(f"route_stops:{ROUTE}", stops_blob())
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso()))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "etacore", "run", "--redis-url", redis_server.url],
+        env=os.environ | {"MODEL_REGISTRY_DIR": str(registry_dir)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: redis_client.exists("predictions:BUS-1"))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        assert "Traceback" not in process.communicate()[1]
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--redis-url", "redis://127.0.0.1:1/0"], "redis_host"),
+        (["--model-key", "absent"], "absent"),
+        (["--model-registry-dir", "nowhere"], "MODEL_REGISTRY_DIR"),
+        (["--max-stops", "0"], "max_stops_per_vehicle is 0"),
+        (["--poll-interval", "-1"], "poll_interval_seconds"),
+    ],
+)
+def test_a_wrong_setting_is_one_clear_line(
+    arguments: list[str], named: str, redis_server: RedisServer, registry_dir: Path
+) -> None:
+    done = etacore("run", "--iterations", "1", *arguments, registry_dir=registry_dir, REDIS_URL=redis_server.url)
+    assert done.returncode == 2
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_password_names_the_setting_and_stays_secret(locked_redis: RedisServer, registry_dir: Path) -> None:
+    done = etacore(
+        "run",
+        "--iterations",
+        "1",
+        "--redis-password",
+        SECRET,
+        "--redis-port",
+        str(locked_redis.port),
+        registry_dir=registry_dir,
+    )
+    assert done.returncode == 2
+    assert "REDIS_PASSWORD" in done.stderr
+    assert SECRET not in done.stderr + done.stdout
+
+
+def test_a_password_on_the_command_line_leaves_the_process_list(
+    locked_redis: RedisServer, registry_dir: Path, wait_until: Any
+) -> None:
+    assert locked_redis.password is not None
+    client = locked_redis.client()
+    client.set(f"route_stops:{ROUTE}", stops_blob())
+    client.set("vehicle:BUS-1", payload())
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "etacore",
+            "run",
+            f"--redis-password={locked_redis.password}",
+            "--redis-port",
+            str(locked_redis.port),
+        ],
+        env=os.environ | {"MODEL_REGISTRY_DIR": str(registry_dir)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: client.exists("predictions:BUS-1"))
+        assert locked_redis.password.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_doctor_says_what_is_there(redis_server: RedisServer, registry_dir: Path) -> None:
+    done = etacore("doctor", "--redis-url", redis_server.url, registry_dir=registry_dir)
+    assert done.returncode == 0, done.stdout
+    assert "hash and schema match" in done.stdout
+
+
+def test_doctor_says_what_to_do(tmp_path: Path) -> None:
+    done = etacore("doctor", "--redis-url", "redis://127.0.0.1:1/0", registry_dir=tmp_path)
+    assert done.returncode == 1
+    assert "REDIS_HOST" in done.stdout
+    assert "etacore compile" in done.stdout

@@ -1,0 +1,301 @@
+"""The loop against a real Redis."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from etacore.config import RuntimeConfig
+from etacore.demo.server import RedisServer
+from etacore.runtime import Runtime, Window
+from etacore.schema import Status
+from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
+
+DOCUMENT_KEYS = [
+    "vehicle_id",
+    "route_id",
+    "trip_id",
+    "computed_at",
+    "model_key",
+    "model_type",
+    "model_scope",
+    "predictions",
+    "source",
+    "redis_key",
+    "fetched_at",
+    "persisted_at",
+    "source_timestamp",
+    "prefect_pipeline_latency_ms",
+]
+STOP_KEYS = [
+    "stop_id",
+    "stop_sequence",
+    "distance_to_stop_m",
+    "eta_seconds",
+    "eta_minutes",
+    "eta_formatted",
+    "eta_timestamp",
+]
+
+
+@pytest.fixture
+def config(redis_server: RedisServer, redis_client: redis.Redis, registry_dir: Path) -> RuntimeConfig:
+    redis_client.set(f"route_stops:{ROUTE}", stops_blob())
+    return RuntimeConfig(
+        redis_url=redis_server.url, model_registry_dir=registry_dir, route_refresh_seconds=0, poll_interval_seconds=0.02
+    )
+
+
+@pytest.fixture
+def runtime(config: RuntimeConfig) -> Runtime:
+    return Runtime(config)
+
+
+def other(config: RuntimeConfig, **changes: Any) -> Runtime:
+    import dataclasses
+
+    return Runtime(dataclasses.replace(config, **changes))
+
+
+def document(client: redis.Redis, vehicle_id: str = "BUS-1") -> dict[str, Any]:
+    blob = client.get(f"predictions:{vehicle_id}")
+    assert blob is not None
+    return json.loads(blob)  # type: ignore[no-any-return]
+
+
+def test_a_snapshot_becomes_a_document(runtime: Runtime, redis_client: redis.Redis) -> None:
+    time = iso(-1)
+    redis_client.set("vehicle:BUS-1", payload(timestamp=time))
+    assert runtime.poll().counts == {Status.OK: 1}
+    found = document(redis_client)
+    assert list(found) == DOCUMENT_KEYS
+    assert [list(stop) for stop in found["predictions"]] == [STOP_KEYS] * 5
+    assert [stop["stop_id"] for stop in found["predictions"]] == ["S3", "S4", "S5", "S6", "S7"]
+    assert [stop["stop_sequence"] for stop in found["predictions"]] == [30, 40, 50, 60, 70]
+    assert found["source"] == "prefect"
+    assert found["redis_key"] == "vehicle:BUS-1"
+    assert found["source_timestamp"] == time
+    assert found["model_scope"] == "global"
+    assert 290 <= redis_client.ttl("predictions:BUS-1") <= 300
+
+
+def test_the_number_of_stops_and_the_time_to_live_are_settings(
+    config: RuntimeConfig, redis_client: redis.Redis
+) -> None:
+    redis_client.set("vehicle:BUS-1", payload())
+    other(config, max_stops_per_vehicle=2, predictions_ttl_seconds=40).poll()
+    assert len(document(redis_client)["predictions"]) == 2
+    assert 30 <= redis_client.ttl("predictions:BUS-1") <= 40
+
+
+BAD = {
+    "not json": (b"{", Status.INVALID_JSON),
+    "not utf-8": (b'{"vehicle_id": "\xff"}', Status.INVALID_JSON),
+    "a list": (b"[1, 2]", Status.NOT_AN_OBJECT),
+    "a number": (b"12", Status.NOT_AN_OBJECT),
+    "no id": (payload(vehicle_id=None), Status.MISSING_VEHICLE_ID),  # type: ignore[arg-type]
+    "no latitude": (payload("B", lat=None), Status.MISSING_POSITION),
+    "latitude is a list": (payload("B", lat=[1]), Status.INVALID_POSITION),
+    "latitude out of range": (payload("B", lat=91), Status.POSITION_OUT_OF_RANGE),
+    "no time": (payload("B", timestamp=None), Status.MISSING_TIMESTAMP),
+    "time is an object": (payload("B", timestamp={}), Status.INVALID_TIMESTAMP),
+    "time is text": (payload("B", timestamp="soon"), Status.INVALID_TIMESTAMP),
+    "future": (payload("B", timestamp=iso(600)), Status.FUTURE_TIMESTAMP),
+    "ghost": (payload("B", timestamp=iso(-86_400)), Status.TOO_OLD),
+    "no route": (payload("B", route=None), Status.MISSING_ROUTE),
+    "unknown route": (payload("B", route="nowhere"), Status.UNKNOWN_ROUTE),
+    "far away": (payload("B", lat=50.0), Status.OFF_ROUTE),
+    "past the last stop": (payload("B", lat=STOPS[-1]["lat"] + 0.002), Status.TRIP_FINISHED),  # type: ignore[operator]
+    "too large": (payload("B", note="x" * 70_000), Status.TOO_LARGE),
+    "one stop": (payload("B", route="short"), Status.TOO_FEW_STOPS),
+    "stop without coordinates": (payload("B", route="holes"), Status.STOP_WITHOUT_COORDINATES),
+    "stops are no json": (payload("B", route="broken"), Status.UNKNOWN_ROUTE),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_costs_one_vehicle_and_is_counted(name: str, runtime: Runtime, redis_client: redis.Redis) -> None:
+    blob, reason = BAD[name]
+    redis_client.set("route_stops:short", stops_blob(STOPS[:1]))
+    redis_client.set("route_stops:holes", stops_blob([*STOPS, {"stop_id": "S9", "stop_sequence": 90}]))
+    redis_client.set("route_stops:broken", b"{nope")
+    redis_client.set("vehicle:BUS-1", payload())
+    redis_client.set("vehicle:B", blob)
+    assert runtime.poll().counts == {Status.OK: 1, reason: 1}
+    assert redis_client.exists("predictions:BUS-1")
+    assert not redis_client.exists("predictions:B")
+
+
+def test_neighbours_keys_are_skipped_and_counted(runtime: Runtime, redis_client: redis.Redis) -> None:
+    redis_client.hset("vehicle:BUS-1:position", "lat", "1")
+    redis_client.set("vehicle:BUS-1", payload())
+    assert runtime.poll().counts == {Status.OK: 1, Status.WRONG_TYPE: 1}
+    assert runtime.poll().counts == {Status.UNCHANGED: 1}
+
+
+def test_an_empty_database_is_no_error(runtime: Runtime) -> None:
+    result = runtime.poll()
+    assert (result.n_keys, result.counts, result.n_due) == (0, {}, 0)
+
+
+def test_unchanged_is_skipped_also_by_a_new_process(
+    runtime: Runtime, config: RuntimeConfig, redis_client: redis.Redis
+) -> None:
+    redis_client.set("vehicle:BUS-1", payload())
+    runtime.poll()
+    before = redis_client.get("predictions:BUS-1")
+    assert runtime.poll().counts == {Status.UNCHANGED: 1}
+    assert other(config).poll().counts == {Status.UNCHANGED: 1}
+    assert redis_client.get("predictions:BUS-1") == before
+
+
+def test_a_lost_prediction_is_made_again(runtime: Runtime, redis_client: redis.Redis) -> None:
+    redis_client.set("vehicle:BUS-1", payload())
+    runtime.poll()
+    redis_client.delete("predictions:BUS-1")
+    runtime.poll()
+    assert runtime.poll().counts == {Status.OK: 1}
+    assert redis_client.exists("predictions:BUS-1")
+
+
+def test_event_time_only_moves_forward(runtime: Runtime, config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    new, old = iso(-5), iso(-30)
+    redis_client.set("vehicle:BUS-1", payload(timestamp=new))
+    runtime.poll()
+    redis_client.set("vehicle:BUS-1", payload(timestamp=old))
+    assert runtime.poll().counts == {Status.OUT_OF_ORDER: 1}
+    assert other(config).poll().counts == {Status.OUT_OF_ORDER: 1}
+    assert document(redis_client)["source_timestamp"] == new
+
+
+def test_two_keys_of_one_vehicle_give_the_newer(runtime: Runtime, redis_client: redis.Redis) -> None:
+    new = iso(-5)
+    redis_client.set("vehicle:a", payload(timestamp=iso(-30)))
+    redis_client.set("vehicle:b", payload(timestamp=new))
+    assert runtime.poll().counts == {Status.OK: 1, Status.DUPLICATE: 1}
+    assert document(redis_client)["source_timestamp"] == new
+
+
+def test_a_cap_starves_nobody(config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    names = [f"BUS-{i}" for i in range(10)]
+    runtime = other(config, max_vehicle_batch=3)
+    for turn in range(4):
+        for name in names:
+            redis_client.set(f"vehicle:{name}", payload(name, timestamp=iso(turn / 10)))
+        assert runtime.poll().n_keys == 3
+    assert all(redis_client.exists(f"predictions:{name}") for name in names)
+
+
+def test_a_changed_route_is_noticed(runtime: Runtime, redis_client: redis.Redis) -> None:
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso(-2)))
+    runtime.poll()
+    redis_client.set(f"route_stops:{ROUTE}", stops_blob([stop | {"stop_id": f"N{stop['stop_id']}"} for stop in STOPS]))
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso(-1)))
+    runtime.poll()
+    assert document(redis_client)["predictions"][0]["stop_id"] == "NS3"
+
+
+def test_a_trip_gets_the_stops_of_its_own_pattern(runtime: Runtime, redis_client: redis.Redis) -> None:
+    back = [stop | {"stop_id": f"B{i}", "stop_sequence": i} for i, stop in enumerate(reversed(STOPS))]
+    redis_client.set("trip_pattern:171-BACK", "171:1:x")
+    redis_client.set("pattern_stops:171:1:x", stops_blob(back))
+    redis_client.set(f"route_stops:{ROUTE}:1", stops_blob(back))
+    redis_client.set("vehicle:trip", payload("trip", trip_id="171-BACK"))
+    redis_client.set("vehicle:direction", payload("direction", trip_id=None, direction_id=1))
+    redis_client.set("vehicle:route", payload("route"))
+    assert runtime.poll().counts == {Status.OK: 3}
+    first = {v: document(redis_client, v)["predictions"][0]["stop_id"] for v in ("trip", "direction", "route")}
+    assert first == {"trip": "B6", "direction": "B6", "route": "S3"}
+
+
+def test_a_refused_write_is_a_failure_and_tried_again(runtime: Runtime, redis_client: redis.Redis) -> None:
+    redis_client.set("vehicle:BUS-1", payload())
+    redis_client.config_set("maxmemory", 1)
+    try:
+        assert runtime.poll().counts == {Status.WRITE_FAILED: 1}
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert runtime.poll().counts == {Status.OK: 1}
+
+
+def test_a_promoted_model_is_served_and_a_missing_one_refused(
+    config: RuntimeConfig, redis_client: redis.Redis, second_model_key: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = Runtime(config)
+    first = runtime.engine.models.all()[0].key
+    assert first != second_model_key
+    redis_client.set(
+        "eta:active_model", json.dumps({"model_key": second_model_key, "promoted_at": iso(), "source": "t"})
+    )
+    redis_client.set("vehicle:BUS-1", payload())
+    runtime.poll()
+    assert document(redis_client)["model_key"] == second_model_key
+    redis_client.set("eta:active_model", json.dumps({"model_key": "absent"}))
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso(1)))
+    assert runtime.poll().counts == {Status.OK: 1}
+    assert document(redis_client)["model_key"] == second_model_key
+    assert "refused" in caplog.text
+
+
+def test_the_loop_survives_a_restart_of_redis(
+    private_redis: RedisServer, config: RuntimeConfig, wait_until: Any
+) -> None:
+    client = private_redis.client()
+    runtime = other(config, redis_url=private_redis.url)
+    stop = threading.Event()
+    thread = threading.Thread(target=runtime.run, args=(stop,))
+    client.set(f"route_stops:{ROUTE}", stops_blob())
+    client.set("vehicle:BUS-1", payload())
+    thread.start()
+    try:
+        wait_until(lambda: client.exists("predictions:BUS-1"))
+        private_redis.kill()
+        wait_until(lambda: runtime.summary.n_outages == 1)
+        private_redis.start()
+        client.set(f"route_stops:{ROUTE}", stops_blob())
+        client.set("vehicle:BUS-1", payload(timestamp=iso(1)))
+        wait_until(lambda: client.exists("predictions:BUS-1"))
+    finally:
+        stop.set()
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_reasons_are_reported_once_a_window(config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    windows: list[Window] = []
+
+    class Observer:
+        def on_poll(self, result: object) -> None:
+            pass
+
+        def on_window(self, window: Window) -> None:
+            windows.append(window)
+
+    for i in range(20):
+        redis_client.set(f"vehicle:{i}", b"{")
+    import dataclasses
+
+    Runtime(dataclasses.replace(config, iterations=3), observer=Observer()).run(threading.Event())
+    assert len(windows) == 1
+    assert windows[0].counts == {Status.INVALID_JSON: 60}
+    assert "60 rejected" in windows[0].line()
+    assert "invalid_json 60" in windows[0].line()
+
+
+def test_profiling_files_are_written_at_the_end(
+    config: RuntimeConfig, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    redis_client.set("vehicle:BUS-1", payload())
+    other(config, iterations=1, profiling_dir=tmp_path).run(threading.Event())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "eta_inference_times.csv",
+        "pipeline_latency_times.csv",
+        "redis_fetch_times.csv",
+        "redis_write_times.csv",
+    ]
+    assert (tmp_path / "redis_write_times.csv").read_text().startswith("metric,count,min_ms,max_ms,avg_ms\n")
