@@ -1,0 +1,247 @@
+"""Observed arrivals: when a recorded vehicle was at the stops of its trip.
+
+Two labels per stop. The rule of the compatibility contract takes a fix: the
+first within 50 m of the stop, else the closest within 200 m. The interpolated
+label takes the moment between two fixes at which the vehicle's progress along
+its line passed the stop; it does not depend on how often positions are sent.
+Both look only at fixes whose progress is near the stop's, so that the second
+visit of a loop is not taken for the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from etacore.errors import FeedError
+from etacore.mlops.gtfs import Feed
+from etacore.mlops.positions import Positions
+from etacore.mlops.tracks import APART_M, Tracks, match_tracks
+from etacore.seeding import distance_m
+
+NO_ARRIVAL: Final = -(2**63)
+FIRST_WITHIN_M: Final = 50.0
+CLOSEST_WITHIN_M: Final = 200.0
+MAX_GAP_S: Final = 600.0
+"""No interpolation between fixes that lie farther apart in time."""
+
+_WINDOW_M: Final = 250.0
+
+
+class Rule(IntEnum):
+    """Which fix gave ``rule_us``."""
+
+    NONE = 0
+    FIRST_50M = 1
+    CLOSEST_200M = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arrivals:
+    """Observed arrivals, one row per track and stop of its pattern; rows without any label are left out.
+
+    Attributes
+    ----------
+    tracks : Tracks
+    track_ix, stop_ix : ndarray of int32, shape (n,)
+        Link to the track; position of the stop in the pattern, 0-based.
+    interp_us : ndarray of int64, shape (n,)
+        Passage interpolated between two fixes; `NO_ARRIVAL` if the track does not pass the stop.
+    rule_us : ndarray of int64, shape (n,)
+        Time of the fix that the 50 m / 200 m rule takes; `NO_ARRIVAL` if none is close.
+    rule : ndarray of uint8, shape (n,)
+        `Rule`.
+    """
+
+    tracks: Tracks
+    track_ix: npt.NDArray[np.int32]
+    stop_ix: npt.NDArray[np.int32]
+    interp_us: npt.NDArray[np.int64]
+    rule_us: npt.NDArray[np.int64]
+    rule: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.track_ix)
+
+    @property
+    def label_us(self) -> npt.NDArray[np.int64]:
+        """The interpolated time where there is one, else the time by rule."""
+        return np.where(self.interp_us == NO_ARRIVAL, self.rule_us, self.interp_us)
+
+
+def observe_arrivals(positions: Positions, feed: Feed, tracks: Tracks | None = None) -> Arrivals:
+    """Arrivals of every trip that was recorded.
+
+    Parameters
+    ----------
+    positions : Positions
+        Sorted by time.
+    feed : Feed
+        The timetable whose trip ids they carry.
+    tracks : Tracks, optional
+        What `match_tracks` gave for these positions, if already known.
+    """
+    tracks = match_tracks(positions, feed) if tracks is None else tracks
+    n_stops = np.array([pattern.n_stops for pattern in feed.patterns], dtype=np.int64)[tracks.pattern_ix]
+    track_ix = np.repeat(np.arange(len(tracks)), n_stops)
+    stop_ix = np.arange(len(track_ix)) - np.repeat(np.cumsum(n_stops) - n_stops, n_stops)
+    lat, lon, stop_s_m = _stop_columns(feed, tracks)
+    time_us = positions.time_us[tracks.row]
+    column_m = tracks.progress_m + np.repeat(np.arange(len(tracks)), np.diff(tracks.offset)) * APART_M
+    target_m = stop_s_m + track_ix * APART_M
+
+    interp_us = _passages(column_m, target_m, time_us, tracks.offset, track_ix)
+    low = np.searchsorted(column_m, target_m - _WINDOW_M, side="left")
+    high = np.searchsorted(column_m, target_m + _WINDOW_M, side="right")
+    rule_us, rule = _by_rule(positions, tracks.row, time_us, low, high, lat, lon)
+    interp_us, rule_us = (_not_before_earlier_stops(times, track_ix) for times in (interp_us, rule_us))
+    seen = (interp_us != NO_ARRIVAL) | (rule_us != NO_ARRIVAL)
+    return Arrivals(
+        tracks,
+        track_ix[seen].astype(np.int32),
+        stop_ix[seen].astype(np.int32),
+        interp_us[seen],
+        rule_us[seen],
+        rule[seen],
+    )
+
+
+def _stop_columns(feed: Feed, tracks: Tracks) -> tuple[npt.NDArray[np.float64], ...]:
+    """Latitude, longitude and progress of the stops of all tracks, one after the other."""
+    if not len(tracks):
+        return np.empty(0), np.empty(0), np.empty(0)
+    per_track = [
+        (feed.patterns[ix].lat, feed.patterns[ix].lon, tracks.lines[ix].stop_s_m) for ix in tracks.pattern_ix.tolist()
+    ]
+    return tuple(np.concatenate(columns) for columns in zip(*per_track, strict=True))
+
+
+def _passages(
+    column_m: npt.NDArray[np.float64],
+    target_m: npt.NDArray[np.float64],
+    time_us: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
+    track_ix: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """When the progress reached each target, linear between the two fixes around it."""
+    passed = np.full(len(target_m), NO_ARRIVAL)
+    after = np.searchsorted(column_m, target_m, side="left")
+    inside = np.flatnonzero((after > offset[track_ix]) & (after < offset[track_ix + 1]))
+    after = after[inside]
+    leg_m = column_m[after] - column_m[after - 1]
+    part = (target_m[inside] - column_m[after - 1]) / np.maximum(leg_m, 1e-9)
+    gap_us = time_us[after] - time_us[after - 1]
+    close = gap_us <= MAX_GAP_S * 1e6
+    passed[inside[close]] = (time_us[after - 1] + np.rint(part * gap_us).astype(np.int64))[close]
+    return passed
+
+
+def _by_rule(
+    positions: Positions,
+    row: npt.NDArray[np.int64],
+    time_us: npt.NDArray[np.int64],
+    low: npt.NDArray[np.int64],
+    high: npt.NDArray[np.int64],
+    lat: npt.NDArray[np.float64],
+    lon: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
+    """First fix of ``low:high`` within 50 m of the stop, else the closest if within 200 m."""
+    rule_us = np.full(len(low), NO_ARRIVAL)
+    rule = np.zeros(len(low), dtype=np.uint8)
+    some = np.flatnonzero(high > low)
+    if not some.size:
+        return rule_us, rule
+    counts = (high - low)[some]
+    starts = np.cumsum(counts) - counts
+    fix = np.arange(counts.sum()) - np.repeat(starts - low[some], counts)
+    pair = np.repeat(some, counts)
+    pair_m = distance_m(positions.lat[row[fix]], positions.lon[row[fix]], lat[pair], lon[pair])
+    never = len(fix)
+    first = np.minimum.reduceat(np.where(pair_m <= FIRST_WITHIN_M, np.arange(never), never), starts)
+    closest_m = np.minimum.reduceat(pair_m, starts)
+    is_closest = pair_m == np.repeat(closest_m, counts)
+    closest = np.minimum.reduceat(np.where(is_closest, np.arange(never), never), starts)
+    within = first < never
+    near = ~within & (closest_m <= CLOSEST_WITHIN_M)
+    rule[some[within]], rule[some[near]] = Rule.FIRST_50M, Rule.CLOSEST_200M
+    rule_us[some[within]] = time_us[fix[first[within]]]
+    rule_us[some[near]] = time_us[fix[closest[near]]]
+    return rule_us, rule
+
+
+def _not_before_earlier_stops(
+    times_us: npt.NDArray[np.int64], track_ix: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """A stop is not reached before the stops in front of it: late labels push later ones."""
+    known = np.flatnonzero(times_us != NO_ARRIVAL)
+    if not known.size:
+        return times_us
+    origin = times_us[known].min()
+    span = int(times_us[known].max() - origin) + 1
+    apart = track_ix[known] * span
+    climbing = np.maximum.accumulate(times_us[known] - origin + apart) - apart + origin
+    monotone = times_us.copy()
+    monotone[known] = climbing
+    return monotone
+
+
+def arrivals_frame(arrivals: Arrivals, positions: Positions, feed: Feed) -> pl.DataFrame:
+    """Arrivals as a table: the columns of `read_arrivals`, plus ``method`` and ``service_date``."""
+    tracks = arrivals.tracks
+    trips, patterns = tracks.trip_ix[arrivals.track_ix].tolist(), tracks.pattern_ix[arrivals.track_ix].tolist()
+    stops = list(zip(patterns, arrivals.stop_ix.tolist(), strict=True))
+    vehicles = positions.vehicle_id.values
+    return pl.DataFrame(
+        {
+            "trip_id": [feed.trips.trip_id[ix] for ix in trips],
+            "route_id": [feed.patterns[ix].route_id for ix in patterns],
+            "vehicle_id": [vehicles[code] for code in tracks.vehicle_code[arrivals.track_ix].tolist()],
+            "stop_id": [feed.patterns[p].stop_id[s] for p, s in stops],
+            "stop_sequence": [int(feed.patterns[p].stop_sequence[s]) for p, s in stops],
+            "arrival_ts": pl.Series(_seconds(arrivals.rule_us), nan_to_null=True),
+            "interp_ts": pl.Series(_seconds(arrivals.interp_us), nan_to_null=True),
+            "method": [Rule(rule).name.lower() for rule in arrivals.rule.tolist()],
+            "service_date": pl.Series(tracks.service_day[arrivals.track_ix]).cast(pl.Date),
+        }
+    )
+
+
+def _seconds(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    return np.where(time_us == NO_ARRIVAL, np.nan, time_us / 1e6)
+
+
+def read_arrivals(path: str | Path) -> pl.DataFrame:
+    """Read arrivals that somebody else observed.
+
+    Returns
+    -------
+    polars.DataFrame
+        ``trip_id, vehicle_id, stop_id`` (text), ``stop_sequence`` (int64) and
+        ``label_us`` (int64, UTC): ``interp_ts`` where there is one, else
+        ``arrival_ts`` (POSIX seconds).
+
+    Raises
+    ------
+    FeedError
+        If the file is no Parquet file or lacks a column.
+    """
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise FeedError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from None
+    wanted = ("trip_id", "vehicle_id", "stop_id", "stop_sequence", "arrival_ts")
+    absent = [name for name in wanted if name not in frame.columns]
+    if absent:
+        raise FeedError(f"{path} has no column {', '.join(absent)} (has: {', '.join(frame.columns)})")
+    best = pl.coalesce("interp_ts", "arrival_ts") if "interp_ts" in frame.columns else pl.col("arrival_ts")
+    return frame.select(
+        pl.col("trip_id", "vehicle_id", "stop_id").cast(pl.String),
+        pl.col("stop_sequence").cast(pl.Int64),
+        (best.cast(pl.Float64) * 1e6).round().cast(pl.Int64).alias("label_us"),
+    ).drop_nulls()

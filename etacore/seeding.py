@@ -1,0 +1,206 @@
+"""From the stop patterns of a timetable to the Redis keys that the loop reads.
+
+Knows neither GTFS nor Redis: patterns, trips and shapes come in, pairs of key
+and JSON bytes come out. Who writes them chooses the TTL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from etacore.config import KeyNames
+from etacore.schema import EARTH_RADIUS_M
+
+SEED_TTL_S: Final = 24 * 3600
+"""Time to live that the compatibility contract gives to seeded keys."""
+
+NO_DIRECTION: Final = -1
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pattern:
+    """The ordered stops that some trips of a route share.
+
+    Attributes
+    ----------
+    pattern_id, route_id : str
+    direction_id : int
+        `NO_DIRECTION` if the timetable gives none.
+    shape_id : str or None
+    stop_id, stop_name : tuple of str, length n_stops
+    lat, lon : ndarray of float64, shape (n_stops,)
+        Degrees; NaN for a stop without coordinates.
+    stop_sequence : ndarray of int32, shape (n_stops,)
+        As the timetable numbers them: for display, gaps allowed.
+    """
+
+    pattern_id: str
+    route_id: str
+    direction_id: int
+    shape_id: str | None
+    stop_id: tuple[str, ...]
+    lat: npt.NDArray[np.float64]
+    lon: npt.NDArray[np.float64]
+    stop_sequence: npt.NDArray[np.int32]
+    stop_name: tuple[str, ...]
+
+    @property
+    def n_stops(self) -> int:
+        """Number of stops, repeated ones counted each time."""
+        return len(self.stop_id)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shape:
+    """A polyline: ``lat`` and ``lon`` in degrees, ndarrays of float64, shape (n_points,)."""
+
+    lat: npt.NDArray[np.float64]
+    lon: npt.NDArray[np.float64]
+
+
+def pattern_id(
+    route_id: str,
+    direction_id: int,
+    stop_ids: Sequence[str],
+    stop_sequence: Iterable[int],
+    shape_id: str | None,
+) -> str:
+    """Name of a pattern: the same for the same stops, sequences and shape, on every machine.
+
+    Returns
+    -------
+    str
+        ``<route>:<direction>:<12 hexadecimal digits>``, at most 56 characters of ``[A-Za-z0-9_.:-]``.
+    """
+    text = orjson.dumps([route_id, direction_id, list(stop_ids), [int(s) for s in stop_sequence], shape_id])
+    digest = hashlib.blake2b(text, digest_size=6).hexdigest()
+    route = _UNSAFE.sub("_", route_id)[:38]
+    direction = "-" if direction_id == NO_DIRECTION else str(direction_id)
+    return f"{route}:{direction}:{digest}"
+
+
+def seed_pairs(
+    patterns: Sequence[Pattern],
+    trips: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    keys: KeyNames | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """Every key that the loop may ask for, with its value.
+
+    Parameters
+    ----------
+    patterns : sequence of Pattern
+        Every pattern of the timetable, in any order.
+    trips : mapping of trip id to pattern id
+        Also decides which pattern speaks for a whole route or direction: the
+        one with the most trips, then the one with the most stops.
+    shapes : mapping of shape id to Shape
+        A pattern whose shape is missing gets no shape key.
+    keys : KeyNames, optional
+        Prefixes, if the deployment renamed them.
+
+    Yields
+    ------
+    (str, bytes)
+        Redis key and value: ``pattern_stops:``, ``pattern_shape:``,
+        ``trip_pattern:``, and per route and per route and direction
+        ``route_stops:`` and ``route_shape:``.
+    """
+    names = keys or KeyNames()
+    shape_blobs: dict[str, bytes] = {}
+    n_trips = Counter(trips.values())
+    for pattern in patterns:
+        yield f"{names.pattern_stops}{pattern.pattern_id}", stops_blob(pattern)
+        if pattern.shape_id is not None and pattern.shape_id in shapes:
+            if pattern.shape_id not in shape_blobs:
+                shape_blobs[pattern.shape_id] = shape_blob(pattern.shape_id, shapes[pattern.shape_id])
+            yield f"{names.pattern_shape}{pattern.pattern_id}", shape_blobs[pattern.shape_id]
+    for name, pattern in _spokesmen(patterns, n_trips).items():
+        yield f"{names.route_stops}{name}", stops_blob(pattern)
+        if pattern.shape_id in shape_blobs:
+            yield f"{names.route_shape}{name}", shape_blobs[pattern.shape_id]
+    for trip_id, its_pattern_id in trips.items():
+        yield f"{names.trip_pattern}{trip_id}", its_pattern_id.encode()
+
+
+def _spokesmen(patterns: Sequence[Pattern], n_trips: Mapping[str, int]) -> dict[str, Pattern]:
+    """The pattern for each ``<route>`` and ``<route>:<direction>``."""
+    chosen: dict[str, Pattern] = {}
+    for pattern in sorted(patterns, key=lambda p: (-n_trips[p.pattern_id], -p.n_stops, p.pattern_id)):
+        chosen.setdefault(pattern.route_id, pattern)
+        if pattern.direction_id != NO_DIRECTION:
+            chosen.setdefault(f"{pattern.route_id}:{pattern.direction_id}", pattern)
+    return chosen
+
+
+def stops_blob(pattern: Pattern) -> bytes:
+    """JSON of a pattern's stops; a coordinate that is not known is null."""
+    stops = [
+        {
+            "stop_id": stop_id,
+            "lat": None if math.isnan(lat) else lat,
+            "lon": None if math.isnan(lon) else lon,
+            "stop_sequence": sequence,
+            "stop_name": name,
+            "total_stop_sequence": pattern.n_stops,
+        }
+        for stop_id, lat, lon, sequence, name in zip(
+            pattern.stop_id,
+            pattern.lat.tolist(),
+            pattern.lon.tolist(),
+            pattern.stop_sequence.tolist(),
+            pattern.stop_name,
+            strict=True,
+        )
+    ]
+    document: dict[str, Any] = {"stops": stops, "route_id": pattern.route_id}
+    if pattern.direction_id != NO_DIRECTION:
+        document["direction_id"] = pattern.direction_id
+    return orjson.dumps(document)
+
+
+def shape_blob(shape_id: str, shape: Shape) -> bytes:
+    """JSON of a polyline; ``shape_dist_traveled`` is recomputed, in metres along it."""
+    travelled_m = np.concatenate(([0.0], np.cumsum(leg_lengths_m(shape.lat, shape.lon))))
+    points = [
+        {
+            "shape_pt_lat": lat,
+            "shape_pt_lon": lon,
+            "shape_pt_sequence": sequence,
+            "shape_dist_traveled": round(distance_m, 2),
+        }
+        for sequence, (lat, lon, distance_m) in enumerate(
+            zip(shape.lat.tolist(), shape.lon.tolist(), travelled_m.tolist(), strict=True), start=1
+        )
+    ]
+    return orjson.dumps({"shape_id": shape_id, "points": points})
+
+
+def distance_m(
+    lat1: npt.NDArray[np.float64],
+    lon1: npt.NDArray[np.float64],
+    lat2: npt.NDArray[np.float64],
+    lon2: npt.NDArray[np.float64],
+) -> npt.NDArray[np.float64]:
+    """Haversine distance in metres between points in degrees, element by element."""
+    phi1, phi2 = np.radians(lat1), np.radians(lat2)
+    h = np.sin((phi2 - phi1) / 2) ** 2 + np.cos(phi1) * np.cos(phi2) * np.sin(np.radians(lon2 - lon1) / 2) ** 2
+    metres: npt.NDArray[np.float64] = 2 * EARTH_RADIUS_M * np.arcsin(np.sqrt(np.minimum(h, 1.0)))
+    return metres
+
+
+def leg_lengths_m(lat: npt.NDArray[np.float64], lon: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distances in metres between neighbours: n points in degrees give n - 1 legs."""
+    return distance_m(lat[:-1], lon[:-1], lat[1:], lon[1:])

@@ -1,0 +1,210 @@
+import math
+import random
+from datetime import date
+
+import numpy as np
+import pytest
+
+from etacore import _features, _resolve, _routes, _select
+from etacore.features import Calendar, SelectOptions, vectorize_window
+from etacore.routes import RouteTable, ShapePolyline
+from etacore.schema import BASE_FEATURES, Status, feature_codes
+from tests.reference import features as twin
+from tests.reference import geo, routes
+from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of
+
+SEEDS = range(40)
+HOLIDAYS = (date(2016, 11, 24), date(2016, 12, 26))
+
+
+def test_compiled_modules_are_loaded():
+    for module in (_features, _resolve, _routes, _select):
+        assert module.__file__.endswith((".so", ".pyd"))
+
+
+def random_line(rng, n):
+    """Points of a wandering line, sometimes turning back on itself or closing a loop."""
+    lat, lon = rng.choice([(45.0, 7.0), (-33.1, 179.999), (64.2, -149.0)])
+    points = [(lat, lon)]
+    while len(points) < n:
+        if len(points) > 2 and rng.random() < 0.15:
+            points.append(points[rng.randrange(len(points))])
+        else:
+            lat, lon = points[-1]
+            lat, lon = lat + rng.gauss(0, 0.004), lon + rng.gauss(0, 0.005)
+            points.append((lat, geo.short_way(lon)))
+    return points
+
+
+def random_pattern(rng):
+    """(twin pattern, table), with or without a shape."""
+    points = random_line(rng, rng.randint(4, 14))
+    if rng.random() < 0.5:
+        chosen = sorted(rng.sample(range(len(points)), rng.randint(2, len(points))))
+        places = [(points[i][0] + rng.gauss(0, 1e-4), points[i][1] + rng.gauss(0, 1e-4)) for i in chosen]
+        places = [(lat, geo.short_way(lon)) for lat, lon in places]
+        shape = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
+    else:
+        places, shape = points, None
+    stops = [(rng.choice("ABCDEFGH"), lat, lon, 3 * i) for i, (lat, lon) in enumerate(places)]
+    s_m = routes.place_stops(shape, places) if shape else None
+    return twin.Pattern(stops, shape, s_m), table_of(stops, shape)
+
+
+def random_fix(rng, pattern, time_us):
+    i = rng.randrange(len(pattern.points) - 1)
+    (lat_1, lon_1), (lat_2, lon_2), t = pattern.points[i], pattern.points[i + 1], rng.random()
+    spread = rng.choice([1e-5, 1e-4, 2e-3, 0.05])
+    fix = {
+        "lat": lat_1 + t * (lat_2 - lat_1) + rng.gauss(0, spread),
+        "lon": geo.short_way(lon_1 + t * geo.short_way(lon_2 - lon_1) + rng.gauss(0, spread)),
+        "time_us": time_us,
+        "speed": rng.choice([0.0, 7.25]),
+    }
+    if rng.random() < 0.4:
+        fix["bearing"] = float(rng.randrange(360))
+    if rng.random() < 0.15:
+        fix["stop_id"] = rng.choice("ABCDEFGHX")
+    if rng.random() < 0.15:
+        fix["current_stop_sequence"] = rng.randrange(-2, 40)
+    if rng.random() < 0.3:
+        fix["current_status"] = rng.choice(["STOPPED_AT", "INCOMING_AT", "IN_TRANSIT_TO"])
+    return fix
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_haversine(seed):
+    rng = random.Random(seed)
+    for spread in (1e-6, 1e-3, 1.0, 90.0):
+        a = (rng.uniform(-80, 80), rng.uniform(-180, 180))
+        b = (
+            max(-90, min(90, a[0] + rng.gauss(0, spread))),
+            geo.short_way(a[1] + max(-179, min(179, rng.gauss(0, spread)))),
+        )
+        stops = [("A", *a, 1), ("B", *b, 2)]
+        table = table_of(stops)
+        leg_m = table.patterns.describe(table.pattern_ix(KEY))["leg_m"][0]
+        assert leg_m == pytest.approx(geo.haversine_m(*a, *b), rel=1e-9, abs=1e-8)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stops_on_a_shape(seed):
+    rng = random.Random(seed)
+    points = random_line(rng, rng.randint(2, 12))
+    stops = [points[i] for i in sorted(rng.choices(range(len(points)), k=rng.randint(1, 6)))]
+    stops = [(lat + rng.gauss(0, 2e-4), geo.short_way(lon + rng.gauss(0, 2e-4))) for lat, lon in stops]
+    shape = [p for i, p in enumerate(points) if i == 0 or p != points[i - 1]]
+    lat, lon = np.array(stops).T.copy()
+    s_m, worst_m = ShapePolyline(points).line.place_stops(np.ascontiguousarray(lat), np.ascontiguousarray(lon))
+    assert s_m.tolist() == pytest.approx(routes.place_stops(shape, stops), abs=1e-5)
+    assert (np.diff(s_m) >= 0).all()
+    assert worst_m < 5_000
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("has_trip", [True, False])
+def test_select_and_vectorize(seed, has_trip):
+    rng = random.Random(f"{seed}{has_trip}")
+    options = SelectOptions(max_off_route_m=3000.0)
+    calendar = Calendar("America/Toronto", HOLIDAYS)
+    compared = 0
+    for _ in range(5):
+        pattern, table = random_pattern(rng)
+        vehicle, previous, time_us = Vehicle(table, options, has_trip), None, EPOCH_US
+        for _ in range(12):
+            time_us += rng.choice([1, 20, 60, 5000]) * 1_000_000 + rng.randrange(10**6)
+            fix = random_fix(rng, pattern, time_us)
+            got = vehicle.fix(**fix)
+            stop, progress_m, strikes = twin.select(pattern, fix, options, previous, has_trip)
+            if stop == twin.OFF_ROUTE:
+                assert got == Status.OFF_ROUTE
+                continue
+            assert vehicle.progress_m == pytest.approx(progress_m, abs=1e-4)
+            assert vehicle.strikes == strikes
+            # Exactly at a stop the last bit of a double decides.
+            if min(abs(s - progress_m) for s in pattern.stop_s_m) > 1e-4:
+                assert got == (Status.TRIP_FINISHED if stop == twin.FINISHED else stop)
+            previous = (progress_m, time_us, strikes)
+            if isinstance(got, Status):
+                continue
+            for along in (False, True):
+                rows, distance_m, stop_ix = vehicle.rows(calendar, 4, along)
+                expected = twin.rows(pattern, fix, got, vehicle.progress_m, 4, "America/Toronto", along, HOLIDAYS)
+                assert stop_ix == list(range(got, got + len(expected)))
+                assert distance_m == pytest.approx([e["distance_to_stop"] for e in expected], abs=1e-4)
+                for row, wanted in zip(rows, expected, strict=True):
+                    assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-4)
+                    assert math.isnan(row["temperature_c"])
+                    compared += 1
+    assert compared > 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_window(seed):
+    rng = random.Random(seed)
+    n = rng.randint(1, 6)
+    lat, lon = [45 + rng.gauss(0, 0.01) for _ in range(n)], [7 + rng.gauss(0, 0.01) for _ in range(n)]
+    sequence, total = [rng.randrange(-1, 90) for _ in range(n)], [rng.randrange(0, 90) for _ in range(n)]
+    given = [rng.choice([math.nan, 123.456]) for _ in range(n)]
+    vehicle = {"lat": 45.001, "lon": 7.002, "speed": 3.5}
+    matrix, distance_m = np.empty((n, 7), np.float32), np.empty(n)
+    time_us = EPOCH_US + rng.randrange(10**14)
+    vectorize_window(
+        45.001,
+        7.002,
+        3.5,
+        time_us,
+        np.array(lat),
+        np.array(lon),
+        np.array(sequence, np.int64),
+        np.array(total, np.int64),
+        np.array(given),
+        Calendar("Europe/Zurich"),
+        feature_codes(BASE_FEATURES),
+        nan_fill=0.0,
+        X=matrix,
+        distance_m=distance_m,
+    )
+    for i in range(n):
+        straight_m = geo.haversine_m(45.001, 7.002, lat[i], lon[i])
+        wanted_m = straight_m if math.isnan(given[i]) else given[i]
+        successor = (lat[i + 1], lon[i + 1]) if i + 1 < n else None
+        wanted = twin.row(vehicle, (lat[i], lon[i]), successor, sequence[i], total[i], wanted_m)
+        wanted |= twin.calendar_features(time_us, "Europe/Zurich")
+        assert distance_m[i] == pytest.approx(wanted_m, abs=1e-6)
+        assert matrix[i].tolist() == pytest.approx([wanted[name] for name in BASE_FEATURES], rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_resolve(seed):
+    rng = random.Random(seed)
+    blob = stops_blob([("A", 45, 7, 1), ("B", 45.1, 7, 2)])
+    redis = {}
+    for trip in "abcdef":
+        if rng.random() < 0.6:
+            redis[f"trip_pattern:{trip}"] = rng.choice("pqr")
+    for name in ("pattern_stops:p", "pattern_stops:q", "route_stops:1", "route_stops:1:0", "route_stops:2:1"):
+        if rng.random() < 0.7:
+            redis[name] = blob
+    snapshots = [
+        {"route_id": rng.choice("12"), "trip_id": rng.choice("abcdef_"), "direction_id": rng.choice([None, 0, 1])}
+        for _ in range(30)
+    ]
+    for snapshot in snapshots:
+        if snapshot["trip_id"] == "_":
+            del snapshot["trip_id"]
+    table, columns = RouteTable(), columns_of(snapshots)
+    values = {key.encode(): value if isinstance(value, bytes) else value.encode() for key, value in redis.items()}
+    n_rounds, needed = 0, table.missing(columns)
+    while needed:
+        assert len(set(needed)) == len(needed)
+        needed = table.update(needed, [values.get(key) for key in needed], EPOCH_US)
+        n_rounds += 1
+    assert n_rounds <= 2
+    assert table.missing(columns) == []
+    pattern_ix = np.empty(len(snapshots), np.int32)
+    table.resolve(columns, pattern_ix)
+    for i, snapshot in enumerate(snapshots):
+        key = routes.resolve(snapshot, redis)
+        assert pattern_ix[i] == (-1 if key is None else table.pattern_ix(key.encode()))
+        assert columns.status[i] == (Status.UNKNOWN_ROUTE if key is None else Status.OK)

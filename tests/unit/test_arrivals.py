@@ -1,0 +1,162 @@
+import dataclasses
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from etacore.errors import FeedError
+from etacore.mlops.arrivals import MAX_GAP_S, arrivals_frame, observe_arrivals, read_arrivals
+from etacore.mlops.gtfs import Feed, read_feed
+from etacore.mlops.positions import Positions, read_positions
+from etacore.mlops.tracks import match_tracks, pattern_line
+from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, real_data, write_feed, write_positions
+
+LEG_S = 0.010 * M_PER_DEGREE / SPEED_MPS  # 139 s from stop to stop
+EIGHT = DAY_S + 8 * 3600
+
+
+@pytest.fixture
+def feed(tmp_path: Path) -> Feed:
+    return read_feed(write_feed(tmp_path / "feed"))
+
+
+def record(tmp_path: Path, rows: list[dict[str, Any]]) -> Positions:
+    return read_positions(write_positions(tmp_path / "p.parquet", rows))
+
+
+def observe(tmp_path: Path, feed: Feed, rows: list[dict[str, Any]]) -> pl.DataFrame:
+    positions = record(tmp_path, rows)
+    return arrivals_frame(observe_arrivals(positions, feed), positions, feed)
+
+
+@pytest.mark.parametrize("shaped", [True, False])
+def test_times_between_fixes_are_interpolated(tmp_path: Path, feed: Feed, shaped: bool) -> None:
+    feed = feed if shaped else dataclasses.replace(feed, shapes={})
+    seen = observe(tmp_path, feed, drive("out", [0.0, 0.032], EIGHT))
+    assert seen["stop_id"].to_list() == list("ABCD")
+    assert seen["stop_sequence"].to_list() == [10, 20, 40, 50]
+    assert seen["service_date"].to_list() == [date(2024, 1, 2)] * 4
+    assert seen["interp_ts"].to_list()[1:3] == pytest.approx([EIGHT + LEG_S, EIGHT + 2 * LEG_S], abs=0.1)
+    assert seen["interp_ts"][0] is None  # it was there before the first fix
+
+
+def test_rule_takes_the_first_fix_within_50_m_else_the_closest_within_200_m(tmp_path: Path, feed: Feed) -> None:
+    often = observe(tmp_path, feed, drive("out", [0.0, 0.032], EIGHT, every_s=2))
+    assert often["method"].unique().to_list() == ["first_50m"]
+    first = often.filter(pl.col("stop_id") == "B")["arrival_ts"][0]
+    assert 0 <= first - (EIGHT + LEG_S - 50 / SPEED_MPS) < 2
+    # a fix every 320 m, the nearest ones 152 m before B and 168 m behind it
+    rarely = observe(tmp_path, feed, drive("out", [0.0, 0.032], EIGHT, every_s=40))
+    near = rarely.filter(pl.col("stop_id") == "B")
+    assert near["method"][0] == "closest_200m"
+    assert near["arrival_ts"][0] == EIGHT + 120
+    assert near["interp_ts"][0] == pytest.approx(EIGHT + LEG_S, abs=0.1)
+
+
+def test_far_fixes_give_a_passage_but_no_arrival_by_rule(tmp_path: Path, feed: Feed) -> None:
+    rows = drive("out", [0.0, 0.032], EIGHT, every_s=60)
+    near_b = [abs(row["lon"] - 0.010) * M_PER_DEGREE < 250 for row in rows]
+    seen = observe(tmp_path, feed, [row for row, near in zip(rows, near_b, strict=True) if not near])
+    stop_b = seen.filter(pl.col("stop_id") == "B")
+    assert (stop_b["arrival_ts"][0], stop_b["method"][0]) == (None, "none")
+    assert stop_b["interp_ts"][0] == pytest.approx(EIGHT + LEG_S, abs=0.1)
+
+
+def test_no_interpolation_across_a_long_silence(tmp_path: Path, feed: Feed) -> None:
+    rows = drive("out", [0.0, 0.032], EIGHT)
+    late = [row | {"timestamp": row["timestamp"] + int(MAX_GAP_S)} for row in rows if row["lon"] > 0.015]
+    seen = observe(tmp_path, feed, [row for row in rows if row["lon"] < 0.006] + late)
+    assert seen["stop_id"].to_list() == ["A", "C", "D"]  # B was passed in silence
+
+
+def test_the_second_visit_of_a_loop_is_not_the_first(tmp_path: Path, feed: Feed) -> None:
+    start = DAY_S + 9 * 3600
+    seen = observe(tmp_path, feed, drive("loop", [0.0, 0.020, 0.0], start, route_id="r2"))
+    assert seen["stop_id"].to_list()[:4] == list("ABCB")
+    expected = [start + LEG_S, start + 2 * LEG_S, start + 3 * LEG_S]
+    assert seen["interp_ts"].to_list()[1:4] == pytest.approx(expected, abs=10)
+    by_rule = seen["arrival_ts"].to_list()
+    assert by_rule == sorted(by_rule)
+    assert by_rule[3] - by_rule[1] == pytest.approx(2 * LEG_S, abs=20)
+
+
+def test_the_way_to_the_first_stop_is_not_the_trip(tmp_path: Path, feed: Feed) -> None:
+    # the bus already carries the trip id while it drives the street backwards, and waits before it leaves
+    approach = drive("out", [0.030, 0.0], EIGHT - 600)
+    seen = observe(
+        tmp_path, feed, [row for row in approach if row["timestamp"] < EIGHT] + drive("out", [0, 0.032], EIGHT)
+    )
+    assert seen["stop_id"].to_list() == list("ABCD")
+    assert seen["interp_ts"].to_list()[1:3] == pytest.approx([EIGHT + LEG_S, EIGHT + 2 * LEG_S], abs=0.1)
+
+
+def test_service_day_of_a_trip_past_midnight(tmp_path: Path, feed: Feed) -> None:
+    seen = observe(tmp_path, feed, drive("back", [0.030, -0.002], DAY_S + 90_600))  # 01:10 of the next day
+    assert seen["service_date"].unique().to_list() == [date(2024, 1, 2)]
+
+
+def test_the_same_trip_on_two_days_is_two_runs(tmp_path: Path, feed: Feed) -> None:
+    rows = drive("out", [0.0, 0.032], EIGHT) + drive("out", [0.0, 0.032], EIGHT + 86_400 + 600)
+    seen = observe(tmp_path, feed, rows).filter(pl.col("stop_id") == "C")
+    assert seen["service_date"].to_list() == [date(2024, 1, 2), date(2024, 1, 3)]
+    assert seen["interp_ts"].to_list() == pytest.approx([EIGHT + 2 * LEG_S, EIGHT + 87_000 + 2 * LEG_S], abs=0.1)
+
+
+def test_fixes_that_belong_nowhere_are_counted(tmp_path: Path, feed: Feed) -> None:
+    good = drive("out", [0.0, 0.030], EIGHT)
+    far = {"timestamp": EIGHT + 5, "lat": 1.0}
+    rows = [
+        *good,
+        good[0] | far,
+        good[0] | {"trip_id": "unknown"},
+        good[0] | {"trip_id": None},
+        good[0] | {"lat": None},
+    ]
+    tracks = match_tracks(record(tmp_path, rows), feed)
+    assert (len(tracks), tracks.n_unmatched, len(tracks.row)) == (1, 1, len(good))
+    assert (np.diff(tracks.progress_m) >= 0).all()
+
+
+def test_nothing_to_observe(tmp_path: Path, feed: Feed) -> None:
+    positions = record(tmp_path, [row | {"trip_id": "x"} for row in drive("out", [0.0, 0.01], EIGHT)])
+    assert len(observe_arrivals(positions, feed)) == 0
+    assert arrivals_frame(observe_arrivals(positions, feed), positions, feed).is_empty()
+
+
+def test_line_of_a_pattern(feed: Feed) -> None:
+    loop = pattern_line(feed.patterns[int(feed.trips.pattern_ix[2])], feed.shapes)
+    assert loop is not None
+    assert loop.stop_s_m.tolist() == pytest.approx([k * 0.010 * M_PER_DEGREE for k in range(5)])
+    out = feed.patterns[int(feed.trips.pattern_ix[0])]
+    out.lat[1] = np.nan
+    assert pattern_line(out, feed.shapes) is None
+
+
+def test_read_arrivals(tmp_path: Path) -> None:
+    row = {"trip_id": "t", "vehicle_id": "v", "stop_id": "A", "stop_sequence": 1, "arrival_ts": 10}
+    frame = pl.DataFrame([row | {"interp_ts": 12.5}, row | {"interp_ts": None}])
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert read_arrivals(tmp_path / "a.parquet")["label_us"].to_list() == [12_500_000, 10_000_000]
+    frame.drop("stop_id").write_parquet(tmp_path / "b.parquet")
+    with pytest.raises(FeedError, match="has no column stop_id"):
+        read_arrivals(tmp_path / "b.parquet")
+    with pytest.raises(FeedError, match="no readable Parquet"):
+        read_arrivals(tmp_path / "none.parquet")
+
+
+def test_agrees_with_arrivals_that_others_observed() -> None:
+    feed = read_feed(real_data("ttc_2016", "gtfs_derived.zip"))
+    recording = read_positions(real_data("ttc_2016", "positions.parquet"))
+    positions = recording.select(start=datetime(2016, 12, 16, 8), end=datetime(2016, 12, 17, 8), routes=["26", "9"])
+    mine = arrivals_frame(observe_arrivals(positions, feed), positions, feed).with_columns(
+        mine=pl.coalesce("interp_ts", "arrival_ts"), stop_sequence=pl.col("stop_sequence").cast(pl.Int64)
+    )
+    theirs = pl.read_parquet(real_data("ttc_2016", "arrivals_observed.parquet")).filter(
+        pl.col("trip_id").is_in(mine["trip_id"].unique().to_list())
+    )
+    both = theirs.join(mine, on=["trip_id", "vehicle_id", "stop_sequence", "stop_id"], suffix="_mine")
+    close = (both["mine"] - both["interp_ts"]).abs() <= 20
+    assert close.sum() / len(theirs) > 0.975

@@ -1,0 +1,307 @@
+import math
+
+import numpy as np
+import pytest
+
+from etacore.errors import ConfigError, RouteDataError
+from etacore.features import (
+    Calendar,
+    SelectOptions,
+    along_shape_distance,
+    count_rows,
+    vectorize,
+    vectorize_window,
+)
+from etacore.routes import ShapePolyline
+from etacore.schema import Status
+from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
+from tests.reference.geo import haversine_m
+
+S = 1_000_000
+UTC = Calendar("UTC")
+
+
+def at(t, *, lon=7.0, lat=45.0):
+    """Position t steps along `line_of_stops`."""
+    return {"lat": lat + t * 0.01, "lon": lon}
+
+
+def after(seconds, **snapshot):
+    return snapshot | {"time_us": EPOCH_US + seconds * S}
+
+
+def test_next_stops_are_those_ahead():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    assert vehicle.fix(**at(2.4)) == 3
+    rows, distance_m, stop_ix = vehicle.rows(UTC, 5)
+    assert stop_ix == [3, 4, 5]
+    assert distance_m[0] == pytest.approx(0.6 * 0.01 * math.radians(1) * 6_371_000)
+    assert [row["stops_ahead"] for row in rows] == [1, 2, 3]
+    assert [row["progress_ratio"] for row in rows] == pytest.approx([3 / 6, 4 / 6, 5 / 6], abs=1e-6)
+
+
+def test_progress_never_goes_back():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    assert vehicle.fix(**after(0, **at(2.005))) == 3
+    assert vehicle.fix(**after(20, **at(1.98))) == 3
+    assert vehicle.progress_m == pytest.approx(2.005 * 1111.95, rel=1e-4)
+
+
+def out_and_back(n=4):
+    stops = line_of_stops(n)
+    back = [(f"R{i}", lat, lon, 100 + i) for i, (_, lat, lon, _) in enumerate(stops[-2::-1])]
+    return stops + back
+
+
+def test_out_and_back_uses_each_pass_in_turn():
+    vehicle = Vehicle(table_of(out_and_back()))
+    out = [0.5, 1.5, 2.5, 2.95]
+    back = [2.9, 2.5, 1.5, 0.5]
+    chosen = [vehicle.fix(**after(60 * i, **at(t))) for i, t in enumerate(out + back)]
+    assert chosen == [1, 2, 3, 3, 4, 4, 5, 6]
+
+
+def test_bearing_tells_the_way_back():
+    table = table_of(out_and_back())
+    assert Vehicle(table).fix(**at(1.5), bearing=0.0) == 2
+    assert Vehicle(table).fix(**at(1.5), bearing=180.0) == 5
+    assert Vehicle(table).fix(**at(1.5)) == 2
+
+
+def loop():
+    corners = [(45.0, 7.0), (45.02, 7.0), (45.02, 7.03), (45.0, 7.03), (45.0, 7.0)]
+    return [(f"C{i % 4}", lat, lon, i) for i, (lat, lon) in enumerate(corners)]
+
+
+def test_a_first_fix_at_the_terminal_of_a_loop_is_the_start():
+    assert Vehicle(table_of(loop())).fix(lat=45.0001, lon=7.0001) == 1
+
+
+def test_the_end_of_a_loop_is_the_end():
+    vehicle = Vehicle(table_of(loop()))
+    fixes = [(45.01, 7.0), (45.02, 7.01), (45.01, 7.03), (45.0, 7.01)]
+    assert [vehicle.fix(**after(90 * i, lat=a, lon=o)) for i, (a, o) in enumerate(fixes)] == [1, 2, 3, 4]
+    assert vehicle.fix(**after(400, lat=45.0, lon=7.0)) == Status.TRIP_FINISHED
+    assert vehicle.fix(**after(420, lat=45.0, lon=7.0)) == Status.TRIP_FINISHED
+
+
+@pytest.mark.parametrize(("has_trip", "fixes_needed"), [(False, 3), (True, 5)])
+def test_a_new_lap_begins_after_strikes(has_trip, fixes_needed):
+    vehicle = Vehicle(table_of(loop()), has_trip=has_trip)
+    vehicle.fix(**after(0, lat=45.0, lon=7.02))
+    assert vehicle.fix(**after(60, lat=45.0, lon=7.0)) == 1 or vehicle.progress_m > 5000
+    vehicle.progress_m = 8_000.0
+    vehicle.fix(**after(100, lat=45.0, lon=7.0))
+    assert vehicle.fix(**after(120, lat=45.0, lon=7.0)) == Status.TRIP_FINISHED
+    chosen = [vehicle.fix(**after(140 + 20 * i, lat=45.002 + 0.001 * i, lon=7.0)) for i in range(6)]
+    assert chosen[: fixes_needed - 1] == [Status.TRIP_FINISHED] * (fixes_needed - 1)
+    assert chosen[fixes_needed - 1 :] == [1] * (7 - fixes_needed)
+
+
+def test_strikes_have_to_follow_each_other():
+    vehicle = Vehicle(table_of(line_of_stops(6)), has_trip=False)
+    vehicle.fix(**after(0, **at(4.5)))
+    for i, t in enumerate([1.5, 1.6, 4.5, 1.5, 1.6]):
+        assert vehicle.fix(**after(20 + 20 * i, **at(t))) == 5
+    assert vehicle.strikes == 2
+    assert vehicle.fix(**after(200, **at(1.7))) == 2
+
+
+def test_strikes_can_be_switched_off():
+    vehicle = Vehicle(table_of(line_of_stops(6)), SelectOptions(trip_strikes=0))
+    vehicle.fix(**after(0, **at(4.5)))
+    assert {vehicle.fix(**after(20 + i, **at(1.5))) for i in range(300)} == {5}
+
+
+def test_silence_starts_anew():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    vehicle.fix(**after(0, **at(4.5)))
+    assert vehicle.fix(**after(3600, **at(1.5))) == 5
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    vehicle.fix(**after(0, **at(4.5)))
+    assert vehicle.fix(**after(3601, **at(1.5))) == 2
+
+
+def test_a_far_pass_within_no_reach_is_not_jumped_to():
+    # The line comes back beside its begin after 8 km; 20 s after the begin that is out of reach.
+    vehicle = Vehicle(table_of(loop()))
+    vehicle.fix(**after(0, lat=45.001, lon=7.0))
+    assert vehicle.fix(**after(20, lat=45.0012, lon=7.0006)) == 1
+
+
+def test_wrong_begin_is_left_behind():
+    # First taken for the outward pass; then nothing within reach fits, something ahead does.
+    vehicle = Vehicle(table_of(out_and_back(8)))
+    assert vehicle.fix(**after(0, **at(1.5))) == 2
+    vehicle.progress_m = 300.0
+    assert vehicle.fix(**after(20, **at(6.5))) == 7
+
+
+def test_sequence_counts_first():
+    stops = [(i, lat, lon, 10 * s) for i, lat, lon, s in line_of_stops(6)]
+    table = table_of(stops)
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40) == 3
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40, current_status="STOPPED_AT") == 4
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40, stop_id="S2") == 3
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=35) == 3
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=35, stop_id="S2") == 1
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=99) == 1
+    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=60, current_status=1) == Status.TRIP_FINISHED
+
+
+def test_sequence_zero_is_a_sequence():
+    stops = [(i, lat, lon, s - 1) for i, lat, lon, s in line_of_stops(4)]
+    assert Vehicle(table_of(stops)).fix(**at(2.5), current_stop_sequence=0) == 0
+
+
+def test_what_the_vehicle_says_counts_against_earlier_progress():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    vehicle.fix(**after(0, **at(4.5)))
+    assert vehicle.fix(**after(20, **at(1.5)), current_stop_sequence=3) == 2
+    assert vehicle.progress_m == pytest.approx(1.5 * 1111.95, rel=1e-4)
+
+
+def test_progress_lies_before_the_stop_that_the_vehicle_names():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    assert vehicle.fix(**at(4.5), stop_id="S3") == 2
+    assert vehicle.progress_m == pytest.approx(2 * 1111.95, rel=1e-4)
+    assert vehicle.rows(UTC, 1, along=True)[1] == [0.0]
+
+
+def test_repeated_stop_id_is_the_first_one_ahead():
+    stops = [("A", 45.0, 7.0, 1), ("B", 45.01, 7.0, 2), ("A", 45.02, 7.0, 3), ("B", 45.03, 7.0, 4)]
+    table = table_of(stops)
+    vehicle = Vehicle(table)
+    assert vehicle.fix(**after(0, **at(0.5)), stop_id="B") == 1
+    assert vehicle.fix(**after(90, **at(1.5)), stop_id="A") == 2
+    assert vehicle.fix(**after(180, **at(2.4)), stop_id="B") == 3
+    assert Vehicle(table).fix(**at(2.4), stop_id="B") == 3
+    assert Vehicle(table).fix(**at(0.4), stop_id="B") == 1
+
+
+def test_standing_at_a_repeated_stop_stays_there():
+    vehicle = Vehicle(table_of(loop()))
+    for i in range(4):
+        fix = after(20 * i, lat=45.0 + 0.0001 * i, lon=7.0)
+        assert vehicle.fix(**fix, stop_id="C0", current_status="STOPPED_AT") == 1
+
+
+def test_unknown_stop_id_leaves_the_position():
+    assert Vehicle(table_of(line_of_stops(6))).fix(**at(2.5), stop_id="X") == 3
+
+
+def test_off_route():
+    table = table_of(line_of_stops(6))
+    assert Vehicle(table).fix(lat=45.02, lon=7.03) == Status.OFF_ROUTE
+    assert Vehicle(table, SelectOptions(max_off_route_m=2500.0)).fix(lat=45.02, lon=7.03) == 3
+    assert Vehicle(table).fix(lat=45.02, lon=7.03, stop_id="S4") == 3
+
+
+def test_past_the_last_stop():
+    assert Vehicle(table_of(line_of_stops(6))).fix(**at(5.2)) == Status.TRIP_FINISHED
+
+
+def test_stops_at_one_place():
+    stops = [(f"S{i}", 45.0, 7.0, i) for i in range(3)] + [("T", 45.01, 7.0, 9), ("U", 45.01, 7.0, 10)]
+    vehicle = Vehicle(table_of(stops))
+    assert vehicle.fix(**at(0.5)) == 3
+    rows, _, _ = vehicle.rows(UTC)
+    assert [row["progress_on_segment"] for row in rows] == [0.0, 0.0]
+    assert Vehicle(table_of(stops[:3])).fix(lat=45.0, lon=7.0) == Status.TRIP_FINISHED
+
+
+@pytest.mark.parametrize(("lat", "lon"), [(0.0, 179.995), (89.9, 10.0), (-89.97, -179.99)])
+def test_date_line_and_poles(lat, lon):
+    places = [(lat + 0.001 * i, (lon + 0.005 * i + 180) % 360 - 180) for i in range(4)]
+    stops = [(f"S{i}", a, o, i) for i, (a, o) in enumerate(places)]
+    vehicle = Vehicle(table_of(stops))
+    middle = (lat + 0.0015, (lon + 0.0075 + 180) % 360 - 180)
+    assert vehicle.fix(lat=middle[0], lon=middle[1]) == 2
+    rows, distance_m, _ = vehicle.rows(UTC)
+    assert distance_m[0] == pytest.approx(haversine_m(*middle, *places[2]), rel=1e-6)
+    assert rows[0]["along_route_distance_m"] == pytest.approx(distance_m[0], rel=1e-3)
+
+
+def test_shape_gives_distances_along_it():
+    stops = [("A", 45.0, 7.0, 1), ("B", 45.0, 7.02, 2)]
+    points = [(45.0, 7.0), (45.01, 7.0), (45.01, 7.02), (45.0, 7.02)]
+    vehicle = Vehicle(table_of(stops, points))
+    assert vehicle.fix(lat=45.01, lon=7.01) == 1
+    way_m = haversine_m(45.01, 7.01, 45.01, 7.02) + haversine_m(45.01, 7.02, 45.0, 7.02)
+    rows, distance_m, _ = vehicle.rows(UTC, along=True)
+    assert distance_m == pytest.approx([way_m], abs=0.01)
+    assert rows[0]["distance_to_stop"] == pytest.approx(way_m, abs=0.01)
+    assert vehicle.rows(UTC)[1] == pytest.approx([haversine_m(45.01, 7.01, 45.0, 7.02)], abs=1e-6)
+
+
+def test_unknown_values_are_nan_or_the_filling():
+    vehicle = Vehicle(table_of(line_of_stops(3)))
+    vehicle.fix(**at(0.5))
+    assert math.isnan(vehicle.rows(UTC)[0][0]["temperature_c"])
+    assert vehicle.rows(UTC, nan_fill=0.0)[0][0]["wind_speed_kmh"] == 0.0
+
+
+def test_count_rows():
+    table = table_of(line_of_stops(6))
+    pattern_ix = np.zeros(5, np.int32)
+    pattern_ix[4] = 7
+    status = np.array([0, Status.OFF_ROUTE, 0, 0, 0], np.uint8)
+    offset = np.empty(6, np.int32)
+    assert count_rows(status, pattern_ix, np.array([1, 1, 4, 6, 0], np.int32), table, 3, offset) == 5
+    assert offset.tolist() == [0, 3, 3, 5, 5, 5]
+    with pytest.raises(ValueError, match="shorter"):
+        count_rows(status, pattern_ix, np.zeros(5, np.int32), table, 3, offset[:5])
+
+
+def test_rows_that_do_not_belong_to_the_stops_are_refused():
+    table, columns = table_of(line_of_stops(3)), columns_of([{}])
+    outputs = {"X": np.empty((9, 1), np.float32), "distance_m": np.empty(9), "stop_ix": np.empty(9, np.int32)}
+
+    def run(first_stop, n_rows, codes=(0,), pattern=0):
+        vectorize(
+            columns,
+            table,
+            np.array([pattern], np.int32),
+            np.array([first_stop], np.int32),
+            np.zeros(1),
+            np.array([0, n_rows], np.int32),
+            UTC,
+            np.array(codes, np.int32),
+            along_route_distance=False,
+            nan_fill=None,
+            **outputs,
+        )
+
+    run(1, 2)
+    for bad in ((1, 3), (-1, 1), (0, 10), (0, -1)):
+        with pytest.raises(ValueError, match=r"belong|shorter"):
+            run(*bad)
+    with pytest.raises(ValueError, match="belong"):
+        run(0, 1, pattern=5)
+    for codes in ((99,), (-1,), ()):
+        with pytest.raises(ValueError, match="feature"):
+            run(1, 1, codes)
+
+
+def test_window_refuses_arrays_that_do_not_fit():
+    one, two = np.zeros(1), np.zeros(2)
+    numbers, codes = np.zeros(1, np.int64), np.zeros(1, np.int32)
+    out = {"X": np.empty((1, 1), np.float32), "distance_m": np.empty(1)}
+    vectorize_window(0, 0, 0, 0, one, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
+    with pytest.raises(ValueError, match="one length"):
+        vectorize_window(0, 0, 0, 0, two, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
+
+
+def test_along_shape_distance():
+    shape = ShapePolyline([(45.0, 7.0), (45.01, 7.0), (45.01, 7.02)])
+    whole = haversine_m(45.0, 7.0, 45.01, 7.0) + haversine_m(45.01, 7.0, 45.01, 7.02)
+    assert along_shape_distance(shape, 45.0, 7.0, 45.01, 7.02) == pytest.approx(whole, abs=1e-6)
+    assert along_shape_distance(shape, 45.01, 7.02, 45.0, 7.0) == 0.0
+    with pytest.raises(RouteDataError, match="finite"):
+        along_shape_distance(shape, math.nan, 7.0, 45.0, 7.0)
+
+
+def test_options_are_checked():
+    for bad in ({"slack_m": -1.0}, {"fit_m": math.nan}, {"restart_strikes": 256}):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
+            SelectOptions(**bad)

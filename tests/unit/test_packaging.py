@@ -1,0 +1,109 @@
+"""What a stranger's machine relies on: the lock, the build requirements, the source distribution, the make targets."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tarfile
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from setuptools import build_meta
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LOCK = (ROOT / "requirements.lock").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+LOCKED_EXTRAS = re.findall(r"--extra (\w+)", MAKEFILE)
+
+
+def locked() -> list[tuple[Requirement, int]]:
+    """Requirements of the lock, each with the number of its hashes."""
+    entries = LOCK.replace("\\\n", " ").splitlines()
+    parsed = [entry.split(" --hash=") for entry in entries if entry and not entry.startswith("#")]
+    return [(Requirement(entry.strip()), len(hashes)) for entry, *hashes in parsed]
+
+
+def test_the_lock_names_no_address():
+    assert "://" not in LOCK
+    assert not re.search(r"^\s*(-i|-f|--\w*index|--find-links|--trusted)", LOCK, re.MULTILINE)
+
+
+def test_everything_in_the_lock_is_pinned_and_hashed():
+    entries = locked()
+    assert len(entries) > 30
+    for requirement, n_hashes in entries:
+        assert re.fullmatch(r"==[^*,]+", str(requirement.specifier)), requirement
+        assert n_hashes, requirement
+
+
+@pytest.mark.parametrize("python", ["3.11.2", "3.12.0", "3.13.0"])
+def test_the_lock_satisfies_what_the_project_asks_for(python):
+    platform = {"python_version": python[:4], "python_full_version": python, "sys_platform": "linux"}
+    pins = {
+        requirement.name: str(requirement.specifier).removeprefix("==")
+        for requirement, _ in locked()
+        if requirement.marker is None or requirement.marker.evaluate(platform)
+    }
+    extras = PROJECT["project"]["optional-dependencies"]
+    asked = [*PROJECT["project"]["dependencies"], *PROJECT["build-system"]["requires"]]
+    asked += [text for extra in LOCKED_EXTRAS for text in extras[extra]]
+    for requirement in map(Requirement, asked):
+        if requirement.marker is None or requirement.marker.evaluate(platform):
+            assert requirement.name in pins, f"{requirement} is not in the lock for {python}"
+            assert requirement.specifier.contains(pins[requirement.name], prereleases=True), requirement
+
+
+def test_a_production_box_installs_little():
+    allowed = {"numpy", "redis", "orjson", "click", "rich", "filelock", "tzdata"}
+    assert {Requirement(text).name for text in PROJECT["project"]["dependencies"]} <= allowed
+
+
+def test_every_kernel_source_stands_in_the_table():
+    (kernels,) = re.findall(r"^KERNELS = \((.*?)\)", (ROOT / "setup.py").read_text(), re.MULTILINE | re.DOTALL)
+    table = set(re.findall(r'"(_\w+)"', kernels))
+    assert table == {path.stem for path in (ROOT / "src_ext/etacore").glob("*.pyx")}
+    assert table == {path.stem for path in (ROOT / "etacore").glob("_*.pyi")}
+
+
+def test_the_source_distribution_can_build_the_kernels(tmp_path, monkeypatch):
+    checkout, dist = tmp_path / "checkout", tmp_path / "dist"
+    for folder in ("etacore", "src_ext"):
+        shutil.copytree(ROOT / folder, checkout / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md"):
+        shutil.copy(ROOT / file, checkout)
+    monkeypatch.chdir(checkout)
+    archive = dist / build_meta.build_sdist(str(dist))
+    with tarfile.open(archive) as tar:
+        packed = {name.partition("/")[2] for name in tar.getnames()}
+    sources = {str(path.relative_to(checkout)) for path in (checkout / "src_ext").rglob("*.p[yx][xd]")}
+    assert any(name.endswith(".pyx") for name in sources)
+    assert any(name.endswith(".pxd") for name in sources)
+    assert sources <= packed
+    assert {"setup.py", "pyproject.toml", "etacore/py.typed", "etacore/_index.pyi"} <= packed
+    assert not {name for name in packed if name.endswith((".so", ".c"))}
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "bench", "lint", "sanitize", "build", "clean", "help"])
+def test_make_offers(target):
+    run = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.search(rf"^ +make {target} +\w", run.stdout, re.MULTILINE)
+
+
+def test_a_second_set_up_has_nothing_to_do(tmp_path):
+    """The stamps alone decide, so a second run starts at once."""
+    version = subprocess.run(
+        ["python3", "-c", "import platform; print(platform.python_version())"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    for stamp in (f".deps-{version}", f".built-{version}"):
+        (tmp_path / stamp).touch()
+    idle = ["make", "--question", f"VENV={tmp_path}", "PYTHON=python3", "build"]
+    assert subprocess.run(idle, cwd=ROOT, check=False).returncode == 0
+    (tmp_path / f".built-{version}").unlink()
+    assert subprocess.run(idle, cwd=ROOT, check=False).returncode == 1

@@ -1,0 +1,110 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from etacore.errors import FeedError
+from etacore.mlops.positions import from_us, read_positions, to_us
+from etacore.schema import NO_SEQUENCE
+from tests.transit import real_data, write_positions
+
+ROWS = [
+    {"vehicle_id": "b", "timestamp": 1_700_000_040, "lat": 1.0, "lon": 2.0, "route_id": "7", "trip_id": "t1"},
+    {"vehicle_id": "b", "timestamp": 1_700_000_000, "lat": 1.5, "lon": 2.5, "route_id": "7", "trip_id": None},
+    {"vehicle_id": "a", "timestamp": 1_700_000_000, "lat": None, "lon": 2.5, "route_id": "9", "trip_id": ""},
+]
+
+
+@pytest.mark.parametrize("name", ["p.parquet", "p.csv"])
+def test_required_columns_are_enough(tmp_path: Path, name: str) -> None:
+    positions = read_positions(write_positions(tmp_path / name, ROWS))
+    assert [positions.vehicle_id[i] for i in range(3)] == ["a", "b", "b"]  # by time, then vehicle
+    assert positions.time_us.tolist() == [1_700_000_000_000_000, 1_700_000_000_000_000, 1_700_000_040_000_000]
+    assert [positions.trip_id[i] for i in range(3)] == [None, None, "t1"]
+    assert np.isnan(positions.lat[0])
+    assert positions.lat[1:].tolist() == [1.5, 1.0]
+    assert np.isnan(positions.speed_mps).all()
+    assert (positions.stop_sequence == NO_SEQUENCE).all()
+    assert positions.current_status[0] is None
+
+
+def test_all_columns(tmp_path: Path) -> None:
+    more = {
+        "speed_mps": 3.5,
+        "bearing": 90.0,
+        "current_stop_sequence": 4,
+        "stop_id": "S",
+        "current_status": "STOPPED_AT",
+    }
+    positions = read_positions(write_positions(tmp_path / "p.parquet", [ROWS[0] | more]))
+    assert (positions.speed_mps[0], positions.bearing_deg[0], positions.stop_sequence[0]) == (3.5, 90.0, 4)
+    assert (positions.stop_id[0], positions.current_status[0]) == ("S", "STOPPED_AT")
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pl.Series([1_700_000_000.25]),
+        pl.Series([datetime(2023, 11, 14, 22, 13, 20, 250_000)]),
+        pl.Series([datetime(2023, 11, 14, 22, 13, 20, 250_000, UTC)]).dt.convert_time_zone("America/Toronto"),
+        pl.Series(["2023-11-14T22:13:20.250Z"]),
+        pl.Series(["1700000000.25"]),
+    ],
+)
+def test_kinds_of_time(tmp_path: Path, times: pl.Series) -> None:
+    frame = pl.DataFrame({"vehicle_id": ["a"], "timestamp": times, "lat": [1.0], "lon": [2.0], "route_id": ["7"]})
+    frame.write_parquet(tmp_path / "p.parquet")
+    assert read_positions(tmp_path / "p.parquet").time_us.tolist() == [1_700_000_000_250_000]
+
+
+def test_select_by_time_and_route(tmp_path: Path) -> None:
+    positions = read_positions(write_positions(tmp_path / "p.parquet", ROWS))
+    assert len(positions.select(routes=["9"])) == 1
+    assert len(positions.select(start=from_us(1_700_000_000_000_001))) == 1
+    assert len(positions.select(end=from_us(1_700_000_040_000_000))) == 2  # the end is not included
+    assert len(positions.select(start=datetime(2023, 11, 14, 22, 13, 20))) == 3  # naive is UTC, the start is included
+    with pytest.raises(FeedError, match=r"no positions between(.|\n)*covers 2023-11-14 22:13:20"):
+        positions.select(start=datetime(2024, 1, 1))
+    with pytest.raises(FeedError, match=r"no positions of route 5(.|\n)*7, 9"):
+        positions.select(routes=["7", "5"])
+    with pytest.raises(FeedError, match="in this time range"):
+        positions.select(routes=["9"], start=from_us(1_700_000_020_000_000))
+    assert from_us(to_us(datetime(2024, 1, 1))) == datetime(2024, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vehicle_id": None}, "row 0: vehicle_id is missing"),
+        ({"route_id": ""}, "row 0: route_id is missing"),
+        ({"timestamp": "noon"}, "row 0: timestamp 'noon' is neither"),
+        ({"lat": "north"}, "row 0: lat 'north' is no number"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    with pytest.raises(FeedError, match=message):
+        read_positions(write_positions(tmp_path / "p.csv", [ROWS[0] | change, ROWS[1]]))
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(FeedError, match="does not exist"):
+        read_positions(tmp_path / "none.parquet")
+    with pytest.raises(FeedError, match="has no column lon, route_id"):
+        read_positions(write_positions(tmp_path / "p.csv", [{"vehicle_id": "a", "timestamp": 1, "lat": 2}]))
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(FeedError, match="no readable Parquet"):
+        read_positions(tmp_path / "cut.parquet")
+    (tmp_path / "empty.csv").write_text("vehicle_id,timestamp,lat,lon,route_id\n")
+    with pytest.raises(FeedError, match="has no rows"):
+        read_positions(tmp_path / "empty.csv")
+
+
+@pytest.mark.parametrize(
+    ("folder", "n"), [("ttc_2016", 970_191), ("capmetro_2016", 149_588), ("mbta_green_2025", 16_731)]
+)
+def test_real_recordings(folder: str, n: int) -> None:
+    positions = read_positions(real_data(folder, "positions.parquet"))
+    assert len(positions) == n
+    assert (np.diff(positions.time_us) >= 0).all()
