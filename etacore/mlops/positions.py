@@ -83,6 +83,13 @@ class Positions:
             columns[column.name] = whole.take(rows) if isinstance(whole, TextColumn) else whole[rows]
         return type(self)(**columns)
 
+    def sampling_s(self) -> float:
+        """Median time in seconds between two fixes of a vehicle; NaN if none has two."""
+        order = np.lexsort((self.time_us, self.vehicle_id.codes))
+        vehicle, time_us = self.vehicle_id.codes[order], self.time_us[order]
+        gaps_us = np.diff(time_us)[vehicle[1:] == vehicle[:-1]]
+        return float(np.median(gaps_us)) / _US if gaps_us.size else float("nan")
+
     def select(
         self, *, start: datetime | None = None, end: datetime | None = None, routes: Collection[str] | None = None
     ) -> Self:

@@ -240,7 +240,7 @@ def replay(
         tuple(sorted({chosen.route_id.values[code] for code in np.unique(chosen.route_id.codes[:n_played]).tolist()})),
         feed.time_zone,
         len(truth.key),
-        _sampling_s(chosen),
+        chosen.sampling_s(),
         feed.notes,
     )
 
@@ -329,13 +329,6 @@ def _play(
         low = high
     played.wall_s = time.perf_counter() - began
     return played
-
-
-def _sampling_s(positions: Positions) -> float:
-    order = np.lexsort((positions.time_us, positions.vehicle_id.codes))
-    vehicle, time_us = positions.vehicle_id.codes[order], positions.time_us[order]
-    gaps_us = np.diff(time_us)[vehicle[1:] == vehicle[:-1]]
-    return float(np.median(gaps_us)) / _US if gaps_us.size else math.nan
 
 
 def _wait(began: float, until_s: float) -> None:
