@@ -7,6 +7,7 @@ ETACORE_SANITIZE=1  address and undefined-behaviour sanitizers (see ``make sanit
 """
 
 import os
+import sys
 
 import numpy as np
 from Cython.Build import cythonize
@@ -14,6 +15,7 @@ from setuptools import Extension, setup
 
 DEBUG = os.environ.get("ETACORE_DEBUG") == "1"
 SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
+N_CPUS = os.cpu_count() or 1
 
 KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_resolve", "_routes", "_select", "_snapshots", "_state", "_window")  # fmt: skip  # noqa: E501
 
@@ -44,6 +46,7 @@ setup(
         extensions,
         include_path=["src_ext"],
         build_dir="build/cython",
+        nthreads=N_CPUS if sys.platform == "linux" else 0,
         compiler_directives={
             "language_level": "3",
             "boundscheck": DEBUG,
@@ -53,5 +56,5 @@ setup(
             "embedsignature": True,
         },
     ),
-    options={"build_ext": {"parallel": os.cpu_count()}},
+    options={"build_ext": {"parallel": N_CPUS}},
 )

@@ -34,7 +34,6 @@ FIRST_DAY: Final = date(2026, 2, 5)
 """A Thursday; the days before those that the demo shows."""
 N_TRAIN_DAYS: Final = 6
 N_TEST_DAYS: Final = 2
-FEATURES: Final = (*BASE_FEATURES, "along_route_distance_m", "stops_ahead")
 PARAMETERS: Final = {
     "max_depth": 5,
     "n_estimators": 100,
@@ -65,8 +64,8 @@ class _FeatureTap:
 
     key = model_type = "feature_tap"
     scope = "global"
-    features = FEATURES
-    feature_codes = feature_codes(FEATURES)
+    features = BASE_FEATURES
+    feature_codes = feature_codes(BASE_FEATURES)
     calendar_args = (TIME_ZONE, ())
     nan_fill = None
     along_route_distance = False
@@ -164,7 +163,7 @@ def main(registry: Path | None, seed: int) -> None:
     report = accuracy.score(fitted.predict(rows.features[test]), rows.seconds[test])
     click.echo(f"test MAE {report.overall.mae_s:.1f} s, bands {report.bands_score:.1%}", err=True)
     booster = fitted.get_booster()
-    booster.feature_names = list(FEATURES)
+    booster.feature_names = list(BASE_FEATURES)
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model.ubj"
         booster.save_model(source)

@@ -25,7 +25,8 @@ cdef enum:
 
 NO_PREDICTION = "The model gave no usable prediction"
 cdef bytes _stop_error = (
-    b',"eta_seconds":null,"eta_minutes":null,"eta_formatted":null,"eta_timestamp":null,"error":"%b"}' % NO_PREDICTION.encode()
+    b',"eta_seconds":null,"eta_minutes":null,"eta_formatted":null,"eta_timestamp":null,"error":"%b"}'
+    % NO_PREDICTION.encode()
 )
 cdef const char* stop_error = PyBytes_AS_STRING(_stop_error)
 cdef size_t stop_error_length = PyBytes_GET_SIZE(_stop_error)

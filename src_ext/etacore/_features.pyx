@@ -196,7 +196,8 @@ def vectorize(
                 continue
             stop = first_stop[i]
             pattern = pattern_at(table, pattern_ix[i])
-            if pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows or end - row > pattern.n_stops - stop:
+            if (pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows
+                    or end - row > pattern.n_stops - stop):
                 broken = True
                 break
             vehicle = unit_vector(lat[i], lon[i])

@@ -124,7 +124,8 @@ cdef inline bint plain8(uint64_t chunk) noexcept nogil:
     cdef uint64_t ones = 0x0101010101010101ULL
     cdef uint64_t quote = chunk ^ (ones * 0x22)
     cdef uint64_t slash = chunk ^ (ones * 0x5C)
-    return ((((chunk - ones * 0x20) & ~chunk) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & (ones * 0x80)) == 0
+    cdef uint64_t low = (chunk - ones * 0x20) & ~chunk
+    return ((low | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & (ones * 0x80)) == 0
 
 
 cdef inline char* put_escaped(char* out, const char* text, int64_t length) noexcept nogil:
@@ -191,7 +192,8 @@ cdef inline char* put_iso(char* out, int64_t time_us) noexcept nogil:
     cdef unsigned int micro = <unsigned int>(rest_us - <uint64_t>second * 1000000)
     cdef unsigned int era = <unsigned int>(days // 146097)
     cdef unsigned int day_of_era = <unsigned int>(days - <uint64_t>era * 146097)
-    cdef unsigned int year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36524 - day_of_era // 146096) // 365
+    cdef unsigned int leap_days = day_of_era // 1460 - day_of_era // 36524 + day_of_era // 146096
+    cdef unsigned int year_of_era = (day_of_era - leap_days) // 365
     cdef unsigned int day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
     cdef unsigned int month_ix = (5 * day_of_year + 2) // 153
     cdef unsigned int day = day_of_year - (153 * month_ix + 2) // 5 + 1

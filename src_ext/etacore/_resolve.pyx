@@ -80,7 +80,8 @@ cdef class NameTable:
         if slot >= 0:
             return slot
         if self.n_sources == self.source_capacity:
-            moved = <source_t*>PyMem_RawRealloc(self.sources, <size_t>(2 * self.source_capacity + 64) * sizeof(source_t))
+            moved = <source_t*>PyMem_RawRealloc(
+                self.sources, <size_t>(2 * self.source_capacity + 64) * sizeof(source_t))
             if moved == NULL:
                 raise MemoryError()
             self.sources = moved
@@ -111,7 +112,8 @@ cdef class NameTable:
     def learn_source(self, bytes name not None, bint is_pattern, int32_t pattern_ix):
         """Remember what a source holds now (-1: nothing). Returns the pattern number it held before."""
         cdef int32_t slot = self._add_source(
-            self.pattern_names if is_pattern else self.route_names, PyBytes_AS_STRING(name), <int32_t>PyBytes_GET_SIZE(name))
+            self.pattern_names if is_pattern else self.route_names,
+            PyBytes_AS_STRING(name), <int32_t>PyBytes_GET_SIZE(name))
         cdef int32_t before = self.sources[slot].pattern_ix
         self.sources[slot].pattern_ix = pattern_ix
         self.sources[slot].checked_us = self.clock_us
@@ -268,12 +270,12 @@ cdef class NameTable:
             index = self.route_names if kind == 1 else self.pattern_names
             for i in range(index.n):
                 source = &self.sources[index.entries[i].value]
-                if source.checked_us <= before_us and source.used_us >= source.checked_us:
+                if source.known and source.checked_us <= before_us and source.used_us >= source.checked_us:
                     found.append((source.checked_us, kind, i))
         before_us = self.clock_us - trip_refresh_us
         for i in range(self.trip_names.n):
             trip = &self.trips[self.trip_names.entries[i].value]
-            if trip.checked_us <= before_us and trip.used_us >= trip.checked_us:
+            if trip.known and trip.checked_us <= before_us and trip.used_us >= trip.checked_us:
                 found.append((trip.checked_us, 0, i))
         if len(found) > limit:
             found.sort()

@@ -254,6 +254,7 @@ cdef class PatternTable:
         if n_stops:
             if line is None:
                 pattern.length_m = _lay(pattern.segments, lat, lon)
+                s_m[0] = 0.0
                 for i in range(1, pattern.n_stops):
                     s_m[i] = s_m[i - 1] + pattern.segments[i - 1].length_m
             else:

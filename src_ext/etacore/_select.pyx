@@ -157,7 +157,7 @@ cdef int32_t _stop_of_id(
     cdef uint64_t code = hash_text(text, length)
     cdef int32_t found = NO_STOP
     cdef int32_t i
-    cdef double square, best = INFINITY
+    cdef double least_m, distance_m, best = INFINITY
     cdef bint several = False
     for i in range(pattern.n_stops):
         if (pattern.id_hashes[i] != code or pattern.stops[i].id_length != length
@@ -169,16 +169,17 @@ cdef int32_t _stop_of_id(
         found = i
     if not several:
         return found
+    least_m = progress_m - options.tolerance_m if after else progress_m
     for i in range(found, pattern.n_stops):
         # Equal hashes of one process are equal ids here: the first one found has been compared.
-        if pattern.id_hashes[i] == code and pattern.stops[i].s_m >= progress_m - (options.tolerance_m if after else 0.0):
+        if pattern.id_hashes[i] == code and pattern.stops[i].s_m >= least_m:
             return i
     for i in range(found, pattern.n_stops):
         if pattern.id_hashes[i] != code:
             continue
-        square = sqrt(_before_stop(pattern, point, i + after, NAN, options).square_m2)
-        if square + options.near_equal_m < best:
-            best = square
+        distance_m = sqrt(_before_stop(pattern, point, i + after, NAN, options).square_m2)
+        if distance_m + options.near_equal_m < best:
+            best = distance_m
             found = i
     return found
 

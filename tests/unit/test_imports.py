@@ -23,7 +23,7 @@ FLOORS = {
         "etacore.encoding",
         "etacore.profiler",
     ),
-    3: ("etacore.registry", "etacore.engine"),
+    3: ("etacore.manifest", "etacore.model", "etacore.registry", "etacore.engine"),
     4: ("etacore.estimator", "etacore.redis_io", "etacore.runtime", "etacore.cli"),
 }
 DATA_PATH = [name for names in FLOORS.values() for name in names]
@@ -50,6 +50,8 @@ def floor_of(module: str) -> int:
     """Floor of one of our modules: 1 = compiled, 5 = everything offline."""
     if module in FLOOR_OF:
         return FLOOR_OF[module]
+    if module == "etacore.__main__":
+        return FLOOR_OF["etacore.cli"]
     return 1 if module.startswith("etacore._") else 5
 
 

@@ -88,6 +88,12 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path, change: dict[str, ob
         read_positions(write_positions(tmp_path / "p.csv", [ROWS[0] | change, ROWS[1]]))
 
 
+def test_sampling_is_per_vehicle(tmp_path: Path) -> None:
+    positions = read_positions(write_positions(tmp_path / "p.parquet", ROWS))
+    assert positions.sampling_s() == 40.0
+    assert np.isnan(positions.take(np.array([0])).sampling_s())
+
+
 def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="does not exist"):
         read_positions(tmp_path / "none.parquet")

@@ -1,0 +1,313 @@
+import numpy as np
+import orjson
+import pytest
+
+from etacore._routes import Line, PatternTable
+from etacore.config import KeyNames
+from etacore.errors import RouteDataError
+from etacore.routes import RouteTable, ShapePolyline, parse_shape, parse_stops
+from etacore.schema import Status
+from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
+
+S = 1_000_000
+TWO = stops_blob(line_of_stops(2))
+THREE = stops_blob(line_of_stops(3))
+
+
+def fetch_all(table, columns, redis, now_us=0):
+    """The rounds of one batch; returns (pattern_ix, keys asked in each round)."""
+    rounds, needed = [], table.missing(columns) + table.due(now_us)
+    while needed:
+        rounds.append(sorted(needed))
+        needed = table.update(needed, [redis.get(key) for key in needed], now_us)
+    pattern_ix = np.empty(columns.n, np.int32)
+    table.resolve(columns, pattern_ix)
+    return pattern_ix.tolist(), rounds
+
+
+def described(table, key):
+    return table.patterns.describe(table.pattern_ix(key))
+
+
+@pytest.mark.parametrize(
+    ("blob", "status"),
+    [
+        (TWO, Status.OK),
+        (b'{"stops":' + TWO + b', "route_id": "1"}', Status.OK),
+        (b"[", Status.UNKNOWN_ROUTE),
+        (b"\xff", Status.UNKNOWN_ROUTE),
+        (b"3", Status.UNKNOWN_ROUTE),
+        (b'{"stops": {}}', Status.UNKNOWN_ROUTE),
+        (b"[]", Status.TOO_FEW_STOPS),
+        (stops_blob(line_of_stops(1)), Status.TOO_FEW_STOPS),
+        (b"[1, 2]", Status.STOP_WITHOUT_COORDINATES),
+        (b'[{"lat": 1, "lon": 2}, {"lat": 1}]', Status.STOP_WITHOUT_COORDINATES),
+        (b'[{"lat": 1, "lon": 2}, {"lat": 91, "lon": 2}]', Status.STOP_WITHOUT_COORDINATES),
+        (b'[{"lat": 1, "lon": 2}, {"lat": "nan", "lon": 2}]', Status.STOP_WITHOUT_COORDINATES),
+        (b'[{"lat": 1, "lon": 2}, {"lat": true, "lon": 2}]', Status.STOP_WITHOUT_COORDINATES),
+        (b'[{"lat": 1, "lon": 2}, {"lat": "1e400", "lon": 2}]', Status.STOP_WITHOUT_COORDINATES),
+    ],
+)
+def test_status_of_stops(blob, status):
+    assert parse_stops(blob).status == status
+    table, columns = RouteTable(), columns_of([{}])
+    table.set_pattern(b"route_stops:R", blob)
+    pattern_ix = np.empty(1, np.int32)
+    table.resolve(columns, pattern_ix)
+    assert columns.status[0] == status
+    assert pattern_ix[0] == (0 if status == Status.OK else -1)
+
+
+def test_names_of_a_stop():
+    blob = b"""[{"stopId": 7, "latitude": "1.5", "lng": " 2 ", "stop_order": "30"},
+        {"id": "b", "stop_lat": 1, "stop_lon": 2, "sequence": 10},
+        {"stop_id": "", "stopId": "c", "lat": "", "latitude": 3, "longitude": 4, "stop_sequence": 20.0}]"""
+    stops = parse_stops(blob)
+    assert stops.ids == ["b", "c", "7"]
+    assert stops.sequence.tolist() == [10, 20, 30]
+    assert stops.lat.tolist() == [1.0, 3.0, 1.5]
+
+
+def test_order_of_stops():
+    def ids(*sequences):
+        stops = [{"stop_id": str(i), "lat": 0, "lon": i, "stop_sequence": s} for i, s in enumerate(sequences)]
+        parsed = parse_stops(orjson.dumps(stops))
+        return parsed.ids, parsed.sequence.tolist()
+
+    assert ids(3, 0, 3, 1) == (["1", "3", "0", "2"], [0, 1, 3, 3])
+    assert ids(3, None, 1) == (["0", "1", "2"], [3, 2, 1])
+    assert ids(None, None) == (["0", "1"], [1, 2])
+    assert ids(2**40, 1) == (["0", "1"], [1, 1])
+
+
+def test_json_prefix():
+    table = RouteTable()
+    blob = orjson.dumps(
+        [{"stop_id": 'a"\né', "lat": 0, "lon": 0, "stop_sequence": -5}, {"lat": 0, "lon": 1, "sequence": 0}]
+    )
+    table.set_pattern(b"route_stops:R", blob)
+    pattern = described(table, b"route_stops:R")
+    assert pattern["prefixes"] == [
+        '{"stop_id":"a\\"\\né","stop_sequence":-5,"distance_to_stop_m":'.encode(),
+        b'{"stop_id":null,"stop_sequence":0,"distance_to_stop_m":',
+    ]
+    assert pattern["stop_ids"] == ['a"\né'.encode(), b""]
+
+
+def test_two_rounds_and_then_none():
+    redis = {b"trip_pattern:T": b" P\n", b"pattern_stops:P": THREE, b"route_stops:R": TWO}
+    table, columns = RouteTable(), columns_of([{"trip_id": "T"}, {"trip_id": "U"}, {"trip_id": "T"}])
+    pattern_ix, rounds = fetch_all(table, columns, redis)
+    assert rounds == [
+        [b"route_shape:R", b"route_stops:R", b"trip_pattern:T", b"trip_pattern:U"],
+        [b"pattern_shape:P", b"pattern_stops:P"],
+    ]
+    assert pattern_ix[0] == pattern_ix[2] == table.pattern_ix(b"pattern_stops:P")
+    assert pattern_ix[1] == table.pattern_ix(b"route_stops:R")
+    assert fetch_all(table, columns, redis) == (pattern_ix, [])
+
+
+def test_direction_before_route():
+    redis = {b"route_stops:R": TWO, b"route_stops:R:1": THREE, b"route_stops:R:127": THREE}
+    table = RouteTable()
+    columns = columns_of([{"direction_id": d} for d in (None, 0, 1, 127)])
+    pattern_ix, rounds = fetch_all(table, columns, redis)
+    assert len(rounds) == 1
+    assert [
+        table.pattern_ix(k) for k in (b"route_stops:R", b"route_stops:R", b"route_stops:R:1", b"route_stops:R:127")
+    ] == pattern_ix
+
+
+def test_a_failed_fetch_is_repeated_and_is_not_due():
+    table, columns = RouteTable(refresh_s=10), columns_of([{"trip_id": "T"}])
+    keys = [b"trip_pattern:T", b"route_stops:R", b"route_shape:R"]
+    assert table.missing(columns) == keys
+    assert table.due(100 * S) == []
+    assert table.missing(columns) == keys
+    follow_up = table.update(keys, [b"P", TWO, None], 100 * S)
+    assert table.missing(columns) == follow_up == [b"pattern_stops:P", b"pattern_shape:P"]
+    pattern_ix = np.empty(1, np.int32)
+    table.resolve(columns, pattern_ix)
+    assert pattern_ix.tolist() == [table.pattern_ix(b"route_stops:R")]
+
+
+def test_rows_that_are_not_ok_ask_for_nothing():
+    table, columns = RouteTable(), columns_of([{}, {"trip_id": "T"}])
+    columns.status[:2] = Status.TOO_OLD
+    assert table.missing(columns) == []
+    pattern_ix = np.zeros(2, np.int32)
+    table.resolve(columns, pattern_ix)
+    assert pattern_ix.tolist() == [-1, -1]
+    assert columns.status[:2].tolist() == [Status.TOO_OLD] * 2
+
+
+def test_absent_route_is_remembered_until_it_is_due():
+    table, redis = RouteTable(refresh_s=10), {}
+    for now_s, n_rounds, status in ((0, 1, Status.UNKNOWN_ROUTE), (5, 0, Status.UNKNOWN_ROUTE), (10, 1, Status.OK)):
+        columns = columns_of([{}])
+        if now_s == 10:
+            redis[b"route_stops:R"] = TWO
+        assert len(fetch_all(table, columns, redis, now_s * S)[1]) == n_rounds
+        assert columns.status[0] == status
+
+
+def test_a_changed_blob_gets_a_new_number_and_an_equal_one_keeps_it():
+    table, redis = RouteTable(refresh_s=10), {b"route_stops:R": TWO}
+    first, _ = fetch_all(table, columns_of([{}]), redis, 0)
+    redis[b"route_stops:R"] = orjson.dumps({"written_at": "later", "stops": orjson.loads(TWO)})
+    assert fetch_all(table, columns_of([{}]), redis, 10 * S)[0] == first
+    redis[b"route_stops:R"] = THREE
+    second, _ = fetch_all(table, columns_of([{}]), redis, 20 * S)
+    assert second != first
+    assert table.patterns.describe(first[0]) is None
+    redis[b"route_shape:R"] = shape_blob([(45.0, 7.0), (45.01, 7.001), (45.02, 7.0)])
+    third, _ = fetch_all(table, columns_of([{}]), redis, 30 * S)
+    assert third not in (first, second)
+    assert described(table, b"route_stops:R")["length_m"] > 2224
+    del redis[b"route_stops:R"]
+    columns = columns_of([{}])
+    assert fetch_all(table, columns, redis, 40 * S)[0] == [-1]
+    assert columns.status[0] == Status.UNKNOWN_ROUTE
+
+
+def test_numbers_of_a_batch_hold_until_the_next_resolve():
+    table = RouteTable()
+    table.set_pattern(b"route_stops:R", TWO)
+    table.set_pattern(b"route_stops:R", THREE)
+    assert table.patterns.describe(0) is not None
+    table.resolve(columns_of([{}]), np.empty(1, np.int32))
+    assert table.patterns.describe(0) is None
+    assert not table.set_pattern(b"route_stops:R", THREE)
+
+
+def test_what_is_not_used_is_not_looked_at_again():
+    table, redis = RouteTable(refresh_s=10, trip_refresh_s=60), {b"route_stops:R": TWO, b"trip_pattern:T": b"P"}
+    fetch_all(table, columns_of([{"trip_id": "T"}]), redis, 0)
+    assert sorted(table.due(10 * S)) == sorted(
+        [b"route_stops:R", b"route_shape:R", b"pattern_stops:P", b"pattern_shape:P"]
+    )
+    fetch_all(table, columns_of([]), redis, 11 * S)
+    assert table.due(30 * S) == []
+    assert b"trip_pattern:T" in table.due(60 * S)
+
+
+def test_due_has_a_limit_and_nobody_starves():
+    table = RouteTable(refresh_s=10)
+    columns = [{"route_id": f"{i}"} for i in range(30)]
+    fetch_all(table, columns_of(columns), {}, 0)
+    asked = set()
+    for now_s in (10, 11, 12):
+        keys = table.due(now_s * S, limit=10)
+        assert len(keys) == 20
+        asked.update(keys)
+        table.update(keys, [None] * 20, now_s * S)
+    assert len(asked) == 60
+
+
+def test_unused_names_are_forgotten():
+    table = RouteTable(refresh_s=1e6, forget_after_s=100)
+    redis = {b"route_stops:R": TWO, b"trip_pattern:T": b"P", b"pattern_stops:P": THREE}
+    fetch_all(table, columns_of([{"trip_id": "T"}, {"route_id": "old"}, {"trip_id": "gone"}]), redis, 0)
+    nbytes = table.nbytes
+    for now_s in range(20, 220, 20):
+        pattern_ix, rounds = fetch_all(table, columns_of([{"trip_id": "T"}]), redis, now_s * S)
+    # The route itself was not used either: the trip has its pattern.
+    assert rounds == []
+    assert table.pattern_ix(b"route_stops:R") == -1
+    assert pattern_ix == [table.pattern_ix(b"pattern_stops:P")]
+    assert table.nbytes < nbytes
+    columns = columns_of([{"trip_id": "T"}, {"trip_id": "gone"}])
+    pattern_ix, rounds = fetch_all(table, columns, redis, 220 * S)
+    assert rounds == [[b"route_shape:R", b"route_stops:R", b"trip_pattern:gone"]]
+    assert pattern_ix[1] == table.pattern_ix(b"route_stops:R")
+
+
+def test_many_trips():
+    table, redis = RouteTable(), {b"route_stops:R": TWO}
+    snapshots = [{"trip_id": f"trip-{i}"} for i in range(3000)]
+    redis |= {f"trip_pattern:trip-{i}".encode(): f"P{i % 7}".encode() for i in range(3000)}
+    redis |= {f"pattern_stops:P{i}".encode(): THREE for i in range(7)}
+    pattern_ix, rounds = fetch_all(table, columns_of(snapshots), redis)
+    assert [len(r) for r in rounds] == [3002, 14]
+    assert all(len(set(keys)) == len(keys) for keys in rounds)
+    assert pattern_ix == [table.pattern_ix(b"pattern_stops:P%d" % (i % 7)) for i in range(3000)]
+
+
+def test_key_names_can_be_others():
+    table = RouteTable(KeyNames(route_stops="a/", route_shape="b/"))
+    assert table.missing(columns_of([{}])) == [b"a/R", b"b/R"]
+    with pytest.raises(ValueError, match="no key of stops"):
+        table.set_pattern(b"route_stops:R", TWO)
+
+
+def test_a_long_route_id_and_control_characters():
+    redis = {}
+    table = RouteTable()
+    names = ["x" * 250, "a\0b", "é:1"]
+    columns = columns_of([{"route_id": name, "direction_id": 1} for name in names])
+    _, rounds = fetch_all(table, columns, redis)
+    assert len(rounds[0]) == 12
+    assert ("route_stops:" + "x" * 250 + ":1").encode() in rounds[0]
+
+
+def test_shape_is_sorted_and_bad_shapes_are_left_out():
+    points = [(45.0, 7.0), (45.01, 7.0), (45.01, 7.01)]
+    rows = [
+        {"shape_pt_lat": str(a), "shape_pt_lon": o, "shape_pt_sequence": s}
+        for (a, o), s in zip(points, (5, 10, 20), strict=True)
+    ]
+    shape = ShapePolyline.from_blob(orjson.dumps({"points": rows[::-1]}))
+    assert shape.length_m == pytest.approx(ShapePolyline(points).length_m)
+    for bad in (
+        b"[",
+        b"[1]",
+        b'{"points": 3}',
+        b"[]",
+        orjson.dumps({"points": rows[:1]}),
+        b'[{"lat":1,"lon":1},{"lat":1}]',
+    ):
+        assert parse_shape(bad) is None
+        with pytest.raises(RouteDataError, match="shape"):
+            ShapePolyline.from_blob(bad)
+
+
+def test_a_shape_far_from_the_stops_is_not_used():
+    table = RouteTable()
+    table.set_pattern(b"route_stops:R", THREE, shape_blob([(45.0, 7.0), (45.02, 7.02)]))
+    assert described(table, b"route_stops:R")["n_segments"] == 2
+    # A shape of the other direction: the stops cannot follow it.
+    table.set_pattern(b"route_stops:R", THREE, shape_blob([(45.03, 7.0), (45.02, 7.0), (45.0, 7.0)]))
+    pattern = described(table, b"route_stops:R")
+    assert pattern["length_m"] == pytest.approx(2 * 1111.95, rel=1e-4)
+    assert pattern["s_m"] == pytest.approx([0.0, 1111.95, 2223.9], rel=1e-4)
+
+
+def test_stops_of_an_out_and_back_shape_keep_their_order():
+    shape = ShapePolyline([(45.0, 7.0), (45.02, 7.0), (45.0, 7.0)])
+    lat = np.array([45.0, 45.01, 45.02, 45.01, 45.0])
+    s_m, worst_m = shape.line.place_stops(lat, np.full(5, 7.0))
+    assert s_m / shape.length_m == pytest.approx([0, 0.25, 0.5, 0.75, 1.0])
+    assert worst_m == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_point_said_twice_is_dropped():
+    assert ShapePolyline([(1, 2), (1, 2), (1, 3), (1, 3)]).line.n_segments == 1
+    assert ShapePolyline([(1, 2), (1, 2)]).length_m == 0.0
+
+
+def test_kernels_refuse_arrays_that_do_not_fit():
+    lat, sequence, text = np.zeros(2), np.zeros(2, np.int32), np.zeros(4, np.uint8)
+    spans = np.zeros((2, 4), np.int32)
+    table = PatternTable()
+    assert table.add(0, lat, lat, sequence, text, spans) == 0
+    for bad in (-1, 5):
+        wrong = spans.copy()
+        wrong[1, 3] = bad
+        with pytest.raises(ValueError, match="span"):
+            table.add(0, lat, lat, sequence, text, wrong)
+    with pytest.raises(ValueError, match="one length"):
+        table.add(0, lat, lat[:1], sequence, text, spans)
+    with pytest.raises(ValueError, match="two stops"):
+        table.add(0, lat[:1], lat[:1], sequence[:1], text, spans[:1])
+    with pytest.raises(ValueError, match="two points"):
+        Line(lat[:1], lat[:1])
