@@ -13,6 +13,7 @@ import redis
 from hypothesis import HealthCheck, settings
 
 from etacore.demo.server import RedisServer
+from etacore.registry import Registry
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RECORDED: Final = ROOT.parent / "shared"
@@ -57,17 +58,9 @@ def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(scope="session")
-def default_registry() -> Any:
+def default_registry() -> Registry:
     """The registry that ships with the checkout."""
-    from etacore.registry import Registry
-
     return Registry(ROOT / "models" / "trained")
-
-
-@pytest.fixture(scope="session")
-def default_model(default_registry: Any) -> Any:
-    """The model that a fresh checkout predicts with."""
-    return default_registry.load(default_registry.choose())
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -22,6 +23,7 @@ from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, read_positions
 from etacore.mlops.replay import TICK_S, replay, replay_to_console
 from etacore.mlops.scoring import Unscored
+from etacore.registry import Registry
 from etacore.runtime import PollResult
 from etacore.schema import Status
 from etacore.seeding import distance_m
@@ -37,7 +39,7 @@ class StraightLine:
 
     def __init__(self, config: RuntimeConfig, clock: Callable[[], int]) -> None:
         assert config.redis_url is not None
-        self.client = redis.Redis.from_url(config.redis_url)
+        self.client: Any = redis.Redis.from_url(config.redis_url)
         self.clock = clock
         self.ages_s: list[float] = []
 
@@ -149,13 +151,14 @@ def test_range_and_routes(positions: Positions, feed: Feed, tmp_path: Path) -> N
 
 
 def test_console_and_json(town: Path) -> None:
-    console = Console(file=io.StringIO(), width=80)
+    written = io.StringIO()
+    console = Console(file=written, width=80)
     out = town / "scores.json"
     replay_to_console(
         town / "positions.parquet", town / "feed.zip", json_path=out, console=console,
         registry_dir=town, make_loop=StraightLine,
     )  # fmt: skip
-    text = console.file.getvalue()
+    text = written.getvalue()
     assert "route r1" in text
     assert "distance along the route / mean speed" in text
     assert "…" not in text
@@ -198,7 +201,7 @@ def test_positions_and_feed_must_belong_together(tmp_path: Path, feed: Feed) -> 
 
 
 @pytest.mark.parametrize("folder", ["ttc_2016", "capmetro_2016"])
-def test_real_recordings_through_the_real_loop(folder: str, default_registry: object) -> None:
+def test_real_recordings_through_the_real_loop(folder: str, default_registry: Registry) -> None:
     ttc = folder == "ttc_2016"
     feed = read_feed(real_data(folder, "gtfs_derived.zip" if ttc else "gtfs.zip"))
     positions = read_positions(real_data(folder, "positions.parquet"))

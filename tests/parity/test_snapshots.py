@@ -8,6 +8,7 @@ import random
 import struct
 from decimal import Context, Decimal
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -66,7 +67,7 @@ def test_the_kernel_is_compiled():
 
 # -- random snapshots in many spellings -------------------------------------------------------------------------------
 
-IDS = (
+IDS: tuple[Any, ...] = (
     "TEST-LIVE-001",
     "17",
     'q"\\',
@@ -81,7 +82,7 @@ IDS = (
     None,
 )
 IDS += (True, [], {}, ["x"], "x" * 256, "x" * 257, "é" * 128, "é" * 129, "\x7f", " ", 1e300)
-POSITIONS = (
+POSITIONS: tuple[Any, ...] = (
     9.9291,
     -84.0897,
     0,
@@ -138,7 +139,7 @@ SEQUENCES = (
     "1e2",
     1e400,
 )
-STATUSES = (
+STATUSES: tuple[Any, ...] = (
     "IN_TRANSIT_TO",
     "in_transit_to",
     "Stopped_At",
@@ -182,7 +183,7 @@ TIMES = (
     1768910400123.75,
     1768910465.0000005,
 )
-BAD_TIMES = (
+BAD_TIMES: tuple[Any, ...] = (
     None, "", " ", "now", True, [], {}, "2026-02-29", "2025-02-29T00:00", "1900-02-29", "2000-02-29", "0000-01-01",
     "2026-13-01", "2026-00-10", "2026-04-31", "2026-01-20T24:00", "2026-01-20T23:60", "2026-01-20T12:00:60", "9" * 65,
     "2026-01-20T12:00:00.", "2026-01-20T12", "2026-01-20T1200", "2026-01-20T12:00:00+24:00", "2026-01-20T12:00:00+5:30",

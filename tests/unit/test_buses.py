@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from datetime import date, datetime
 from zoneinfo import ZoneInfo
 
@@ -116,7 +116,7 @@ def test_a_vehicle_says_the_stop_that_it_reaches_next(recording: Recording):
         )
     }
     told = ~np.ma.getmaskarray(positions["current_stop_sequence"]) & ~np.ma.getmaskarray(positions["trip_id"])
-    moving = told & (positions["current_status"].filled("") == "IN_TRANSIT_TO")
+    moving = told & (np.ma.filled(positions["current_status"], "") == "IN_TRANSIT_TO")
     rows = np.flatnonzero(moving)[::101]
     assert len(rows) > 100
     for row in rows:
@@ -172,7 +172,8 @@ def test_snapshots_are_named_and_timed_in_different_ways(city: City):
 
 def test_some_arrive_late_and_out_of_order(city: City):
     producer = Producer(city, START, seed=7)
-    now_us, newest, n_late = producer.start_us, Counter(), 0
+    newest: dict[str, float] = defaultdict(float)
+    now_us, n_late = producer.start_us, 0
     for _ in range(60):
         now_us += 10_000_000
         for key, payload in producer.snapshots(now_us):
