@@ -13,6 +13,9 @@ import pytest
 import redis
 
 from etacore.demo.server import RedisServer
+from etacore.registry import Registry
+from etacore.schema import BASE_FEATURES
+from tests import models
 from tests.fleet import ROUTE, iso, payload, stops_blob
 
 SECRET = "correct-horse-battery"
@@ -143,3 +146,24 @@ def test_doctor_says_what_to_do(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "REDIS_HOST" in done.stdout
     assert "etacore compile" in done.stdout
+
+
+def test_compile_puts_a_model_into_the_registry(tmp_path: Path) -> None:
+    done = etacore(
+        "compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR", registry_dir=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    key = done.stdout.strip()
+    assert key.startswith("xgboost_my_city_spatial-temporal_global_")
+    assert "rows agree" in done.stderr
+    assert Registry(tmp_path).load(key).features == BASE_FEATURES
+
+
+def test_compile_refuses_what_is_no_model(tmp_path: Path) -> None:
+    source = tmp_path / "model.json"
+    source.write_text('{"weights": [1, 2]}')
+    done = etacore("compile", str(source), registry_dir=tmp_path / "registry")
+    assert done.returncode == 2
+    assert "model.json" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "registry" / "registry.json").exists()
