@@ -149,9 +149,8 @@ def test_doctor_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_compile_puts_a_model_into_the_registry(tmp_path: Path) -> None:
-    done = etacore(
-        "compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR", registry_dir=tmp_path
-    )
+    arguments = ("compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR")
+    done = etacore(*arguments, registry_dir=tmp_path)
     assert done.returncode == 0, done.stderr
     key = done.stdout.strip()
     assert key.startswith("xgboost_my_city_spatial-temporal_global_")
