@@ -13,8 +13,8 @@ from benchmarks.fleet import NOW_US, make_fleet, registry_path
 from benchmarks.measuring import OURS, describe, differences
 from benchmarks.peers.redis_floor import RedisFloor
 from benchmarks.serving import Clock, WarmPeer, config, facts
-from etacore.demo.server import RedisServer
 from etacore.model import Model
+from etacore.redis_server import RedisServer
 from etacore.runtime import Runtime
 from etacore.schema import Status
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.fleet import NOW_US, ROOT, make_fleet, registry_path
 from benchmarks.measuring import OURS, describe, report_value
-from etacore.demo.server import RedisServer
+from etacore.redis_server import RedisServer
 
 N = 100_000
 PROGRAM = """

@@ -9,8 +9,8 @@ import pytest
 import xgboost
 
 from benchmarks.fleet import compiled_model, xgboost_model
-from etacore.demo.server import RedisServer
 from etacore.model import Model
+from etacore.redis_server import RedisServer
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from etacore.demo.server import RedisServer
+from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 
 ROOT: Final = Path(__file__).resolve().parent.parent

@@ -23,8 +23,8 @@ from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.feed import redis_pairs, write_gtfs
 from etacore.demo.follow import Follower
 from etacore.demo.producer import HASHES, Producer
-from etacore.demo.server import RedisServer
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView
+from etacore.redis_server import RedisServer
 from etacore.runtime import Runtime
 from etacore.schema import REJECTED, Status
 from etacore.seeding import SEED_TTL_S

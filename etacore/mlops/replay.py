@@ -29,13 +29,13 @@ from rich.table import Table
 
 from etacore.accuracy import COLUMNS
 from etacore.config import RuntimeConfig
-from etacore.demo.server import RedisServer
 from etacore.errors import ConfigError, FeedError
 from etacore.mlops.arrivals import observe_arrivals, read_arrivals
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, from_us, read_positions
 from etacore.mlops.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
 from etacore.mlops.tracks import match_tracks
+from etacore.redis_server import RedisServer
 from etacore.schema import MAX_ETA_S, NO_SEQUENCE
 from etacore.seeding import SEED_TTL_S, seed_pairs
 

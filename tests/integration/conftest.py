@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from etacore.demo.server import RedisServer
 from etacore.mlops.compiling import compile_to_registry
+from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 from tests import models
 

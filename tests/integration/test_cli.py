@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from etacore.demo.server import RedisServer
+from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 from etacore.schema import BASE_FEATURES
 from tests import models

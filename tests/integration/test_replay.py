@@ -17,12 +17,12 @@ import redis
 from rich.console import Console
 
 from etacore.config import RuntimeConfig
-from etacore.demo.server import RedisServer
 from etacore.errors import ConfigError, FeedError
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, read_positions
 from etacore.mlops.replay import TICK_S, replay, replay_to_console
 from etacore.mlops.scoring import Unscored
+from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 from etacore.runtime import PollResult
 from etacore.schema import Status

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from etacore.config import RuntimeConfig
-from etacore.demo.server import RedisServer
+from etacore.redis_server import RedisServer
 from etacore.runtime import Runtime, Window
 from etacore.schema import Status
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob

@@ -23,8 +23,15 @@ FLOORS = {
         "etacore.encoding",
         "etacore.profiler",
     ),
-    3: ("etacore.manifest", "etacore.model", "etacore.registry", "etacore.engine"),
-    4: ("etacore.estimator", "etacore.redis_io", "etacore.runtime", "etacore.cli"),
+    3: ("etacore.manifest", "etacore.model", "etacore.registry", "etacore.engine", "etacore.seeding"),
+    4: (
+        "etacore.estimator",
+        "etacore.redis_io",
+        "etacore.redis_server",
+        "etacore.runtime",
+        "etacore.doctor",
+        "etacore.cli",
+    ),
 }
 DATA_PATH = [name for names in FLOORS.values() for name in names]
 FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
