@@ -154,14 +154,12 @@ def model_path() -> Path:
     """XGBoost model of 200 trees, depth 5; trained in seconds, then kept under build/."""
     path = CACHE / "model.json"
     if not path.exists():
-        from xgboost import XGBRegressor
+        import xgboost
 
         X, y = training_rows()
-        model = XGBRegressor(
-            n_estimators=200, max_depth=5, learning_rate=0.05, subsample=0.8, colsample_bytree=0.8, random_state=42
-        )
-        model.fit(X, y)
-        model.get_booster().feature_names = list(BASE_FEATURES)
+        parameters = {"max_depth": 5, "learning_rate": 0.05, "subsample": 0.8, "colsample_bytree": 0.8, "seed": 42}
+        data = xgboost.DMatrix(X, y, feature_names=list(BASE_FEATURES))
+        model = xgboost.train(parameters, data, num_boost_round=200)
         CACHE.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial.json")
         model.save_model(partial)

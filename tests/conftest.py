@@ -22,6 +22,7 @@ RECORDED: Final = ROOT.parent / "shared"
 _shared: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=100, **_shared)
 settings.register_profile("ci", max_examples=60, derandomize=True, print_blob=True, **_shared)
+settings.register_profile("sanitize", max_examples=15, derandomize=True, **_shared)
 settings.load_profile(os.environ.get("ETACORE_HYPOTHESIS_PROFILE", "dev"))
 
 
