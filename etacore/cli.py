@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,7 +20,7 @@ import click
 
 from etacore import __version__
 from etacore.config import RuntimeConfig, registry_dir_from_env
-from etacore.errors import EtacoreError
+from etacore.errors import ConfigError, EtacoreError
 
 EXIT_USAGE: Final = 2
 SECRET_FLAGS: Final = {"--redis-password": "REDIS_PASSWORD", "--redis-url": "REDIS_URL"}
@@ -34,7 +35,7 @@ class _Group(click.Group):
         try:
             return super().invoke(ctx)
         except EtacoreError as error:
-            click.echo(f"etacore: {error}", err=True)
+            click.echo(f"etacore: {error.message}" + (f" ({error.hint})" if error.hint else ""), err=True)
             ctx.exit(EXIT_USAGE)
 
 
@@ -103,6 +104,7 @@ _registry_option = click.option(
 @click.option("--profiling-dir", type=click.Path(file_okay=False, path_type=Path), help="Write latency CSV files here.")
 def run(**options: Any) -> None:
     """Run the prediction loop until SIGTERM or Ctrl-C; finishes the batch in hand and exits 0."""
+    stop = _stop_on_signals()
     from etacore.runtime import Runtime, Silent, Window
 
     class Lines(Silent):
@@ -113,7 +115,6 @@ def run(**options: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     config = RuntimeConfig.from_mapping(options)
     runtime = Runtime(config, observer=Lines())
-    stop = _stop_on_signals()
     models = runtime.engine.models.all()
     logging.getLogger("etacore.runtime").info(
         "serving %s%s", models[0].key, f" and {len(models) - 1} route models" if len(models) > 1 else ""
@@ -158,7 +159,7 @@ def doctor(**options: Any) -> None:
 @click.option("--holiday-region", help="Country code of the holiday calendar, for example CR.")
 @click.option("--nan-as-zero/--nan-as-missing", default=False, help="How the model was trained. Default: missing.")
 @click.option("--distance", type=click.Choice(["straight", "along_route"]), default="straight", show_default=True)
-@click.option("--test-mae-seconds", type=float, help="Its test error: how the best model is chosen.")
+@click.option("--test-mae-seconds", type=click.FloatRange(0), help="Its test error: how the best model is chosen.")
 def compile_command(model: Path, **options: Any) -> None:
     """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
     from etacore.mlops.compiling import compile_to_registry
@@ -183,8 +184,8 @@ def compile_command(model: Path, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--seconds", type=float, default=30.0, show_default=True)
-@click.option("--seed", type=int, default=7, show_default=True)
+@click.option("--seconds", type=click.FloatRange(1, 3600), default=30.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--plain", is_flag=True, default=None, help="Lines instead of the live view.")
 @_registry_option
 def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path | None) -> None:
@@ -200,7 +201,7 @@ def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path
 @click.option("--start", type=click.DateTime(), help="Event time in the feed's zone, from here on.")
 @click.option("--end", type=click.DateTime(), help="Event time in the feed's zone, before this.")
 @click.option("--routes", help="Comma-separated route ids; default all.")
-@click.option("--speed", type=float, help="Event seconds per second; default as fast as it goes.")
+@click.option("--speed", type=click.FloatRange(0, min_open=True), help="Event seconds per second; default no limit.")
 @click.option("--arrivals", type=click.Path(exists=True, path_type=Path), help="Arrivals to score against (Parquet).")
 @click.option("--model-key", help="Default: the registry's best.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores here too.")
@@ -216,6 +217,7 @@ def replay(
     **options: Any,
 ) -> None:
     """Play recorded POSITIONS through Redis and the loop, and score every prediction against what happened."""
+    _need("polars", "pyarrow")
     from etacore.mlops.replay import replay_to_console
 
     replay_to_console(
@@ -223,11 +225,17 @@ def replay(
         gtfs,
         start=start,
         end=end,
-        routes=routes.split(",") if routes else None,
+        routes=[route.strip() for route in routes.split(",")] if routes else None,
         registry_dir=model_registry_dir or registry_dir_from_env(),
         json_path=json_path,
         **options,
     )
+
+
+def _need(*modules: str) -> None:
+    absent = [name for name in modules if find_spec(name) is None]
+    if absent:
+        raise ConfigError(f"this command needs {', '.join(absent)}", hint="pip install 'etacore[train]'")
 
 
 def _stop_on_signals() -> threading.Event:

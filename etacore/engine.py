@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from time import perf_counter, time_ns
 from typing import Final
 
@@ -61,13 +61,21 @@ class Models:
     default: Model | None
     by_route: dict[bytes, Model] = field(default_factory=dict)
 
+    def with_promoted(self, model: Model) -> Models:
+        """These models with one more in its place: a route's model serves its route, a global one all others."""
+        if model.route_id is None:
+            return Models(model, self.by_route)
+        return Models(self.default, self.by_route | {model.route_id.encode(): model})
+
     def all(self) -> list[Model]:
         """Each model once, the default first."""
         return ([self.default] if self.default else []) + list(self.by_route.values())
 
 
 def choose_models(registry: Registry, model_key: str | None, model_type: str = "xgboost") -> Models:
-    """Models for a fleet: the named one for everything, else the best global one and each route's own best.
+    """Models for a fleet: the named one and no other, else the best global one and each route's own best.
+
+    A model of one route never serves another route.
 
     Raises
     ------
@@ -77,7 +85,7 @@ def choose_models(registry: Registry, model_key: str | None, model_type: str = "
         If a chosen model cannot be served.
     """
     if model_key is not None:
-        return Models(registry.load(model_key))
+        return Models(None).with_promoted(registry.load(model_key))
     routes = sorted(
         {entry.route_id for entry in registry.entries() if entry.route_id and entry.model_type == model_type}
     )
@@ -181,7 +189,7 @@ class Engine:
         self.state: Final = VehicleState()
         self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
-        self._calendars: dict[str, Calendar] = {}
+        self._calendars: dict[tuple[str, tuple[date, ...]], Calendar] = {}
         self._buffers: dict[int, Documents] = {}
 
     def process(
@@ -251,13 +259,13 @@ class Engine:
         self.state.restore(
             batch.vehicle_ix[rows],
             np.fromiter((_source_time_us(blob) for blob in stored), np.int64, len(rows)),
-            np.full(len(rows), batch.now_us + self.config.predictions_ttl_seconds * _US, np.int64),
+            np.full(len(rows), self._valid_until_us(batch), np.int64),
             max_time_us=batch.now_us + int(self.config.max_future_seconds * _US),
         )
 
     def resolve(self, batch: Batch, fetch: Fetch) -> None:
         """Find each vehicle's pattern, looking up what is not known yet or due for another look."""
-        needed = self.routes.missing(batch.columns) + self.routes.due(batch.now_us)
+        needed = self.routes.due(batch.now_us) + self.routes.missing(batch.columns)
         while needed:
             needed = self.routes.update(needed, fetch(needed), batch.now_us)
         self.routes.resolve(batch.columns, batch.pattern_ix[: batch.n])
@@ -302,20 +310,23 @@ class Engine:
                 status[status == Status.OK] = Status.NO_MODEL
                 return []
             return [(models.default, status)]
+        rest = status == Status.OK
+        if not rest.any():
+            return []
         route_key = np.empty(batch.n, np.uint64)
         text_keys(batch.columns, "route_id", route_key)
-        rest = status == Status.OK
+        rows = np.flatnonzero(rest)
+        keys, first = np.unique(route_key[rows], return_index=True)
         assigned = []
-        for key, first_row in zip(*np.unique(route_key, return_index=True), strict=True):
-            model = models.by_route.get(batch.columns.texts("route_id", np.array([first_row]))[0])
-            if model is not None:
+        for key, route_id in zip(keys, batch.columns.texts("route_id", rows[first]), strict=True):
+            if model := models.by_route.get(route_id):
                 mine = rest & (route_key == key)
                 rest &= ~mine
                 assigned.append((model, np.where(mine, status, np.uint8(Status.NO_MODEL))))
-        if models.default is not None:
-            assigned.append((models.default, np.where(rest, status, np.uint8(Status.NO_MODEL))))
-        else:
+        if models.default is None:
             status[rest] = Status.NO_MODEL
+        elif rest.any():
+            assigned.append((models.default, np.where(rest, status, np.uint8(Status.NO_MODEL))))
         return assigned
 
     def _predict_part(self, batch: Batch, model: Model, status: NDArray[np.uint8]) -> Part:
@@ -350,9 +361,9 @@ class Engine:
         return part
 
     def _calendar(self, model: Model) -> Calendar:
-        calendar = self._calendars.get(model.key)
+        calendar = self._calendars.get(model.calendar_args)
         if calendar is None:
-            calendar = self._calendars[model.key] = Calendar(*model.calendar_args)
+            calendar = self._calendars[model.calendar_args] = Calendar(*model.calendar_args)
         return calendar
 
     def encode(self, batch: Batch, started: float) -> None:
@@ -389,13 +400,18 @@ class Engine:
             batch.status,
             batch.vehicle_ix[:n],
             batch.columns.time_us[:n],
-            batch.now_us + self.config.predictions_ttl_seconds * _US,
+            self._valid_until_us(batch),
             batch.trip_key[:n],
             batch.pattern_ix[:n],
             batch.progress_m[:n],
             batch.strikes[:n],
             batch.now_us,
         )
+
+    def _valid_until_us(self, batch: Batch) -> int:
+        """Until when an unchanged snapshot needs no new prediction: a little before Redis drops the old one."""
+        ttl_s = self.config.predictions_ttl_seconds
+        return batch.now_us + int((ttl_s - min(2.0 * self.config.poll_interval_seconds, 0.5 * ttl_s)) * _US)
 
     def evict(self, now_us: int) -> int:
         """Forget vehicles that were silent too long; returns how many."""

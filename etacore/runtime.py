@@ -12,16 +12,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from random import uniform
 from time import monotonic, perf_counter
 from typing import Final, Protocol
 
+import numpy as np
 import orjson
 from redis.backoff import ExponentialWithJitterBackoff
 
 from etacore.config import RuntimeConfig
 from etacore.encoding import pack_set_commands
-from etacore.engine import Batch, Engine, Models, choose_models, summarize, system_clock_us
-from etacore.errors import EtacoreError, RedisUnavailableError
+from etacore.engine import Batch, Engine, Models, Part, choose_models, summarize, system_clock_us
+from etacore.errors import EtacoreError, RedisUnavailableError, RegistryError
+from etacore.model import Model
 from etacore.profiler import Profiler
 from etacore.redis_io import RedisStore
 from etacore.registry import Registry
@@ -29,7 +32,9 @@ from etacore.schema import Status
 
 log: Final = logging.getLogger("etacore.runtime")
 
-WRONG_TYPE_MEMORY_S: Final = 60.0
+RETRY_PROMOTION_S: Final = 5.0
+SET_ASIDE_S: Final = 10.0
+"""A key that holds no string, or far too much, is counted but not fetched again for about this long."""
 EVICTION_INTERVAL_S: Final = 60.0
 
 
@@ -150,13 +155,15 @@ class Runtime:
         self._store: Final = RedisStore(config)
         self._registry: Final = Registry(config.model_registry_dir)
         self._store.ping()
-        self._announced = self._announcement()
+        self._announced: bytes | None = None
+        self._refused: bytes | None = None
+        self._retry_at = 0.0
         self._requested: Final[deque[str]] = deque(maxlen=1)
         self.engine: Final = Engine(self._initial_models(), config, clock)
         self._batch = Batch(config.chunk_size)
-        self._commands: Final = bytearray()
-        self._queue: dict[bytes, None] = {}
-        self._not_snapshots: dict[bytes, float] = {}
+        self._commands: Final[list[bytearray]] = []
+        self._served_at: dict[bytes, float] = {}
+        self._set_aside: dict[bytes, tuple[Status, float]] = {}
         self._evicted_at = monotonic()
         self._window: RunSummary = RunSummary()
         self._window_began = monotonic()
@@ -207,8 +214,8 @@ class Runtime:
         """Serve the fleet once, chunk by chunk; told to stop, it finishes the chunk in hand."""
         began = perf_counter()
         self._look_for_promotion()
-        keys = self._choose_keys(self._store.scan_vehicle_keys())
-        counts: Counter[Status] = Counter()
+        keys, counts = self._without_set_aside(self._store.scan_vehicle_keys())
+        keys = self._choose_keys(keys)
         for start in range(0, len(keys), self.config.chunk_size):
             if stop is not None and stop.is_set():
                 break
@@ -250,23 +257,30 @@ class Runtime:
 
     def write_predictions_to_redis(self, batch: Batch) -> int:
         """Store the documents with their time to live, then let the state move on; returns how many were stored."""
-        n_written = 0
         with self._timed("redis_write"):
-            for part in batch.parts:
-                commands, n_commands = pack_set_commands(
-                    batch.columns,
-                    part.documents,
-                    prefix=self.config.keys.predictions.encode(),
-                    ttl_s=self.config.predictions_ttl_seconds,
-                    out=self._commands,
-                )
-                with commands:
-                    failed = self._store.write(commands, n_commands)
-                batch.status[part.documents.rows()[failed]] = Status.WRITE_FAILED
-                n_written += n_commands - len(failed)
-            self._check_unchanged(batch)
+            rows = np.concatenate([part.documents.rows() for part in batch.parts] or [np.empty(0, np.int64)])
+            packed = [self._pack(batch, part, ix) for ix, part in enumerate(batch.parts)]
+            try:
+                failed = self._store.write(packed, len(rows))
+            finally:
+                for commands in packed:
+                    commands.release()
+            batch.status[rows[failed]] = Status.WRITE_FAILED
             self.engine.commit(batch)
-        return n_written
+            self._check_unchanged(batch)
+        return len(rows) - len(failed)
+
+    def _pack(self, batch: Batch, part: Part, ix: int) -> memoryview:
+        while ix >= len(self._commands):
+            self._commands.append(bytearray())
+        commands, _ = pack_set_commands(
+            batch.columns,
+            part.documents,
+            prefix=self.config.keys.predictions.encode(),
+            ttl_s=self.config.predictions_ttl_seconds,
+            out=self._commands[ix],
+        )
+        return commands
 
     @contextmanager
     def _timed(self, metric: str) -> Iterator[None]:
@@ -286,42 +300,44 @@ class Runtime:
     # -- which keys, in which order ---------------------------------------------------------------------------------
 
     def _choose_keys(self, keys: list[bytes]) -> list[bytes]:
-        keys = self._without_known_wrong_types(keys)
         limit = self.config.max_vehicle_batch
-        if limit is None:
+        if limit is None or limit >= len(keys):
             return keys
-        # A dict as a queue: served keys go to the end, so the front has waited longest.
-        present = dict.fromkeys(keys)
-        self._queue = {key: None for key in self._queue if key in present} | {
-            key: None for key in keys if key not in self._queue
-        }
-        return [key for key, _ in zip(self._queue, range(limit), strict=False)]
+        now = monotonic()
+        # A key never served has waited since it was first seen; one that went away keeps its place for a while.
+        for key in keys:
+            self._served_at.setdefault(key, now)
+        forgotten = now - self.config.state_retention_seconds
+        if len(self._served_at) > 2 * len(keys):
+            self._served_at = {key: at for key, at in self._served_at.items() if at > forgotten}
+        return sorted(keys, key=self._served_at.__getitem__)[:limit]
 
     def _mark_served(self, keys: Sequence[bytes]) -> None:
-        if self.config.max_vehicle_batch is None:
-            return
-        for key in keys:
-            self._queue.pop(key, None)
-            self._queue[key] = None
+        if self.config.max_vehicle_batch is not None:
+            self._served_at.update(dict.fromkeys(keys, monotonic()))
 
     def _name_wrong_types(self, batch: Batch, payloads: Sequence[bytes | None]) -> None:
         """MGET answers nil for a key that is gone and for one that is no string: ask which it was."""
-        nil_rows = [row for row, payload in enumerate(payloads) if payload is None]
-        if not nil_rows:
-            return
-        until = monotonic() + WRONG_TYPE_MEMORY_S
-        nil_keys = [batch.keys[row] for row in nil_rows]
-        for row, key, wrong in zip(nil_rows, nil_keys, self._store.not_strings(nil_keys), strict=True):
-            if wrong:
-                batch.status[row] = Status.WRONG_TYPE
-                self._not_snapshots[key] = until
+        rows = [row for row, payload in enumerate(payloads) if payload is None]
+        if rows:
+            wrong = self._store.not_strings([batch.keys[row] for row in rows])
+            batch.status[[row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong]] = Status.WRONG_TYPE
+        for status in (Status.WRONG_TYPE, Status.TOO_LARGE):
+            for row in (batch.status == status).nonzero()[0].tolist():
+                # Spread over time, so that they do not all come back in one poll.
+                self._set_aside[batch.keys[row]] = status, monotonic() + SET_ASIDE_S * uniform(0.5, 1.5)
 
-    def _without_known_wrong_types(self, keys: list[bytes]) -> list[bytes]:
-        if not self._not_snapshots:
-            return keys
+    def _without_set_aside(self, keys: list[bytes]) -> tuple[list[bytes], Counter[Status]]:
+        """The keys worth fetching, and how many are not, by reason."""
+        if not self._set_aside:
+            return keys, Counter()
         now = monotonic()
-        self._not_snapshots = {key: until for key, until in self._not_snapshots.items() if until > now}
-        return [key for key in keys if key not in self._not_snapshots]
+        present = set(keys)
+        self._set_aside = {
+            key: (status, until) for key, (status, until) in self._set_aside.items() if until > now and key in present
+        }
+        counts = Counter(status for status, _ in self._set_aside.values())
+        return [key for key in keys if key not in self._set_aside], counts
 
     # -- models -----------------------------------------------------------------------------------------------------
 
@@ -330,22 +346,39 @@ class Runtime:
         self.engine.models = models
 
     def _initial_models(self) -> Models:
-        if self.config.model_key is None and self._announced:
-            try:
-                return Models(self._registry.load(self._announced))
-            except EtacoreError as error:
-                log.warning("the announced model cannot be served, using the registry's best: %s", error.message)
-        return choose_models(self._registry, self.config.model_key)
+        models = choose_models(self._registry, self.config.model_key)
+        if self.config.model_key is None:
+            announcement = self._store.active_model()
+            if announcement and (model := self._load_announced(announcement)):
+                return models.with_promoted(model)
+        return models
 
     def _look_for_promotion(self) -> None:
         """A newly announced model is taken over; one that does not load is refused, and the old one goes on."""
         if self.config.model_key is not None:
             return
-        announced = self._announcement()
-        if announced is None or announced == self._announced:
+        announcement = self._store.active_model()
+        if not announcement or announcement == self._announced:
             return
-        self._announced = announced
-        self._take_over(announced)
+        if announcement == self._refused and monotonic() < self._retry_at:
+            return
+        if model := self._load_announced(announcement):
+            self._take_over(model)
+
+    def _load_announced(self, announcement: bytes) -> Model | None:
+        """The announced model; None if it cannot be served, which is said once and tried again later."""
+        key = announced_key(announcement)
+        try:
+            if key is None:
+                raise RegistryError(f"{self.config.keys.active_model} holds no announcement")
+            model = self._registry.load(key)
+        except EtacoreError as error:
+            if announcement != self._refused:
+                self._refuse(key or "?", error)
+            self._refused, self._retry_at = announcement, monotonic() + RETRY_PROMOTION_S
+            return None
+        self._announced, self._refused = announcement, None
+        return model
 
     def request_swap(self, model_key: str) -> None:
         """Ask for another model, from any thread.
@@ -355,28 +388,21 @@ class Runtime:
         self._requested.append(model_key)
 
     def _serve_request(self) -> None:
-        if self._requested:
-            self._take_over(self._requested.popleft())
-
-    def _take_over(self, model_key: str) -> None:
+        if not self._requested:
+            return
+        key = self._requested.popleft()
         try:
-            self.swap_models(Models(self._registry.load(model_key)))
+            self._take_over(self._registry.load(key))
         except EtacoreError as error:
-            log.error("refused model %s, the old one goes on: %s", model_key, error.message)
-            self._observer.on_refusal(model_key, error.message)
-        else:
-            log.info("now serving %s", model_key)
+            self._refuse(key, error)
 
-    def _announcement(self) -> str | None:
-        blob = self._store.active_model()
-        if not blob:
-            return None
-        try:
-            key = orjson.loads(blob)["model_key"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            log.warning("%s holds no announcement: ignored", self.config.keys.active_model)
-            return None
-        return key if isinstance(key, str) else None
+    def _take_over(self, model: Model) -> None:
+        self.swap_models(self.engine.models.with_promoted(model))
+        log.info("now serving %s", model.key)
+
+    def _refuse(self, model_key: str, error: EtacoreError) -> None:
+        log.error("refused model %s, the old one goes on: %s", model_key, error.message)
+        self._observer.on_refusal(model_key, error.message)
 
     # -- accounts and pace ------------------------------------------------------------------------------------------
 
@@ -427,3 +453,12 @@ class Runtime:
         next_tick = tick + interval * max(1, int((now - tick) // interval) + 1)
         stop.wait(next_tick - now)
         return next_tick
+
+
+def announced_key(announcement: bytes) -> str | None:
+    """Model key of an ``eta:active_model`` value; None if it is no announcement."""
+    try:
+        key = orjson.loads(announcement)["model_key"]
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return None
+    return key if isinstance(key, str) else None

@@ -402,6 +402,8 @@ def replay_to_console(
     **options
         Those of `replay`.
     """
+    if json_path is not None and not json_path.parent.is_dir():
+        raise ConfigError(f"the scores cannot be written to {json_path}: there is no such folder")
     console = console or Console()
     feed = read_feed(gtfs_path)
     positions = read_positions(positions_path)

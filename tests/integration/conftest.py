@@ -12,7 +12,7 @@ from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 from tests import models
 
-FIRST, SECOND = "xgboost_tests_first", "xgboost_tests_second"
+FIRST, SECOND, OF_ROUTE = "xgboost_tests_first", "xgboost_tests_second", "xgboost_tests_of_route"
 
 
 @pytest.fixture
@@ -34,11 +34,16 @@ def registry_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A registry with two small models; the first has the lower error."""
     folder = tmp_path_factory.mktemp("registry")
     registry = Registry(folder)
-    for key, mae_s in ((FIRST, 10.0), (SECOND, 20.0)):
-        compile_to_registry(
-            models.save(), registry, model_key=key, dataset="tests", metrics={"test_mae_seconds": mae_s}
-        )
+    for key, route_id, mae_s in ((FIRST, None, 10.0), (SECOND, None, 20.0), (OF_ROUTE, "other", 30.0)):
+        metrics = {"test_mae_seconds": mae_s}
+        compile_to_registry(models.save(), registry, model_key=key, dataset="tests", route_id=route_id, metrics=metrics)
     return folder
+
+
+@pytest.fixture
+def route_model_key() -> str:
+    """Key of the model of the route "other"."""
+    return OF_ROUTE
 
 
 @pytest.fixture

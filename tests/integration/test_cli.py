@@ -148,6 +148,26 @@ def test_doctor_says_what_to_do(tmp_path: Path) -> None:
     assert "etacore compile" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["replay", "POSITIONS", "--gtfs", "FEED", "--json", "nowhere/scores.json"], "nowhere"),
+        (["replay", "POSITIONS", "--gtfs", "FEED", "--speed", "0"], "--speed"),
+        (["demo", "--seconds", "nan"], "--seconds"),
+        (["demo", "--seed", "-5"], "--seed"),
+        (["compile", "POSITIONS", "--test-mae-seconds", "-1"], "--test-mae-seconds"),
+    ],
+)
+def test_a_wrong_argument_is_one_clear_line(arguments: list[str], named: str, tmp_path: Path) -> None:
+    (tmp_path / "positions.csv").write_text("vehicle_id\n")
+    (tmp_path / "feed").mkdir()
+    places = {"POSITIONS": str(tmp_path / "positions.csv"), "FEED": str(tmp_path / "feed")}
+    done = etacore(*(places.get(argument, argument) for argument in arguments), registry_dir=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_compile_puts_a_model_into_the_registry(tmp_path: Path) -> None:
     arguments = ("compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR")
     done = etacore(*arguments, registry_dir=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import redis
 
+from etacore import runtime as runtime_module
 from etacore.config import RuntimeConfig
+from etacore.errors import RedisUnavailableError
 from etacore.redis_server import RedisServer
 from etacore.runtime import Runtime, Silent, Window
 from etacore.schema import Status
@@ -138,6 +141,8 @@ def test_neighbours_keys_are_skipped_and_counted(runtime: Runtime, redis_client:
     redis_client.hset("vehicle:BUS-1:position", "lat", "1")
     redis_client.set("vehicle:BUS-1", payload())
     assert runtime.poll().counts == {Status.OK: 1, Status.WRONG_TYPE: 1}
+    assert runtime.poll().counts == {Status.UNCHANGED: 1, Status.WRONG_TYPE: 1}
+    redis_client.delete("vehicle:BUS-1:position")
     assert runtime.poll().counts == {Status.UNCHANGED: 1}
 
 
@@ -192,6 +197,19 @@ def test_a_cap_starves_nobody(config: RuntimeConfig, redis_client: redis.Redis) 
             redis_client.set(f"vehicle:{name}", payload(name, timestamp=iso(turn / 10)))
         assert runtime.poll().n_keys == 3
     assert all(redis_client.exists(f"predictions:{name}") for name in names)
+
+
+def test_a_key_that_comes_and_goes_keeps_its_turn(config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    runtime = other(config, max_vehicle_batch=2)
+    for turn in range(16):
+        for name in [f"BUS-{i}" for i in range(8)]:
+            redis_client.set(f"vehicle:{name}", payload(name, timestamp=iso(turn / 100)))
+        if turn % 2:
+            redis_client.set("vehicle:GUEST", payload("GUEST", timestamp=iso(turn / 100)))
+        else:
+            redis_client.delete("vehicle:GUEST")
+        runtime.poll()
+    assert redis_client.exists("predictions:GUEST")
 
 
 def test_a_changed_route_is_noticed(runtime: Runtime, redis_client: redis.Redis) -> None:
@@ -266,6 +284,55 @@ def test_a_swap_can_be_asked_for_from_outside_and_a_refusal_is_told(
     assert runtime.poll().counts == {Status.OK: 1}
     assert document(redis_client)["model_key"] == second_model_key
     assert [key for key, _ in refusals] == ["absent"]
+
+
+def test_a_promoted_route_model_serves_its_route_only(
+    config: RuntimeConfig, redis_client: redis.Redis, route_model_key: str
+) -> None:
+    redis_client.set("route_stops:other", stops_blob())
+    redis_client.set("vehicle:BUS-1", payload("BUS-1"))
+    redis_client.set("vehicle:BUS-2", payload("BUS-2", route="other"))
+    redis_client.set("eta:active_model", json.dumps({"model_key": route_model_key}))
+    for runtime in (Runtime(config), other(config)):
+        assert runtime.poll().counts.total() == 2
+        assert document(redis_client, "BUS-1")["model_key"] != route_model_key
+        found = document(redis_client, "BUS-2")
+        assert (found["model_key"], found["model_scope"]) == (route_model_key, "route")
+
+
+def test_a_model_announced_too_early_is_served_once_it_is_there(
+    config: RuntimeConfig, redis_client: redis.Redis, second_model_key: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(runtime_module, "RETRY_PROMOTION_S", 0.0)
+    folder = shutil.copytree(config.model_registry_dir, tmp_path / "registry")
+    whole = (folder / "registry.json").read_bytes()
+    entries = json.loads(whole)
+    del entries[second_model_key]
+    (folder / "registry.json").write_text(json.dumps(entries))
+    runtime = other(config, model_registry_dir=folder)
+    redis_client.set("eta:active_model", json.dumps({"model_key": second_model_key}))
+    runtime.poll()
+    assert [model.key for model in runtime.engine.models.all()].count(second_model_key) == 0
+    (folder / "registry.json").write_bytes(whole)
+    runtime.poll()
+    assert [model.key for model in runtime.engine.models.all()].count(second_model_key) == 1
+
+
+def test_a_document_that_is_stored_counts_though_redis_then_goes_away(
+    runtime: Runtime, redis_client: redis.Redis, monkeypatch: Any
+) -> None:
+    redis_client.set("vehicle:BUS-1", payload("BUS-1"))
+    runtime.poll()
+    redis_client.set("vehicle:BUS-2", payload("BUS-2"))
+
+    def gone(keys: object) -> list[int]:
+        raise RedisUnavailableError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime._store, "missing", gone)
+        with pytest.raises(RedisUnavailableError):
+            runtime.poll()
+    assert runtime.poll().counts == {Status.UNCHANGED: 2}
 
 
 def test_the_loop_survives_a_restart_of_redis(
