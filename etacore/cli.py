@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 a setting or an input is wrong (one line says which).
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -37,6 +38,16 @@ class _Group(click.Group):
         except EtacoreError as error:
             click.echo(f"etacore: {error.message}" + (f" ({error.hint})" if error.hint else ""), err=True)
             ctx.exit(EXIT_USAGE)
+
+
+class _Number(click.FloatRange):
+    """A finite number in a range; click lets NaN through."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number.", param, ctx)
+        return number
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -159,7 +170,7 @@ def doctor(**options: Any) -> None:
 @click.option("--holiday-region", help="Country code of the holiday calendar, for example CR.")
 @click.option("--nan-as-zero/--nan-as-missing", default=False, help="How the model was trained. Default: missing.")
 @click.option("--distance", type=click.Choice(["straight", "along_route"]), default="straight", show_default=True)
-@click.option("--test-mae-seconds", type=click.FloatRange(0), help="Its test error: how the best model is chosen.")
+@click.option("--test-mae-seconds", type=_Number(0), help="Its test error: how the best model is chosen.")
 def compile_command(model: Path, **options: Any) -> None:
     """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
     from etacore.mlops.compiling import compile_to_registry
@@ -184,7 +195,7 @@ def compile_command(model: Path, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--seconds", type=click.FloatRange(1, 3600), default=30.0, show_default=True)
+@click.option("--seconds", type=_Number(1, 3600), default=30.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--plain", is_flag=True, default=None, help="Lines instead of the live view.")
 @_registry_option
@@ -201,7 +212,7 @@ def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path
 @click.option("--start", type=click.DateTime(), help="Event time in the feed's zone, from here on.")
 @click.option("--end", type=click.DateTime(), help="Event time in the feed's zone, before this.")
 @click.option("--routes", help="Comma-separated route ids; default all.")
-@click.option("--speed", type=click.FloatRange(0, min_open=True), help="Event seconds per second; default no limit.")
+@click.option("--speed", type=_Number(0, min_open=True), help="Event seconds per second; default no limit.")
 @click.option("--arrivals", type=click.Path(exists=True, path_type=Path), help="Arrivals to score against (Parquet).")
 @click.option("--model-key", help="Default: the registry's best.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores here too.")

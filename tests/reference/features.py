@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 from tests.reference.geo import cumulative_m, haversine_m, nearest_pass
 
+CONFIRM_M, CONFIRMED, MOST = 10.0, 3, 15
 FINISHED, OFF_ROUTE = "finished", "off_route"
 
 
@@ -67,23 +68,34 @@ def stop_said(pattern, vehicle, progress_m, options):
     return None
 
 
-def select(pattern, vehicle, options, previous=None, has_trip=True):
-    """Next stop of a vehicle: (stop | FINISHED | OFF_ROUTE, progress_m, strikes).
+def confirmed(confirmations, progress_m, place, options):
+    """One confirmation more if the vehicle is on the line and has come forward."""
+    if progress_m is not None and place[1] <= options.fit_m and place[0] >= progress_m + CONFIRM_M:
+        return min(confirmations + 1, MOST)
+    return confirmations
 
-    previous: (progress_m, time_us, strikes) of the last fix, or None.
+
+def select(pattern, vehicle, options, previous=None, has_trip=True):
+    """Next stop of a vehicle: (stop | FINISHED | OFF_ROUTE, progress_m, confirmations * 16 + strikes).
+
+    previous: (progress_m, time_us, confirmations * 16 + strikes) of the last fix, or None.
     """
-    progress_m, strikes, elapsed_s = None, 0, 0.0
+    progress_m, strikes, confirmations, elapsed_s = None, 0, 0, 0.0
     if previous is not None:
         elapsed_s = (vehicle["time_us"] - previous[1]) / 1e6
         if elapsed_s <= options.reset_after_s:
-            progress_m, strikes = previous[0], previous[2]
+            progress_m = previous[0]
+            confirmations, strikes = divmod(previous[2], 16)
     stop = stop_said(pattern, vehicle, progress_m, options)
     if stop is not None:
         low_m, high_m = pattern.bracket(stop)
         if progress_m is not None and low_m <= progress_m <= high_m:
             low_m = progress_m
-        progress_m, _ = pattern.nearest(vehicle, low_m, high_m, options)
-        return (stop if stop < len(pattern.stops) else FINISHED), progress_m, 0
+        place = pattern.nearest(vehicle, low_m, high_m, options)
+        if place[1] > options.max_off_route_m:
+            return OFF_ROUTE, progress_m, 16 * confirmations + strikes
+        confirmations = confirmed(confirmations, progress_m, place, options)
+        return (stop if stop < len(pattern.stops) else FINISHED), place[0], 16 * confirmations
 
     new_strikes = 0
     place = None
@@ -98,18 +110,21 @@ def select(pattern, vehicle, options, previous=None, has_trip=True):
         if place[1] > options.fit_m and low_m > 0:
             behind = pattern.nearest(vehicle, 0.0, low_m, options)
             if behind[1] <= options.restart_fit_m:
-                new_strikes = strikes + 1
+                new_strikes = min(strikes + 1, MOST)
                 place = (progress_m, 0.0)
-                limit = options.trip_strikes if has_trip else options.restart_strikes
+                limit = options.restart_strikes
+                if has_trip:
+                    limit = options.trip_strikes if confirmations < CONFIRMED else 0
                 if 0 < limit <= new_strikes:
-                    progress_m, place, new_strikes = None, None, 0
+                    progress_m, place, new_strikes, confirmations = None, None, 0, 0
     if place is None:
         place = pattern.nearest(vehicle, 0.0, math.inf, options)
     if place[1] > options.max_off_route_m:
-        return OFF_ROUTE, progress_m, new_strikes
+        return OFF_ROUTE, progress_m, 16 * confirmations + new_strikes
+    confirmations = confirmed(confirmations, progress_m, place, options)
     progress_m = place[0] if progress_m is None else max(place[0], progress_m)
     ahead = [i for i, s in enumerate(pattern.stop_s_m) if s > progress_m]
-    return (ahead[0] if ahead else FINISHED), progress_m, new_strikes
+    return (ahead[0] if ahead else FINISHED), progress_m, 16 * confirmations + new_strikes
 
 
 def calendar_features(time_us, time_zone, holidays=()):

@@ -23,12 +23,35 @@ from etacore.errors import ConfigError
         ("predictions_ttl_seconds", 0),
         ("predictions_ttl_seconds", "300"),
         ("chunk_size", True),
+        ("chunk_size", 2.5),
+        ("chunk_size", 2.0),
+        ("max_stops_per_vehicle", 2.5),
+        ("iterations", 2.5),
+        ("redis_port", 6379.5),
+        ("redis_db", 0.5),
+        ("predictions_ttl_seconds", 2.5),
+        ("predictions_ttl_seconds", 10**9 + 1),
+        ("max_vehicle_batch", 2.5),
+        ("max_payload_bytes", 65_536.5),
+        ("max_age_seconds", 1e10),
+        ("max_age_seconds", float("inf")),
+        ("max_age_seconds", 10**400),
+        ("max_future_seconds", 1e10),
+        ("route_refresh_seconds", 1e10),
+        ("state_retention_seconds", 1e10),
+        ("window_seconds", 1e10),
+        ("max_off_route_metres", float("inf")),
     ],
 )
 def test_a_value_out_of_range_is_named(name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=name) as caught:
         RuntimeConfig(**{name: value})
     assert str(value) in str(caught.value)
+
+
+def test_the_largest_values_are_taken() -> None:
+    config = RuntimeConfig(max_age_seconds=1e9, predictions_ttl_seconds=10**9, state_retention_seconds=10**9)
+    assert config.max_age_seconds == 1e9
 
 
 def test_an_unknown_setting_is_named() -> None:

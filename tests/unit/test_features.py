@@ -9,6 +9,7 @@ from etacore.features import (
     SelectOptions,
     along_shape_distance,
     count_rows,
+    select_stops,
     vectorize,
     vectorize_window,
 )
@@ -104,6 +105,63 @@ def test_strikes_have_to_follow_each_other():
     assert vehicle.fix(**after(200, **at(1.7))) == 2
 
 
+def beside(vehicle, seconds, x_m, y_m, bearing):
+    """A fix x_m east and y_m north of 43.6 N, 79.4 W."""
+    north = math.radians(1) * 6_371_000
+    lon = -79.4 + x_m / (north * math.cos(math.radians(43.6)))
+    return vehicle.fix(**after(seconds, lat=43.6 + y_m / north, lon=lon, bearing=bearing))
+
+
+def one_way_pair():
+    """Out along one street for 4 km, back along the next one 240 m farther north; a stop every 400 m."""
+    north = math.radians(1) * 6_371_000
+    east = north * math.cos(math.radians(43.6))
+
+    def place(x_m, y_m):
+        return 43.6 + y_m / north, -79.4 + x_m / east
+
+    places = [place(x, 0) for x in range(0, 4001, 400)] + [place(x, 240) for x in range(4000, -1, -400)]
+    stops = [(f"S{i}", *stop, i + 1) for i, stop in enumerate(places)]
+    return table_of(stops, [place(0, 0), place(4000, 0), place(4000, 240), place(0, 240)])
+
+
+def test_a_detour_along_the_way_out_does_not_begin_the_trip_again():
+    vehicle = Vehicle(one_way_pair())
+    out = [beside(vehicle, 15 * i, x, 0.0, 90.0) for i, x in enumerate(range(100, 4000, 120))]
+    assert (out[0], out[-1]) == (1, 10)
+    back = [beside(vehicle, 600 + 15 * i, x, 240.0, 270.0) for i, x in enumerate(range(3900, 2600, -120))]
+    assert back[-1] == 15
+    detour = [beside(vehicle, 800 + 15 * i, x, 5.0, 270.0) for i, x in enumerate(range(2500, 1700, -120))]
+    assert detour == [15] * 7
+    assert beside(vehicle, 920, 1660.0, 240.0, 270.0) == 17
+
+
+def test_a_vehicle_that_only_came_to_its_begin_may_start_over():
+    # Given the trip while it drives empty beside the end of the line to its begin: nothing confirms it.
+    vehicle = Vehicle(one_way_pair())
+    empty = [beside(vehicle, 15 * i, x, 240.0, 90.0) for i, x in enumerate(range(100, 400, 120))]
+    assert set(empty) == {21}
+    assert vehicle.strikes == 0
+    begun = [beside(vehicle, 60 + 15 * i, x, 0.0, 90.0) for i, x in enumerate(range(200, 900, 120))]
+    assert begun == [21] * 4 + [2, 3]
+
+
+def test_only_fixes_on_the_line_that_come_forward_confirm():
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    seen = []
+    # 11 m steps; then 8 m; then 160 m beside the line; then a long way; then what the vehicle says; then silence.
+    for i, t in enumerate([1.0, 1.01, 1.017, 1.1, 1.4]):
+        vehicle.fix(**after(20 * i, **at(t, lon=7.00205 if t == 1.1 else 7.0)))
+        seen.append(vehicle.strikes >> 4)
+    vehicle.fix(**after(120, **at(1.5)), stop_id="S3")
+    seen.append(vehicle.strikes >> 4)
+    for i in range(20):
+        vehicle.fix(**after(140 + 20 * i, **at(1.6 + 0.1 * i)))
+    seen.append(vehicle.strikes >> 4)
+    vehicle.fix(**after(9000, **at(3.9)))
+    assert [*seen, vehicle.strikes] == [0, 1, 1, 1, 2, 3, 15, 0]
+
+
 def test_strikes_can_be_switched_off():
     vehicle = Vehicle(table_of(line_of_stops(6)), SelectOptions(trip_strikes=0))
     vehicle.fix(**after(0, **at(4.5)))
@@ -137,18 +195,18 @@ def test_wrong_begin_is_left_behind():
 def test_sequence_counts_first():
     stops = [(i, lat, lon, 10 * s) for i, lat, lon, s in line_of_stops(6)]
     table = table_of(stops)
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40) == 3
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40, current_status="STOPPED_AT") == 4
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=40, stop_id="S2") == 3
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=35) == 3
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=35, stop_id="S2") == 1
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=99) == 1
-    assert Vehicle(table).fix(**at(0.5), current_stop_sequence=60, current_status=1) == Status.TRIP_FINISHED
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=40) == 3
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=40, current_status="STOPPED_AT") == 4
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=40, stop_id="S2") == 3
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=35) == 3
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=35, stop_id="S2") == 1
+    assert Vehicle(table).fix(**at(1.5), current_stop_sequence=99) == 2
+    assert Vehicle(table).fix(**at(3.5), current_stop_sequence=60, current_status=1) == Status.TRIP_FINISHED
 
 
 def test_sequence_zero_is_a_sequence():
     stops = [(i, lat, lon, s - 1) for i, lat, lon, s in line_of_stops(4)]
-    assert Vehicle(table_of(stops)).fix(**at(2.5), current_stop_sequence=0) == 0
+    assert Vehicle(table_of(stops)).fix(**at(1.5), current_stop_sequence=0) == 0
 
 
 def test_what_the_vehicle_says_counts_against_earlier_progress():
@@ -160,7 +218,7 @@ def test_what_the_vehicle_says_counts_against_earlier_progress():
 
 def test_progress_lies_before_the_stop_that_the_vehicle_names():
     vehicle = Vehicle(table_of(line_of_stops(6)))
-    assert vehicle.fix(**at(4.5), stop_id="S3") == 2
+    assert vehicle.fix(**at(3.5), stop_id="S3") == 2
     assert vehicle.progress_m == pytest.approx(2 * 1111.95, rel=1e-4)
     assert vehicle.rows(UTC, 1, along=True)[1] == [0.0]
 
@@ -191,7 +249,16 @@ def test_off_route():
     table = table_of(line_of_stops(6))
     assert Vehicle(table).fix(lat=45.02, lon=7.03) == Status.OFF_ROUTE
     assert Vehicle(table, SelectOptions(max_off_route_m=2500.0)).fix(lat=45.02, lon=7.03) == 3
-    assert Vehicle(table).fix(lat=45.02, lon=7.03, stop_id="S4") == 3
+
+
+def test_a_stop_that_is_named_from_too_far_away_is_off_route():
+    table = table_of(line_of_stops(6))
+    for said in ({"stop_id": "S4"}, {"current_stop_sequence": 4}, {"current_stop_sequence": 4, "current_status": 1}):
+        assert Vehicle(table).fix(lat=45.02, lon=7.02, **said) in (3, 4)
+        assert Vehicle(table).fix(lat=45.02, lon=7.03, **said) == Status.OFF_ROUTE
+        assert Vehicle(table).fix(lat=0.0, lon=0.0, **said) == Status.OFF_ROUTE
+        # On the line, but on none of its parts that lead to this stop.
+        assert Vehicle(table).fix(**at(0.1), **said) == Status.OFF_ROUTE
 
 
 def test_past_the_last_stop():
@@ -250,6 +317,26 @@ def test_count_rows():
         count_rows(status, pattern_ix, np.zeros(5, np.int32), table, 3, offset[:5])
 
 
+def test_a_stop_id_outside_the_arena_is_refused():
+    for start, length in ((2**40, 3), (-1, 3), (2**63 - 1, 3), (0, -1), (0, 2**31 - 1)):
+        table, columns = table_of(line_of_stops(3)), columns_of([{"stop_id": "S1"}])
+        columns.stop_id[0] = (start, length, 0)
+        one = np.zeros(1, np.int32)
+        with pytest.raises(ValueError, match="outside the arena"):
+            select_stops(
+                columns,
+                table,
+                one,
+                np.zeros(1, np.uint64),
+                np.array([np.nan]),
+                np.zeros(1, np.int64),
+                np.zeros(1, np.uint8),
+                first_stop=one.copy(),
+                progress_m=np.empty(1),
+                strikes=np.empty(1, np.uint8),
+            )
+
+
 def test_rows_that_do_not_belong_to_the_stops_are_refused():
     table, columns = table_of(line_of_stops(3)), columns_of([{}])
     outputs = {"X": np.empty((9, 1), np.float32), "distance_m": np.empty(9), "stop_ix": np.empty(9, np.int32)}
@@ -299,6 +386,6 @@ def test_along_shape_distance():
 
 
 def test_options_are_checked():
-    for bad in ({"slack_m": -1.0}, {"fit_m": math.nan}, {"restart_strikes": 256}):
+    for bad in ({"slack_m": -1.0}, {"fit_m": math.nan}, {"restart_strikes": 16}, {"trip_strikes": 16}):
         with pytest.raises(ConfigError, match=next(iter(bad))):
             SelectOptions(**bad)

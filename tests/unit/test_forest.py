@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -105,6 +106,27 @@ def test_wrong_hash_is_never_mapped(build, monkeypatch):
 def test_missing_file(tmp_path):
     with pytest.raises(ModelLoadError, match="is missing"):
         Forest.load(tmp_path / "no.so", "0" * 64, 2)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("step", ["read", "write", "copy"])
+def test_what_the_system_refuses_is_a_model_that_cannot_be_loaded(build, monkeypatch, number, step):
+    path, sha256 = build(value=9)
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(forest_module, "_libraries", {})
+    if step == "read":
+        monkeypatch.setattr(Path, "read_bytes", fail)
+    elif step == "write":
+        monkeypatch.setattr(os, "write", fail)
+    else:
+        monkeypatch.setattr(os, "memfd_create", fail, raising=False)
+        monkeypatch.setattr(Path, "write_bytes", fail)
+    with pytest.raises(ModelLoadError, match=f"{path} cannot be .*: {os.strerror(number)}"):
+        Forest.load(path, sha256, 2)
+    assert forest_module._libraries == {}
 
 
 def test_another_machine(build):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -188,7 +189,7 @@ def test_a_failure_in_the_middle_leaves_the_registry_as_it_was(registry, monkeyp
             patch.setattr(Path, "mkdir", lambda self, *a, **k: fail() if ".tmp-" in self.name else real(self, *a, **k))
         else:
             patch.setattr(owner, step, fail)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(RegistryError, match=r"registry.* cannot be written: No space left on device"):
             add(registry, "b")
     assert {k: v for k, v in tree(registry.path).items() if not k.endswith(".new")} == before
     assert Registry(registry.path).keys() == ["a"]
@@ -274,7 +275,7 @@ def test_bundles_that_cannot_be_served(registry, monkeypatch):
 def test_a_damaged_index(registry):
     add(registry, "a")
     path = registry.path / "registry.json"
-    for text in ("{", "[]", '{"a": {"format": 1}}', '{"a": {"format": 7}}'):
+    for text in ("{", "[]", "[" * 100_000):
         path.write_text(text)
         with pytest.raises(RegistryError, match=r"registry\.json"):
             registry.keys()
@@ -282,6 +283,68 @@ def test_a_damaged_index(registry):
     path.write_text(json.dumps({"../a": {**entry, "metrics": {}, "features": []}}))
     with pytest.raises(RegistryError, match="file name"):
         registry.load("../a")
+
+
+ODD = {
+    "no-fields": {"format": 1},
+    "newer": {"format": 2, "anything": []},
+    "odd-format": {"format": {}},
+    "number-as-route": {"route_id": 0},
+    "bad-time": {"saved_at": "yesterday"},
+    "../bad": {"metrics": 3},
+}
+
+
+def test_an_odd_entry_hides_no_other(registry):
+    entry(registry, "a", 5.0)
+    path = registry.path / "registry.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, **{k: v if "format" in v else {**index["a"], **v} for k, v in ODD.items()}}))
+    assert registry.keys() == [one.key for one in registry.entries()] == ["a"]
+    assert registry.choose() == "a"
+    assert registry.manifest("a").model_key == "a"
+    assert registry.legacy() == []
+    assert sorted(registry.refused()) == sorted(ODD)
+    assert "format 2" in registry.refused()["newer"]
+    for key in ODD:
+        for call in (registry.load, registry.manifest):
+            with pytest.raises(RegistryError, match=key) as caught:
+                call(key)
+            assert caught.value.hint
+    add(registry, "b")
+    assert sorted(registry.refused()) == sorted(ODD)
+    for key in ODD:
+        registry.remove(key)
+    assert registry.refused() == {}
+    assert registry.keys() == ["a", "b"]
+
+
+def test_an_endless_number_for_a_score(registry):
+    entry(registry, "a", 5.0)
+    path = registry.path / "registry.json"
+    index = json.loads(path.read_text())
+    path.write_text(json.dumps({**index, "b": {**index["a"], "metrics": {"test_mae_seconds": 10**400}}}))
+    assert registry.choose() == "a"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+@pytest.mark.parametrize("call", ["stat", "read_bytes"])
+def test_an_index_that_cannot_be_read(registry, monkeypatch, number, call):
+    add(registry, "a")
+
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os if call == "stat" else Path, call, fail)
+    with pytest.raises(RegistryError, match=rf"registry\.json cannot be read: {os.strerror(number)}"):
+        Registry(registry.path).keys()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match="file.* cannot be written: ") as caught:
+        add(Registry(tmp_path / "file" / "registry"), "a")
+    assert caught.value.hint
 
 
 def test_pickles_are_listed_and_never_opened(registry):

@@ -2,6 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
+from etacore._resolve import NameTable
 from etacore._routes import Line, PatternTable
 from etacore.config import KeyNames
 from etacore.errors import RouteDataError
@@ -16,7 +17,7 @@ THREE = stops_blob(line_of_stops(3))
 
 def fetch_all(table, columns, redis, now_us=0):
     """The rounds of one batch; returns (pattern_ix, keys asked in each round)."""
-    rounds, needed = [], table.missing(columns) + table.due(now_us)
+    rounds, needed = [], table.due(now_us) + table.missing(columns)
     while needed:
         rounds.append(sorted(needed))
         needed = table.update(needed, [redis.get(key) for key in needed], now_us)
@@ -143,7 +144,7 @@ def test_rows_that_are_not_ok_ask_for_nothing():
 
 def test_absent_route_is_remembered_until_it_is_due():
     table, redis = RouteTable(refresh_s=10), {}
-    for now_s, n_rounds, status in ((0, 1, Status.UNKNOWN_ROUTE), (5, 0, Status.UNKNOWN_ROUTE), (10, 1, Status.OK)):
+    for now_s, n_rounds, status in ((0, 1, Status.UNKNOWN_ROUTE), (4, 0, Status.UNKNOWN_ROUTE), (10, 1, Status.OK)):
         columns = columns_of([{}])
         if now_s == 10:
             redis[b"route_stops:R"] = TWO
@@ -163,6 +164,9 @@ def test_a_changed_blob_gets_a_new_number_and_an_equal_one_keeps_it():
     redis[b"route_shape:R"] = shape_blob([(45.0, 7.0), (45.01, 7.001), (45.02, 7.0)])
     third, _ = fetch_all(table, columns_of([{}]), redis, 30 * S)
     assert third not in (first, second)
+    redis[b"route_shape:R"] = redis[b"route_shape:R"].replace(b":", b" :  ") + b"\n"
+    assert fetch_all(table, columns_of([{}]), redis, 35 * S)[0] == third
+    assert fetch_all(table, columns_of([{}]), redis, 60 * S)[0] == third
     assert described(table, b"route_stops:R")["length_m"] > 2224
     del redis[b"route_stops:R"]
     columns = columns_of([{}])
@@ -202,6 +206,145 @@ def test_due_has_a_limit_and_nobody_starves():
         asked.update(keys)
         table.update(keys, [None] * 20, now_s * S)
     assert len(asked) == 60
+
+
+@pytest.mark.parametrize("due_first", [True, False])
+def test_the_first_batch_after_hours_of_silence_has_its_routes(due_first):
+    table, redis = RouteTable(), {b"route_stops:R": TWO, b"trip_pattern:T": b"P", b"pattern_stops:P": THREE}
+    snapshots = [{}, {"trip_id": "T"}]
+    before, _ = fetch_all(table, columns_of(snapshots), redis, 0)
+    now_us = 3 * 3600 * S
+    columns = columns_of(snapshots)
+    first, second = (table.due(now_us), table.missing(columns)) if due_first else (table.missing(columns), None)
+    needed = first + (table.due(now_us) if second is None else second)
+    table.update(needed, [redis.get(key) for key in needed], now_us)
+    pattern_ix = np.empty(2, np.int32)
+    table.resolve(columns, pattern_ix)
+    assert columns.status[:2].tolist() == [Status.OK] * 2
+    assert pattern_ix.tolist() == before
+
+
+def test_a_fleet_does_not_come_due_at_once():
+    table = RouteTable(refresh_s=10)
+    fetch_all(table, columns_of([{"route_id": f"{i}"} for i in range(400)]), {}, 0)
+    assert table.due(int(4.5 * S)) == []
+    early = len(table.due(int(7.5 * S)))
+    assert 100 < early < 700
+    assert len(table.due(10 * S)) == 800
+
+
+def test_what_is_about_to_be_due_is_taken_along():
+    table = RouteTable(refresh_s=10)
+    columns = [{"route_id": "A"}, {"route_id": "B"}, {"route_id": "C"}]
+    fetch_all(table, columns_of(columns), {}, 0)
+    for name, now_ms in ((b"A", 10_000), (b"B", 10_200), (b"C", 10_500)):
+        table.update([b"route_stops:" + name], [None], now_ms * 1000)
+    table.resolve(columns_of(columns), np.empty(3, np.int32))
+    assert table.due(19_600_000) == []
+    assert table.due(20 * S) == [b"route_stops:A", b"route_shape:A", b"route_stops:B", b"route_shape:B"]
+
+
+def test_a_name_that_could_not_be_fetched_is_due_again():
+    table = RouteTable(refresh_s=10)
+    fetch_all(table, columns_of([{}]), {b"route_stops:R": TWO}, 0)
+    keys = [b"route_stops:R", b"route_shape:R"]
+    assert table.due(10 * S) == table.due(11 * S) == keys
+    table.update(keys, [TWO, None], 11 * S)
+    assert table.due(11 * S) == []
+
+
+def test_a_name_used_late_is_due_at_once():
+    table = RouteTable(refresh_s=10)
+    fetch_all(table, columns_of([{}]), {b"route_stops:R": TWO}, 0)
+    keys = table.due(10 * S)
+    table.update(keys, [TWO, None], 10 * S)
+    assert table.due(50 * S) == []
+    table.resolve(columns_of([{}]), np.empty(1, np.int32))
+    assert table.due(50 * S) == keys
+
+
+def test_a_clock_set_back_makes_everything_due():
+    table = RouteTable(refresh_s=10, forget_after_s=100)
+    redis = {b"route_stops:R": TWO}
+    fetch_all(table, columns_of([{}, {"route_id": "old"}]), redis, 10_000 * S)
+    assert table.due(10_001 * S) == []
+    assert b"route_stops:R" in table.due(5_000 * S)
+    for now_s in range(5_000, 5_300, 10):
+        fetch_all(table, columns_of([{}]), redis, now_s * S)
+    assert table.missing(columns_of([{"route_id": "old"}])) == [b"route_stops:old", b"route_shape:old"]
+
+
+def test_names_are_bounded_and_the_longest_unused_go():
+    table, redis = RouteTable(refresh_s=1e6, max_names=400), {b"route_stops:R": TWO}
+    redis |= {f"trip_pattern:{i}".encode(): b"P%d" % (i % 3) for i in range(5000)}
+    redis |= {f"pattern_stops:P{i}".encode(): THREE for i in range(3)}
+    for now_s in range(50):
+        snapshots = [{"trip_id": f"{i}"} for i in range(100 * now_s, 100 * now_s + 100)]
+        pattern_ix, _ = fetch_all(table, columns_of(snapshots), redis, now_s * S)
+        assert pattern_ix == [
+            table.pattern_ix(b"pattern_stops:P%d" % (i % 3)) for i in range(100 * now_s, 100 * now_s + 100)
+        ]
+        assert table._names.n_trips <= 400
+    newest = columns_of([{"trip_id": f"{i}"} for i in range(4900, 5000)])
+    assert table.missing(newest) == []
+    assert len(table.missing(columns_of([{"trip_id": "0"}]))) > 0
+    # Also of one batch that is larger than the bound, and without a trip that lost its pattern.
+    many = columns_of([{"trip_id": f"{i}", "route_id": f"{i}"} for i in range(2000)])
+    pattern_ix, _ = fetch_all(table, many, redis, 60 * S)
+    assert min(pattern_ix) >= 0
+    assert max(table._names.n_trips, table._names.n_sources) <= 400
+    again = columns_of([{"trip_id": f"{i}", "route_id": f"{i}"} for i in range(2000)])
+    assert min(fetch_all(table, again, redis, 61 * S)[0]) >= 0
+
+
+def test_memory_of_forgotten_names_is_given_back():
+    table = RouteTable(forget_after_s=100)
+    empty = table.nbytes
+    for start in range(0, 6000, 1000):
+        names = [{"trip_id": f"trip-{start + i}", "route_id": f"route-{start + i}"} for i in range(1000)]
+        fetch_all(table, columns_of(names), {}, 0)
+    assert table.nbytes > empty + 6000 * 100
+    for now_s in range(50, 350, 50):
+        fetch_all(table, columns_of([{}]), {}, now_s * S)
+    assert table.nbytes < empty + 10_000
+
+
+def test_a_pattern_id_that_is_too_long_is_none():
+    table = RouteTable()
+    redis = {b"route_stops:R": TWO, b"trip_pattern:T": b"x" * 257, b"trip_pattern:U": b"x" * 256}
+    columns = columns_of([{"trip_id": "T"}, {"trip_id": "U"}])
+    pattern_ix, rounds = fetch_all(table, columns, redis)
+    assert rounds[1] == [b"pattern_shape:" + b"x" * 256, b"pattern_stops:" + b"x" * 256]
+    assert pattern_ix == [table.pattern_ix(b"route_stops:R")] * 2
+
+
+def test_a_name_longer_than_an_int32_is_refused():
+    names = NameTable(1, 1)
+    for call in (names.learn_trip, names.learn_source, names.pattern_of):
+        arguments = {"learn_trip": (None,), "learn_source": (False, 0), "pattern_of": (False,)}[call.__name__]
+        with pytest.raises(ValueError, match=r"2\*\*31"):
+            call(bytes(2**31), *arguments)
+
+
+@pytest.mark.parametrize("column", ["route_id", "trip_id"])
+@pytest.mark.parametrize(("start", "length"), [(-1, 1), (0, -1), (0, 10**6), (10**12, 1), (2**63 - 1, 5)])
+def test_a_text_outside_the_arena_is_refused(column, start, length):
+    table, columns = RouteTable(), columns_of([{}, {"trip_id": "T"}])
+    text = getattr(columns, column)
+    text["start"][1], text["length"][1] = start, length
+    with pytest.raises(ValueError, match="row 1 lies outside"):
+        table.missing(columns)
+    with pytest.raises(ValueError, match="row 1 lies outside"):
+        table.resolve(columns, np.empty(2, np.int32))
+    columns.status[1] = Status.TOO_OLD
+    assert table.missing(columns) == [b"route_stops:R", b"route_shape:R"]
+
+
+def test_a_huge_shape_is_not_solved():
+    line = Line(np.linspace(45.0, 46.0, 50_001), np.full(50_001, 7.0))
+    lat = np.linspace(45.0, 46.0, 84)
+    assert line.place_stops(lat, np.full(84, 7.0))[1] == np.inf
+    assert line.place_stops(lat[:83], np.full(83, 7.0))[1] < 2000
 
 
 def test_unused_names_are_forgotten():

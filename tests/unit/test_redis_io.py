@@ -1,0 +1,119 @@
+"""What is sent to Redis, what is said when it refuses, and what is never said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from etacore.config import RuntimeConfig
+from etacore.errors import ConfigError, RedisUnavailableError
+from etacore.redis_io import RedisStore
+from etacore.redis_server import RedisServer
+
+ALLOWED = ("+client|setname", "+client|setinfo", "+ping", "+select")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    with RedisServer(tcp=True) as running:
+        yield running
+
+
+def store_of(server: RedisServer, *rules: str) -> RedisStore:
+    """A store whose user may do just this."""
+    client = server.client()
+    client.execute_command("ACL", "SETUSER", "visitor", "reset", "on", ">s3cr3t", *ALLOWED, *rules)
+    client.execute_command("CLIENT", "KILL", "USER", "visitor")
+    return RedisStore(
+        RuntimeConfig(redis_host="127.0.0.1", redis_port=server.port, redis_username="visitor", redis_password="s3cr3t")
+    )
+
+
+def set_command(key: bytes) -> bytes:
+    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1\r\n1\r\n" % (len(key), key)
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("redis://host:6380/3", "host:6380/3"),
+        ("redis://host", "host:6379/0"),
+        ("redis://u:s3cr@et@host:6379/0", "host:6379/0"),
+        ("redis://host:6379/0?username=u&password=s3cr@et", "host:6379/0"),
+        ("redis://u:s3cr%40et@host:6379?db=2", "host:6379/2"),
+        ("rediss://:s3cr@et@host:1/0", "host:1/0"),
+        ("redis://[::1]:6379/0", "[::1]:6379/0"),
+        ("unix:///run/redis.sock?password=s3cr@et", "/run/redis.sock"),
+        ("unix://u:s3cret@/run/redis.sock?db=1", "/run/redis.sock"),
+    ],
+)
+def test_the_address_holds_no_part_of_the_secret(url: str, where: str) -> None:
+    with RedisStore(RuntimeConfig(redis_url=url)) as store:
+        assert store.where == where
+
+
+def test_the_address_of_separate_settings() -> None:
+    with RedisStore(RuntimeConfig(redis_host="there", redis_port=7, redis_db=2, redis_password="x")) as store:
+        assert store.where == "there:7/2"
+
+
+def test_the_version_is_for_those_who_may_ask(server: RedisServer) -> None:
+    with store_of(server) as store:
+        store.ping()
+        assert store.server_version() is None
+    with store_of(server, "+info") as store:
+        assert store.server_version() == server.client(decode_responses=True).info("server")["redis_version"]
+
+
+def test_wrong_credentials_are_called_so(server: RedisServer) -> None:
+    store_of(server).close()
+    config = RuntimeConfig(
+        redis_host="127.0.0.1", redis_port=server.port, redis_username="visitor", redis_password="guess"
+    )
+    with RedisStore(config) as store, pytest.raises(ConfigError, match="refuses our credentials") as caught:
+        store.ping()
+    assert "guess" not in str(caught.value)
+
+
+def test_a_command_that_is_not_permitted_is_named(server: RedisServer) -> None:
+    with store_of(server, "~predictions:*") as store:
+        with pytest.raises(ConfigError, match="the user may not run SCAN"):
+            store.scan_vehicle_keys()
+        with pytest.raises(ConfigError, match="the user may not run MGET on vehicle:1"):
+            store.fetch([b"vehicle:1"])
+        with pytest.raises(ConfigError, match="the user may not run TYPE on vehicle:1"):
+            store.not_strings([b"vehicle:1"])
+    with store_of(server, "+mget", "~predictions:*") as store:
+        with pytest.raises(ConfigError, match="the user may not run MGET on vehicle:1"):
+            store.fetch([b"vehicle:1"])
+        assert store.fetch([b"predictions:none"]) == [None]
+    with store_of(server, "-client|setname") as store, pytest.raises(ConfigError, match=r"may not run CLIENT\|SETNAME"):
+        store.ping()
+
+
+@pytest.mark.parametrize("rules", [("+mget", "allkeys"), ("+mget", "+set", "%R~*")])
+def test_a_write_that_is_not_permitted_is_named_after_all_replies(server: RedisServer, rules: tuple[str, ...]) -> None:
+    server.client().set("predictions:old", b"old")
+    with store_of(server, *rules) as store:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"the user may not run SET on predictions:\*"):
+                store.write(set_command(b"predictions:a") * 3, 3)
+            assert store.fetch([b"predictions:old"]) == [b"old"]
+
+
+def test_other_errors_of_a_write_are_positions(server: RedisServer) -> None:
+    with store_of(server, "allcommands", "allkeys") as store:
+        wrong = b"*2\r\n$3\r\nSET\r\n$1\r\nx\r\n"
+        assert store.write(set_command(b"predictions:a") + wrong + set_command(b"predictions:b"), 3) == [1]
+        assert store.missing([b"predictions:a", b"x", b"predictions:b"]) == [1]
+        assert store.write(b"", 0) == []
+
+
+def test_nobody_there() -> None:
+    with (
+        RedisStore(RuntimeConfig(redis_url="unix:///nowhere/redis.sock?password=s3cr@et")) as store,
+        pytest.raises(RedisUnavailableError, match=r"/nowhere/redis\.sock cannot be reached") as caught,
+    ):
+        store.ping()
+    assert "s3cr" not in str(caught.value)
