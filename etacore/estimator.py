@@ -9,8 +9,9 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -188,15 +189,19 @@ def estimate_stop_times(
     dict
         The prediction document up to ``predictions``; distances in m, times in s and min.
     """
-    vehicle = _mapping(vehicle_position)
     document: dict[str, Any] = {
-        "vehicle_id": _vehicle_id(vehicle) or "unknown",
-        "route_id": identifier(route_id) or identifier(first(vehicle, _ROUTE_ID)),
-        "trip_id": identifier(trip_id) or identifier(first(vehicle, _TRIP_ID)),
+        "vehicle_id": "unknown",
+        "route_id": None,
+        "trip_id": None,
         "computed_at": datetime.now(UTC).isoformat(),
-        "model_key": identifier(model_key),
+        "model_key": None,
     }
     try:
+        vehicle = _mapping(vehicle_position)
+        document["vehicle_id"] = _vehicle_id(vehicle) or "unknown"
+        document["route_id"] = identifier(route_id) or identifier(first(vehicle, _ROUTE_ID))
+        document["trip_id"] = identifier(trip_id) or identifier(first(vehicle, _TRIP_ID))
+        document["model_key"] = identifier(model_key)
         return _predict(document, vehicle, upcoming_stops, model_type, prefer_route_model, max_stops, shape)
     except _UnpredictableError as reason:
         error = str(reason)
@@ -219,8 +224,11 @@ def _predict(
     shape: Any,
 ) -> dict[str, Any]:
     lat, lon = first(vehicle, _VEHICLE_LAT), first(vehicle, _VEHICLE_LON)
-    if lat is None or lon is None or not isinstance(upcoming_stops, Sequence) or not upcoming_stops:
+    n_stops = max(int(max_stops), 0)
+    stops = _first_stops(upcoming_stops, n_stops)
+    if lat is None or lon is None or not stops:
         raise _UnpredictableError(MISSING_INPUT)
+    stops = stops[:n_stops]
     lat_deg, lon_deg = degrees(lat, 90.0), degrees(lon, 180.0)
     if math.isnan(lat_deg + lon_deg):
         _refuse("Unusable vehicle position", (lat, lon))
@@ -235,7 +243,6 @@ def _predict(
     if shape is not None and not isinstance(shape, ShapePolyline):
         _refuse("shape has to be a ShapePolyline, not", type(shape))
 
-    stops = upcoming_stops[: max(int(max_stops), 0)]
     window = _scratch.window(len(stops), serving.n_features)
     stop_ids, sequences, errors = read_stops(
         stops, window.lat, window.lon, window.sequence, window.total, window.given_m
@@ -266,6 +273,13 @@ def _predict(
     document["model_scope"] = model.scope
     document["predictions"] = prediction_dicts(stop_ids, sequences, errors, window.distance_m, window.eta_s, time_us)
     return document
+
+
+def _first_stops(stops: Any, n: int) -> list[Any]:
+    """The stops to predict, and one even if none is wanted: it tells "none asked for" from "none there"."""
+    if not isinstance(stops, Iterable) or isinstance(stops, str | bytes | Mapping):
+        return []
+    return list(islice(stops, max(n, 1)))
 
 
 def _measure(shape: ShapePolyline, lat: float, lon: float, window: _Window, errors: Sequence[str | None]) -> None:

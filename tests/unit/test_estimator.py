@@ -1,6 +1,6 @@
 import json
 import threading
-from collections import UserDict
+from collections import UserDict, deque
 from datetime import UTC, datetime, timedelta, timezone
 from types import SimpleNamespace
 
@@ -257,3 +257,26 @@ def test_nothing_raises(vehicle, stops, route_id, model_key, max_stops, shape):
     assert list(document) in (DOCUMENT, FAILURE)
     json.dumps(document, allow_nan=False)
     orjson.dumps(document)
+
+
+@pytest.mark.parametrize("kind", [tuple, iter, deque, lambda stops: (stop for stop in stops), np.array])
+def test_any_iterable_of_stops_will_do(kind):
+    expected = estimate_stop_times(BUS, STOPS)["predictions"]
+    assert len(expected) == 3
+    assert estimate_stop_times(BUS, kind(STOPS))["predictions"] == expected
+
+
+@pytest.mark.parametrize("stops", ["abc", b"abc", {"S1": {}}, 5, None])
+def test_what_is_no_list_of_stops_is_missing(stops):
+    assert estimate_stop_times(BUS, stops)["error"] == "Missing vehicle position or stops"
+
+
+def test_objects_that_fail_end_in_a_document():
+    class Broken(dict):
+        def get(self, *_):
+            raise RuntimeError("no")
+
+    for vehicle in (Broken(BUS), BUS | {"vehicle_id": 10**5000}):
+        document = estimate_stop_times(vehicle, STOPS)
+        assert list(document) == FAILURE
+        assert document["error"].startswith("Prediction failed: ")
