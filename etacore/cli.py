@@ -103,12 +103,9 @@ _registry_option = click.option(
 @click.option("--profiling-dir", type=click.Path(file_okay=False, path_type=Path), help="Write latency CSV files here.")
 def run(**options: Any) -> None:
     """Run the prediction loop until SIGTERM or Ctrl-C; finishes the batch in hand and exits 0."""
-    from etacore.runtime import PollResult, Runtime, Window
+    from etacore.runtime import Runtime, Silent, Window
 
-    class Lines:
-        def on_poll(self, result: PollResult) -> None:
-            pass
-
+    class Lines(Silent):
         def on_window(self, window: Window) -> None:
             if window.n_polls or window.n_outages:
                 logging.getLogger("etacore.runtime").info(window.line())

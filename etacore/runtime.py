@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Final, Protocol
@@ -39,11 +40,17 @@ class PollResult:
     n_keys: int
     counts: Counter[Status]
     duration_s: float
+    late_s: float = 0.0
+    """How long after its time the poll began."""
 
     @property
     def n_due(self) -> int:
-        """Vehicles that should have got a prediction: all but the unchanged, and those without a usable snapshot."""
-        return self.counts[Status.OK] + sum(self.counts[s] for s in Status if s >= Status.UNKNOWN_ROUTE)
+        """Vehicles that should have got a prediction.
+
+        Not the unchanged, not those without a usable snapshot, and not those at the end of their trip.
+        """
+        missed = sum(self.counts[s] for s in Status if s >= Status.UNKNOWN_ROUTE and s != Status.TRIP_FINISHED)
+        return self.counts[Status.OK] + missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,7 @@ class Window:
     n_polls: int
     n_outages: int
     counts: Counter[Status]
+    max_late_s: float = 0.0
 
     def line(self) -> str:
         """One line for a log."""
@@ -75,6 +83,7 @@ class RunSummary:
     n_polls: int = 0
     n_outages: int = 0
     counts: Counter[Status] = field(default_factory=Counter)
+    max_late_s: float = 0.0
 
 
 class Observer(Protocol):
@@ -86,14 +95,26 @@ class Observer(Protocol):
     def on_window(self, window: Window) -> None:
         """Every ``window_seconds``, and at the end."""
 
+    def on_outage(self, message: str) -> None:
+        """Each time that Redis could not be reached."""
+
+    def on_refusal(self, model_key: str, message: str) -> None:
+        """A model was not taken over; the one before goes on."""
+
 
 class Silent:
-    """An observer that does nothing."""
+    """An observer that does nothing; inherit from it to look at some things only."""
 
     def on_poll(self, result: PollResult) -> None:
         """Ignore."""
 
     def on_window(self, window: Window) -> None:
+        """Ignore."""
+
+    def on_outage(self, message: str) -> None:
+        """Ignore."""
+
+    def on_refusal(self, model_key: str, message: str) -> None:
         """Ignore."""
 
 
@@ -130,6 +151,7 @@ class Runtime:
         self._registry: Final = Registry(config.model_registry_dir)
         self._store.ping()
         self._announced = self._announcement()
+        self._requested: Final[deque[str]] = deque(maxlen=1)
         self.engine: Final = Engine(self._initial_models(), config, clock)
         self._batch = Batch(config.chunk_size)
         self._commands: Final = bytearray()
@@ -138,6 +160,8 @@ class Runtime:
         self._evicted_at = monotonic()
         self._window: RunSummary = RunSummary()
         self._window_began = monotonic()
+        self._late_s = 0.0
+        self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0, "redis_write": 0.0}
 
     def close(self) -> None:
         """Close the connections."""
@@ -149,13 +173,16 @@ class Runtime:
         """Poll until told to stop, or as often as the configuration says.
 
         The batch in hand is always finished. While Redis is away the loop
-        waits, with growing pauses, and goes on where it was.
+        waits, with growing pauses up to the poll interval, and goes on where
+        it was.
         """
-        backoff = ExponentialWithJitterBackoff(cap=5.0, base=0.1)
+        longest_s = min(max(self.config.poll_interval_seconds, 0.1), 5.0)
+        backoff = ExponentialWithJitterBackoff(cap=longest_s, base=0.1)
         failures = 0
         next_tick = monotonic()
         try:
             while not stop.is_set():
+                self._late_s = max(monotonic() - next_tick, 0.0)
                 try:
                     self.poll(stop)
                     if failures:
@@ -173,7 +200,7 @@ class Runtime:
                     next_tick = self._wait_for_tick(next_tick, stop)
         finally:
             self._report_window()
-            self._write_profile()
+            self.write_profile()
         return self.summary
 
     def poll(self, stop: threading.Event | None = None) -> PollResult:
@@ -185,60 +212,68 @@ class Runtime:
         for start in range(0, len(keys), self.config.chunk_size):
             if stop is not None and stop.is_set():
                 break
+            self._serve_request()
             chunk = keys[start : start + self.config.chunk_size]
             counts += self._serve(chunk)
             self._mark_served(chunk)
-        result = PollResult(len(keys), counts, perf_counter() - began)
+        result = PollResult(len(keys), counts, perf_counter() - began, self._late_s)
         self._account(result)
         return result
 
     def _serve(self, keys: Sequence[bytes]) -> Counter[Status]:
         began = perf_counter()
         payloads = self.fetch_vehicle_snapshots(keys)
-        fetched = perf_counter()
         batch = self.predict_for_snapshots(keys, payloads, began)
-        predicted = perf_counter()
         n_written = self.write_predictions_to_redis(batch)
-        written = perf_counter()
-        self.profiler.record("redis_fetch", (fetched - began) * 1e3 / len(keys), len(keys))
+        self.profiler.record("redis_fetch", self._took_ms["redis_fetch"] / len(keys), len(keys))
         if n_written:
-            self.profiler.record("eta_inference", (predicted - fetched) * 1e3 / n_written, n_written)
-            self.profiler.record("redis_write", (written - predicted) * 1e3 / n_written, n_written)
-            self.profiler.record("pipeline_latency", (written - began) * 1e3, n_written)
+            self.profiler.record("eta_inference", self._took_ms["eta_inference"] / n_written, n_written)
+            self.profiler.record("redis_write", self._took_ms["redis_write"] / n_written, n_written)
+            self.profiler.record("pipeline_latency", sum(self._took_ms.values()), n_written)
         return Counter(batch.counts())
 
     # -- the three steps --------------------------------------------------------------------------------------------
 
     def fetch_vehicle_snapshots(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Raw payloads of the keys; None where there is no string."""
-        return self._store.fetch(keys)
+        with self._timed("redis_fetch"):
+            return self._store.fetch(keys)
 
     def predict_for_snapshots(
         self, keys: Sequence[bytes], payloads: Sequence[bytes | None], started: float | None = None
     ) -> Batch:
         """Payloads to finished documents; see `etacore.engine.Engine.process`."""
-        self._batch = self.engine.process(keys, payloads, self._store.fetch, self._batch, started=started)
-        self._name_wrong_types(self._batch, payloads)
-        return self._batch
+        with self._timed("eta_inference"):
+            self._batch = self.engine.process(keys, payloads, self._store.fetch, self._batch, started=started)
+            self._name_wrong_types(self._batch, payloads)
+            return self._batch
 
     def write_predictions_to_redis(self, batch: Batch) -> int:
         """Store the documents with their time to live, then let the state move on; returns how many were stored."""
         n_written = 0
-        for part in batch.parts:
-            commands, n_commands = pack_set_commands(
-                batch.columns,
-                part.documents,
-                prefix=self.config.keys.predictions.encode(),
-                ttl_s=self.config.predictions_ttl_seconds,
-                out=self._commands,
-            )
-            with commands:
-                failed = self._store.write(commands, n_commands)
-            batch.status[part.documents.rows()[failed]] = Status.WRITE_FAILED
-            n_written += n_commands - len(failed)
-        self._check_unchanged(batch)
-        self.engine.commit(batch)
+        with self._timed("redis_write"):
+            for part in batch.parts:
+                commands, n_commands = pack_set_commands(
+                    batch.columns,
+                    part.documents,
+                    prefix=self.config.keys.predictions.encode(),
+                    ttl_s=self.config.predictions_ttl_seconds,
+                    out=self._commands,
+                )
+                with commands:
+                    failed = self._store.write(commands, n_commands)
+                batch.status[part.documents.rows()[failed]] = Status.WRITE_FAILED
+                n_written += n_commands - len(failed)
+            self._check_unchanged(batch)
+            self.engine.commit(batch)
         return n_written
+
+    @contextmanager
+    def _timed(self, metric: str) -> Iterator[None]:
+        """A step times itself, so that whatever wraps it (a task run) stays out of the figures."""
+        began = perf_counter()
+        yield
+        self._took_ms[metric] = (perf_counter() - began) * 1e3
 
     def _check_unchanged(self, batch: Batch) -> None:
         """An unchanged snapshot needs nothing only as long as its prediction is there; else it is due again."""
@@ -310,11 +345,27 @@ class Runtime:
         if announced is None or announced == self._announced:
             return
         self._announced = announced
+        self._take_over(announced)
+
+    def request_swap(self, model_key: str) -> None:
+        """Ask for another model, from any thread.
+
+        Taken over before the next batch, or refused as a promotion is; of several requests the last one counts.
+        """
+        self._requested.append(model_key)
+
+    def _serve_request(self) -> None:
+        if self._requested:
+            self._take_over(self._requested.popleft())
+
+    def _take_over(self, model_key: str) -> None:
         try:
-            self.swap_models(Models(self._registry.load(announced)))
-            log.info("now serving %s", announced)
+            self.swap_models(Models(self._registry.load(model_key)))
         except EtacoreError as error:
-            log.error("refused the announced model, the old one goes on: %s", error.message)
+            log.error("refused model %s, the old one goes on: %s", model_key, error.message)
+            self._observer.on_refusal(model_key, error.message)
+        else:
+            log.info("now serving %s", model_key)
 
     def _announcement(self) -> str | None:
         blob = self._store.active_model()
@@ -333,10 +384,11 @@ class Runtime:
         for totals in (self.summary, self._window):
             totals.n_polls += 1
             totals.counts += result.counts
+            totals.max_late_s = max(totals.max_late_s, result.late_s)
         self._observer.on_poll(result)
         if monotonic() - self._window_began >= self.config.window_seconds:
             self._report_window()
-            self._write_profile()
+            self.write_profile()
         if monotonic() - self._evicted_at >= EVICTION_INTERVAL_S:
             self._evicted_at = monotonic()
             self.engine.evict(self.engine.clock())
@@ -346,16 +398,19 @@ class Runtime:
             log.warning("%s; waiting for it to return", error.message)
             self.summary.n_outages += 1
             self._window.n_outages += 1
+        self._observer.on_outage(error.message)
         if monotonic() - self._window_began >= self.config.window_seconds:
             self._report_window()
 
     def _report_window(self) -> None:
         now = monotonic()
         totals, self._window = self._window, RunSummary()
-        self._observer.on_window(Window(now - self._window_began, totals.n_polls, totals.n_outages, totals.counts))
+        window = Window(now - self._window_began, totals.n_polls, totals.n_outages, totals.counts, totals.max_late_s)
+        self._observer.on_window(window)
         self._window_began = now
 
-    def _write_profile(self) -> None:
+    def write_profile(self) -> None:
+        """Write the profiling files, if they are wanted; a full disk is no reason to stop."""
         if self.config.profiling_dir is None:
             return
         try:

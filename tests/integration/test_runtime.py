@@ -12,7 +12,7 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.demo.server import RedisServer
-from etacore.runtime import Runtime, Window
+from etacore.runtime import Runtime, Silent, Window
 from etacore.schema import Status
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
 
@@ -126,7 +126,9 @@ def test_bad_input_costs_one_vehicle_and_is_counted(name: str, runtime: Runtime,
     redis_client.set("route_stops:broken", b"{nope")
     redis_client.set("vehicle:BUS-1", payload())
     redis_client.set("vehicle:B", blob)
-    assert runtime.poll().counts == {Status.OK: 1, reason: 1}
+    result = runtime.poll()
+    assert result.counts == {Status.OK: 1, reason: 1}
+    assert result.n_due == 1 + (reason >= Status.UNKNOWN_ROUTE and reason != Status.TRIP_FINISHED)
     assert redis_client.exists("predictions:BUS-1")
     assert not redis_client.exists("predictions:B")
 
@@ -242,6 +244,29 @@ def test_a_promoted_model_is_served_and_a_missing_one_refused(
     assert "refused" in caplog.text
 
 
+def test_a_swap_can_be_asked_for_from_outside_and_a_refusal_is_told(
+    config: RuntimeConfig, redis_client: redis.Redis, second_model_key: str
+) -> None:
+    refusals: list[tuple[str, str]] = []
+
+    class Observer(Silent):
+        def on_refusal(self, model_key: str, message: str) -> None:
+            refusals.append((model_key, message))
+
+    runtime = Runtime(config, observer=Observer())
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso(-2)))
+    thread = threading.Thread(target=runtime.request_swap, args=(second_model_key,))
+    thread.start()
+    thread.join()
+    runtime.poll()
+    assert document(redis_client)["model_key"] == second_model_key
+    runtime.request_swap("absent")
+    redis_client.set("vehicle:BUS-1", payload(timestamp=iso(-1)))
+    assert runtime.poll().counts == {Status.OK: 1}
+    assert document(redis_client)["model_key"] == second_model_key
+    assert [key for key, _ in refusals] == ["absent"]
+
+
 def test_the_loop_survives_a_restart_of_redis(
     private_redis: RedisServer, config: RuntimeConfig, wait_until: Any
 ) -> None:
@@ -269,10 +294,7 @@ def test_the_loop_survives_a_restart_of_redis(
 def test_reasons_are_reported_once_a_window(config: RuntimeConfig, redis_client: redis.Redis) -> None:
     windows: list[Window] = []
 
-    class Observer:
-        def on_poll(self, result: object) -> None:
-            pass
-
+    class Observer(Silent):
         def on_window(self, window: Window) -> None:
             windows.append(window)
 
