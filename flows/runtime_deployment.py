@@ -251,7 +251,8 @@ def create_pools() -> None:
                 client.create_work_pool(WorkPoolCreate(name=name, type="process", base_job_template=template))
                 click.echo(f"work pool {name}: created")
                 continue
-            template = _with_environment(pool.base_job_template)
+            # A pool made by `prefect work-pool create` is empty until its first worker starts.
+            template = _with_environment(pool.base_job_template or ProcessWorker.get_default_base_job_template())
             if template != pool.base_job_template:
                 client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
             click.echo(f"work pool {name}: there")
