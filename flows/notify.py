@@ -51,6 +51,8 @@ def find_receivers(names: Sequence[str]) -> list[Receiver]:
     """
     if not names:
         return []
+    # Apprise, which several of these blocks stand on, logs the address it failed at, token and all.
+    logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
     known = stored_blocks()
     receivers = []
     for name in names:

@@ -51,8 +51,8 @@ FLOW_NAME: Final = "prefect-eta-runtime"
 MAX_SHOWN_STEPS: Final = 60
 """Task runs that a bounded run shows. One costs 5 ms here and 40 ms of the server's time."""
 API_TIMEOUT_S: Final = 5.0
-TEMPORARY_SERVER_END_S: Final = 8.0
-"""A temporary server hears Ctrl-C too, and is often gone before we are."""
+API_IS_GONE_END_S: Final = 3.0
+"""No use in waiting for a server that did not answer the last report; a temporary one hears Ctrl-C too."""
 
 _owned_by_command_line = False
 
@@ -193,8 +193,9 @@ def _predict(settings: RunSettings, reporter: Reporter) -> tuple[BaseException |
     shown = settings.config.iterations and FlowRunContext.get() is not None
     runtime = (ShownRuntime if shown else Runtime)(settings.config, observer=reporter)
     stop = threading.Event()
-    if _owned_by_command_line or "PREFECT__FLOW_RUN_ID" in os.environ:
-        end_by_deadline(stop, PROCESS_END_S if PREFECT_API_URL.value() else TEMPORARY_SERVER_END_S)
+    process_is_ours = _owned_by_command_line or "PREFECT__FLOW_RUN_ID" in os.environ
+    if process_is_ours:
+        end_by_deadline(stop, PROCESS_END_S)
     log.info("serving %s", ", ".join(model.key for model in runtime.engine.models.all()))
     ours = logging.getLogger("etacore")
     lines = reporter.log_handler()
@@ -206,6 +207,8 @@ def _predict(settings: RunSettings, reporter: Reporter) -> tuple[BaseException |
         ours.removeHandler(lines)
         if not reporter.close():
             log.warning("not everything could be reported to Prefect")
+        if process_is_ours and reporter.api_is_gone:
+            end_by_deadline(stop, API_IS_GONE_END_S)
         runtime.close()
     totals = summarize(runtime.summary.counts)
     counts = ", ".join(f"{n} {name}" for name, n in totals.items())

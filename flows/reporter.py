@@ -83,7 +83,7 @@ class Reporter(Silent):
         self._loop: Loop | None = None
         self._client: SyncPrefectClient | None = None
         self._artifacts: Final[dict[str, str]] = {}
-        self._api_is_gone = False
+        self.api_is_gone = False
         self._deadline: float | None = None
         self._n_polls = 0
         self._model_key = settings.config.model_key
@@ -193,13 +193,13 @@ class Reporter(Silent):
         except Exception as error:
             self.n_failed += 1
             self._forget_client()
-            if not self._api_is_gone:
+            if not self.api_is_gone:
                 log.warning("Prefect's API fails (%s); predictions go on without it", type(error).__name__)
-            self._api_is_gone = True
+            self.api_is_gone = True
             return False
-        if self._api_is_gone:
+        if self.api_is_gone:
             log.info("Prefect's API answers again")
-            self._api_is_gone = False
+            self.api_is_gone = False
         return True
 
     def _request(self, method: Any, route: ServerRoutes | str, **arguments: Any) -> Any:
