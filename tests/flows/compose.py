@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from etacore.demo.server import _free_port, find_redis_server
+from etacore.demo.server import find_redis_server
 from tests.flows.image import ROOT, Image
 
 FILE: Final = ROOT / "docker-compose.prefect.yml"
@@ -214,3 +215,9 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
             except subprocess.TimeoutExpired:
                 continue
     process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -7,7 +7,6 @@ Debian system, packages and a user account, is noted and left out.
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import re
@@ -18,8 +17,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
+import pytest
 from docker.utils import exclude_paths  # type: ignore[import-untyped, unused-ignore]
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -213,7 +213,11 @@ def _debian_tools(folder: Path) -> Path:
     return folder
 
 
-@functools.cache
-def built(factory: Any) -> Image:
+_built: Final[list[Image]] = []
+
+
+def built(factory: pytest.TempPathFactory) -> Image:
     """The image, built once a session."""
-    return Image(factory.mktemp("image"))
+    if not _built:
+        _built.append(Image(factory.mktemp("image")))
+    return _built[0]

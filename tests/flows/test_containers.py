@@ -19,6 +19,8 @@ from tests import fleet
 from tests.flows import compose
 from tests.flows.image import ROOT, Image, built
 
+pytestmark = pytest.mark.timeout(600)
+
 PASSWORD: Final = "open-sesame-7"
 TOOLS: Final = Path(sys.executable).parent
 PIN: Final = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
