@@ -79,7 +79,7 @@ class Reporter(Silent):
         self._run_name: Final = flow_run_name
         self._rules: Final = AlertRules(settings.zero_prediction_alert_threshold, settings.artifact_prefix)
         self._queue: Final[queue.Queue[Window | Alert | logging.LogRecord | None]] = queue.Queue(QUEUE_SIZE)
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
         self._loop: Loop | None = None
         self._client: SyncPrefectClient | None = None
         self._artifacts: Final[dict[str, str]] = {}
@@ -137,12 +137,12 @@ class Reporter(Silent):
         """Start the thread, with the context of the flow run."""
         self._loop = loop
         context = contextvars.copy_context()
-        self._thread = threading.Thread(target=context.run, args=(self._work,), name="eta-reporter", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=context.run, args=(self._work,), name="eta-reporter", daemon=True)
+        self.thread.start()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Report what is left, for a few seconds at most; returns whether all of it was."""
-        thread = self._thread
+        thread = self.thread
         if thread is None:
             return True
         self._deadline = monotonic() + timeout_s

@@ -61,26 +61,26 @@ class EtaRuntimeSettings(Block):
     _block_type_slug = BLOCK_SLUG
     _description = "Settings of the flow prefect-eta-runtime. Parameters of a run override them."
 
-    redis_host: str = Field("localhost", description="Host of the vehicles' Redis.")
-    redis_port: int = Field(6379, description="1 to 65535.")
-    redis_db: int = Field(0, description="Database number.")
-    redis_password_secret: str | None = Field(None, description="Name of the Secret block with the password.")
-    poll_interval_seconds: float = Field(1.0, description="Seconds between two polls.")
+    redis_host: str = Field(default="localhost", description="Host of the vehicles' Redis.")
+    redis_port: int = Field(default=6379, description="1 to 65535.")
+    redis_db: int = Field(default=0, description="Database number.")
+    redis_password_secret: str | None = Field(default=None, description="Name of the Secret block with the password.")
+    poll_interval_seconds: float = Field(default=1.0, description="Seconds between two polls.")
     model_key: str | None = Field(
-        None, description="Model to serve; empty: what eta:active_model announces, else the registry's best."
+        default=None, description="Model to serve; empty: what eta:active_model announces, else the registry's best."
     )
-    predictions_ttl_seconds: int = Field(300, description="Seconds that a prediction lives in Redis.")
-    max_vehicle_batch: int | None = Field(None, description="Vehicles per poll, the longest-waiting first.")
-    max_stops_per_vehicle: int = Field(5, description="Next stops to predict.")
+    predictions_ttl_seconds: int = Field(default=300, description="Seconds that a prediction lives in Redis.")
+    max_vehicle_batch: int | None = Field(default=None, description="Vehicles per poll, the longest-waiting first.")
+    max_stops_per_vehicle: int = Field(default=5, description="Next stops to predict.")
     zero_prediction_alert_threshold: int = Field(
-        0, description="Polls in a row without a prediction before an alert; 0 = never."
+        default=0, description="Polls in a row without a prediction before an alert; 0 = never."
     )
     notification_blocks: list[str] = Field(
         default_factory=list, description="Blocks that get alerts: type-slug/name, or the name alone."
     )
-    profiling_artifact_key_prefix: str = Field(DEFAULT_PREFIX, description=f"{NAME_RULE.capitalize()}.")
+    profiling_artifact_key_prefix: str = Field(default=DEFAULT_PREFIX, description=f"{NAME_RULE.capitalize()}.")
     model_registry_dir: str | None = Field(
-        None, description="Folder of the models; empty: MODEL_REGISTRY_DIR, else models/trained."
+        default=None, description="Folder of the models; empty: MODEL_REGISTRY_DIR, else models/trained."
     )
 
     @model_validator(mode="after")

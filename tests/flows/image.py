@@ -150,7 +150,7 @@ class Image:
             last.root = self.root.rename(self._folder / f"stage-{len(self._stages)}")
         if parent in self._stages:
             before = self._stages[parent]
-            shutil.copytree(before.root, self.root, symlinks=True)
+            shutil.copytree(before.root, self.root, symlinks=True, copy_function=os.link)
             self._stages[name] = Stage(self.root, dict(before.environment), before.workdir)
         else:
             self.root.mkdir()

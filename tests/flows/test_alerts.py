@@ -66,12 +66,12 @@ def test_threshold_0_is_off():
 class Working(NotificationBlock):
     _got: list[tuple[str, str]] = PrivateAttr(default_factory=list)
 
-    def notify(self, body: str, subject: str | None = None) -> None:
+    def notify(self, body, subject=None):
         self._got.append((body, subject or ""))
 
 
 class Dead(NotificationBlock):
-    def notify(self, body: str, subject: str | None = None) -> None:
+    def notify(self, body, subject=None):
         raise ConnectionError("https://hooks.example.com/secret-path")
 
 

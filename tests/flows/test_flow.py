@@ -15,6 +15,7 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWe
 from prefect.blocks.system import Secret
 from prefect.blocks.webhook import Webhook
 from prefect.variables import Variable
+from pydantic import SecretStr
 
 from etacore.demo.server import RedisServer
 from etacore.profiler import METRICS, Profiler
@@ -25,7 +26,8 @@ from flows.prefect_eta_flow import prefect_eta_runtime
 from flows.reporter import EVENT, Reporter
 from flows.runtime_config import EtaRuntimeSettings, RunSettings, merge
 from tests.fleet import payload
-from tests.flows.conftest import FIRST, SECOND, Inbox, PrefectServer
+from tests.flows.conftest import FIRST, SECOND, Inbox
+from tests.flows.prefect_server import PrefectServer
 
 SECRET = "correct-horse-battery"
 STEPS = {"fetch_vehicle_snapshots", "predict_for_snapshots", "write_predictions_to_redis"}
@@ -34,7 +36,7 @@ STEPS = {"fetch_vehicle_snapshots", "predict_for_snapshots", "write_predictions_
 def document(client: redis.Redis, vehicle_id: str = "BUS-1") -> dict[str, Any]:
     blob = client.get(f"predictions:{vehicle_id}")
     assert blob is not None
-    return json.loads(blob)  # type: ignore[no-any-return]
+    return json.loads(blob)
 
 
 @pytest.fixture
@@ -48,6 +50,17 @@ def given(tcp_redis: RedisServer, registry_dir: Path, tmp_path: Path) -> dict[st
     }
 
 
+def flow_run(**parameters: Any) -> Any:
+    """The final state of a run in this process."""
+    return prefect_eta_runtime(**parameters, return_state=True)
+
+
+def webhook(inbox: Inbox, text: str) -> Any:
+    """A notification block that posts `text`, a template, to the inbox."""
+    made: Any = CustomWebhookNotificationBlock
+    return made(name="alerts", url=inbox.url, json_data={"text": text})
+
+
 def command(*arguments: str) -> Any:
     return CliRunner().invoke(runtime_deployment.main, list(arguments))
 
@@ -59,7 +72,7 @@ def test_a_bounded_run_shows_steps_files_artifacts_and_an_event(
         "eta-short"
     )
     city.set("vehicle:BUS-1", payload())
-    state = prefect_eta_runtime(**given, runtime_settings_block="eta-short", iterations=2, return_state=True)
+    state = flow_run(**given, runtime_settings_block="eta-short", iterations=2)
     assert state.is_completed(), state.message
     assert state.message == "2 polls: 1 predicted, 1 unchanged, 0 rejected, 0 failed, 0 outages"
     assert document(city)["source"] == "prefect"
@@ -97,7 +110,7 @@ def test_a_bounded_run_shows_steps_files_artifacts_and_an_event(
 @pytest.mark.usefixtures("city")
 def test_a_password_never_stays_in_the_parameters(api: Any, given: dict[str, Any], locked_redis: RedisServer) -> None:
     given |= {"redis_port": locked_redis.port, "redis_password": locked_redis.password, "iterations": 1}
-    state = prefect_eta_runtime(**given, return_state=True)
+    state = flow_run(**given)
     assert state.is_completed(), state.message
     stored = api.read_flow_run(state.state_details.flow_run_id).parameters
     assert "redis_password" not in stored
@@ -105,20 +118,18 @@ def test_a_password_never_stays_in_the_parameters(api: Any, given: dict[str, Any
 
 
 def test_the_password_comes_from_a_secret(server: PrefectServer, locked_redis: RedisServer, given: Any) -> None:
-    Secret(value=locked_redis.password).save("redis-primary")
+    Secret[str](value=SecretStr(str(locked_redis.password))).save("redis-primary")
     EtaRuntimeSettings(redis_port=locked_redis.port, redis_password_secret="redis-primary").save("eta-locked")
     given.pop("redis_port")
-    state = prefect_eta_runtime(**given, runtime_settings_block="eta-locked", iterations=1, return_state=True)
+    state = flow_run(**given, runtime_settings_block="eta-locked", iterations=1)
     assert state.is_completed(), state.message
 
 
 def test_alerts_reach_each_receiver_once_and_the_end_is_told(
     server: PrefectServer, city: redis.Redis, given: dict[str, Any], inbox: Inbox, caplog: Any, wait_until: Any
 ) -> None:
-    CustomWebhookNotificationBlock(name="alerts", url=inbox.url, json_data={"text": "{{subject}}: {{body}}"}).save(
-        "eta-alerts"
-    )
-    SlackWebhook(url="http://127.0.0.1:1/dead").save("eta-dead")
+    webhook(inbox, "{{subject}}: {{body}}").save("eta-alerts")
+    SlackWebhook(url=SecretStr("http://127.0.0.1:1/dead")).save("eta-dead")
     city.set("vehicle:BUS-1", payload(route="nowhere"))
 
     def end_the_outage() -> None:
@@ -127,13 +138,13 @@ def test_alerts_reach_each_receiver_once_and_the_end_is_told(
 
     helper = threading.Thread(target=end_the_outage)
     helper.start()
+    caplog.clear()  # making the block itself says the address
     with caplog.at_level("WARNING"):
-        state = prefect_eta_runtime(
+        state = flow_run(
             **given,
             notification_blocks=["slack/eta-dead", "eta-alerts"],
             zero_prediction_alert_threshold=3,
             iterations=40,
-            return_state=True,
         )
     helper.join()
     assert state.is_completed(), state.message
@@ -144,16 +155,14 @@ def test_alerts_reach_each_receiver_once_and_the_end_is_told(
 
 
 def test_a_failed_run_is_told(server: PrefectServer, given: dict[str, Any], inbox: Inbox) -> None:
-    CustomWebhookNotificationBlock(name="alerts", url=inbox.url, json_data={"text": "{{body}}"}).save("eta-failures")
-    state = prefect_eta_runtime(
-        **given | {"redis_port": 1}, notification_blocks=["eta-failures"], iterations=1, return_state=True
-    )
+    webhook(inbox, "{{body}}").save("eta-failures")
+    state = flow_run(**given | {"redis_port": 1}, notification_blocks=["eta-failures"], iterations=1)
     assert state.is_failed()
     assert len(inbox.bodies) == 1
     assert "cannot be reached" in inbox.bodies[0]
 
 
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "unknown block": ({"runtime_settings_block": "absent"}, "there is no block eta-runtime-settings/absent"),
     "block of another type": ({"runtime_settings_block": "eta-other"}, "block eta-other is a webhook"),
     "bad block name": ({"runtime_settings_block": "Eta Runtime"}, "lower-case letters"),
@@ -169,7 +178,7 @@ WRONG = {
 
 @pytest.fixture
 def wrong_blocks(server: PrefectServer) -> None:
-    Webhook(url="http://127.0.0.1:1/").save("eta-other", overwrite=True)
+    Webhook(url=SecretStr("http://127.0.0.1:1/")).save("eta-other", overwrite=True)
     EtaRuntimeSettings(redis_password_secret="gone").save("eta-no-secret", overwrite=True)
 
 
@@ -214,7 +223,7 @@ def test_save_block_twice(server: PrefectServer) -> None:
     assert again.exit_code == 2
     assert "--overwrite" in again.output
     assert command(*arguments, "--max-stops", "9", "--overwrite").exit_code == 0
-    saved = EtaRuntimeSettings.load("eta-runtime-twice")
+    saved: Any = EtaRuntimeSettings.load("eta-runtime-twice")
     assert (saved.redis_host, saved.max_stops_per_vehicle) == ("redis", 9)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from etacore.demo.server import RedisServer
 from flows import runtime_deployment
 from flows.runtime_config import EtaRuntimeSettings
 from tests.fleet import ROUTE, payload, stops_blob
-from tests.flows.conftest import FIRST, ROOT, SECOND, PrefectServer
+from tests.flows.conftest import FIRST, ROOT, SECOND
+from tests.flows.prefect_server import PrefectServer
 
 FLOW = [sys.executable, "flows/prefect_eta_flow.py"]
 FILES = {f"{m}_times.csv" for m in ("redis_fetch", "eta_inference", "redis_write", "pipeline_latency")}
@@ -136,9 +138,12 @@ def test_promotion_redis_dies_prefect_dies_sigterm(
     fill(own_redis)
     wait_until(model, 10, "a prediction after Redis came back")
 
+    def deaths_noticed() -> int:
+        return run.output.count("predictions go on without it")
+
     for n_deaths in (1, 2):
         server.kill()
-        wait_until(lambda: run.output.count("predictions go on without it") == n_deaths, 30, "the reporter's line")
+        wait_until(partial(lambda n: deaths_noticed() == n, n_deaths), 30, "the reporter's line")
         assert run.child.poll() is None
         wait_until(model, 10, "a prediction after Prefect died")
         if n_deaths == 1:
@@ -180,7 +185,7 @@ def test_through_a_worker_and_cancelled(
     worker = start([*command, "--install-policy", "never"], server.environment)
 
     def state(run: Any) -> StateType | None:
-        return api.read_flow_run(run.id).state_type  # type: ignore[no-any-return]
+        return api.read_flow_run(run.id).state_type
 
     def begin(**parameters: Any) -> Any:
         parameters["profiling_dir"] = str(tmp_path / "profiling")
