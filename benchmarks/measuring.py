@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import orjson
 
 OURS: Final = "etacore"
-Unit = Literal["us/vehicle", "us/row", "us/call", "s", "MB"]
+Unit = Literal["us/vehicle", "us/row", "us/call", "s", "ms", "MB", "%"]
 EDGE: Final = {"eta_seconds": 0.1, "eta_minutes": 0.01, "distance_to_stop_m": 0.1}
 """One unit in the last place of each rounded field: float32 sums may fall on either side of a rounding edge."""
 

@@ -1,0 +1,327 @@
+"""The flow `prefect-eta-runtime`: Prefect's view of the prediction loop, and its command line.
+
+``python flows/prefect_eta_flow.py --iterations 1`` needs no server. The loop
+itself is `etacore.runtime.Runtime`, which knows no Prefect; while it runs, the
+reporter's thread talks to Prefect.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn, cast
+from uuid import UUID
+
+if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or loaded by its path
+    sys.path.insert(0, _root)
+
+from etacore.cli import EXIT_USAGE, hide_secret_arguments
+
+if __name__ == "__main__":
+    hide_secret_arguments(sys.orig_argv)  # before Prefect's slow import leaves a password in the process list
+
+import flows  # noqa: F401  (sets defaults of Prefect, so it comes first)
+
+# isort: split
+import click
+from prefect import State, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Cancelled, Completed, Failed
+from pydantic import SecretStr
+
+from etacore.engine import Batch, summarize
+from etacore.errors import EtacoreError
+from etacore.runtime import Runtime
+from flows.notify import Alert, Receiver, find_receivers, send
+from flows.reporter import Reporter
+from flows.runtime_config import RunSettings, merge, resolve
+from flows.stopping import PROCESS_END_S, end_by_deadline, serve, sigterm_raises
+
+log: Final = logging.getLogger("etacore.flows")
+
+FLOW_NAME: Final = "prefect-eta-runtime"
+MAX_SHOWN_STEPS: Final = 60
+"""Task runs that a bounded run shows. One costs 5 ms here and 40 ms of the server's time."""
+API_TIMEOUT_S: Final = 5.0
+API_IS_GONE_END_S: Final = 3.0
+"""No use in waiting for a server that did not answer the last report; a temporary one hears Ctrl-C too."""
+
+_owned_by_command_line = False
+
+
+@task(name="fetch_vehicle_snapshots", cache_policy=NO_CACHE, persist_result=False)
+def _show_fetch(step: Callable[[], list[bytes | None]]) -> list[bytes | None]:
+    return step()
+
+
+@task(name="predict_for_snapshots", cache_policy=NO_CACHE, persist_result=False)
+def _show_predict(step: Callable[[], Batch]) -> Batch:
+    return step()
+
+
+@task(name="write_predictions_to_redis", cache_policy=NO_CACHE, persist_result=False)
+def _show_write(step: Callable[[], int]) -> int:
+    return step()
+
+
+class ShownRuntime(Runtime):
+    """The loop, with its first steps as task runs: what a bounded run shows in the UI."""
+
+    n_shown = 0
+
+    def fetch_vehicle_snapshots(self, keys: Sequence[bytes]) -> list[bytes | None]:
+        """See `Runtime`."""
+        step = partial(super().fetch_vehicle_snapshots, keys)
+        return _show_fetch(step) if self._is_shown() else step()
+
+    def predict_for_snapshots(
+        self, keys: Sequence[bytes], payloads: Sequence[bytes | None], started: float | None = None
+    ) -> Batch:
+        """See `Runtime`."""
+        step = partial(super().predict_for_snapshots, keys, payloads, started)
+        return _show_predict(step) if self._is_shown() else step()
+
+    def write_predictions_to_redis(self, batch: Batch) -> int:
+        """See `Runtime`."""
+        step = partial(super().write_predictions_to_redis, batch)
+        return _show_write(step) if self._is_shown() else step()
+
+    def _is_shown(self) -> bool:
+        self.n_shown += 1
+        return self.n_shown <= MAX_SHOWN_STEPS
+
+
+@flow(name=FLOW_NAME, persist_result=False)
+def prefect_eta_runtime(
+    redis_host: str | None = None,
+    redis_port: int | None = None,
+    redis_db: int | None = None,
+    redis_password: SecretStr | None = None,
+    poll_interval_seconds: float | None = None,
+    max_vehicle_batch: int | None = None,
+    max_stops_per_vehicle: int | None = None,
+    predictions_ttl_seconds: int | None = None,
+    model_key: str | None = None,
+    runtime_settings_block: str | None = None,
+    notification_blocks: list[str] | None = None,
+    zero_prediction_alert_threshold: int | None = None,
+    profiling_artifact_key_prefix: str | None = None,
+    model_registry_dir: str | None = None,
+    iterations: int = 0,
+    profiling_dir: str | None = None,
+) -> Any:
+    """Predict arrivals of every vehicle in Redis, poll after poll.
+
+    What is not given comes from the block ``runtime_settings_block``, then
+    from the environment (``REDIS_HOST``, ``REDIS_PORT``, ``REDIS_PASSWORD``,
+    ``MODEL_REGISTRY_DIR``, ...), then from the defaults.
+
+    Parameters
+    ----------
+    redis_host, redis_port, redis_db
+        The vehicles' Redis. Default localhost, 6379, 0.
+    redis_password
+        Only understood for old callers: Prefect stores parameters as they are. Name a Secret in the block, or set
+        REDIS_PASSWORD.
+    poll_interval_seconds
+        Default 1.
+    max_vehicle_batch
+        Vehicles per poll, the longest-waiting first. Default all.
+    max_stops_per_vehicle
+        Default 5.
+    predictions_ttl_seconds
+        Default 300.
+    model_key
+        Default: what eta:active_model announces, else the registry's best.
+    runtime_settings_block
+        Name of an EtaRuntimeSettings block.
+    notification_blocks
+        Who gets alerts: type-slug/name, or the name alone.
+    zero_prediction_alert_threshold
+        Polls in a row without a prediction before an alert. Default 0 = never.
+    profiling_artifact_key_prefix
+        Default eta-runtime.
+    model_registry_dir
+        Default MODEL_REGISTRY_DIR, else models/trained.
+    iterations
+        Polls to make; 0 = for ever.
+    profiling_dir
+        Folder of the latency files. Default profiling.
+    """
+    return _run(dict(locals()))
+
+
+def _run(given: dict[str, Any]) -> State[Any]:
+    set_up_logging()
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is not None and given.get("redis_password") is not None:
+        _take_out_password(run.id, run.parameters)
+    receivers: list[Receiver] = []
+    try:
+        settings = resolve(given, api=True, say=log.info)
+        receivers = find_receivers(settings.notification_blocks)
+        reporter = Reporter(
+            settings, receivers, flow_run_id=run.id if run else None, flow_run_name=run.name if run else ""
+        )
+        told, summary = _predict(settings, reporter)
+    except EtacoreError as error:
+        text = one_line(error)
+        log.error("%s", text)
+        send(Alert(f"{FLOW_NAME} failed", text), receivers)
+        return Failed(message=text)
+    except Exception as error:
+        send(Alert(f"{FLOW_NAME} failed", f"{type(error).__name__}: see the run's log."), receivers)
+        raise
+    if told is not None and not _owned_by_command_line:
+        raise told
+    if told is not None:
+        return Cancelled(message=f"Told to stop. {summary}")
+    return Completed(message=summary)
+
+
+def _predict(settings: RunSettings, reporter: Reporter) -> tuple[BaseException | None, str]:
+    """Run the loop to its end; what told it to stop, if anything did, and a summary."""
+    shown = settings.config.iterations and FlowRunContext.get() is not None
+    runtime = (ShownRuntime if shown else Runtime)(settings.config, observer=reporter)
+    stop = threading.Event()
+    process_is_ours = _owned_by_command_line or "PREFECT__FLOW_RUN_ID" in os.environ
+    if process_is_ours:
+        end_by_deadline(stop, PROCESS_END_S)
+    log.info("serving %s", ", ".join(model.key for model in runtime.engine.models.all()))
+    ours = logging.getLogger("etacore")
+    lines = reporter.log_handler()
+    ours.addHandler(lines)
+    reporter.start(runtime)
+    try:
+        told = serve(runtime, stop)
+    finally:
+        ours.removeHandler(lines)
+        if not reporter.close():
+            log.warning("not everything could be reported to Prefect")
+        if process_is_ours and reporter.api_is_gone:
+            end_by_deadline(stop, API_IS_GONE_END_S)
+        runtime.close()
+    totals = summarize(runtime.summary.counts)
+    counts = ", ".join(f"{n} {name}" for name, n in totals.items())
+    return told, f"{runtime.summary.n_polls} polls: {counts}, {runtime.summary.n_outages} outages"
+
+
+def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
+    """Whoever called with a plain password has it stored by now: overwrite it."""
+    log.warning("redis_password as a parameter is stored by Prefect: name a Secret in the block instead; taken out now")
+    kept = {name: value for name, value in parameters.items() if name != "redis_password"}
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run_id, parameters=kept)
+
+
+def one_line(error: EtacoreError) -> str:
+    """What was wrong and what to do about it."""
+    return f"{error.message} ({error.hint})" if error.hint else error.message
+
+
+def set_up_logging() -> None:
+    """Our own lines go to stderr by our own handler: Prefect's can end the process when its reader is gone."""
+    ours = logging.getLogger("etacore")
+    if ours.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False
+
+
+# -- command line ------------------------------------------------------------------------------------------------------
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--redis-host", help="Default: the block's, else REDIS_HOST, else localhost.")
+@click.option("--redis-port", type=int, help="Default: the block's, else REDIS_PORT, else 6379.")
+@click.option("--redis-db", type=int, help="Default: the block's, else REDIS_DB, else 0.")
+@click.option("--redis-password", help="Better given as REDIS_PASSWORD; moved there before anything else happens.")
+@click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
+@click.option("--iterations", type=int, default=0, help="Polls to make; 0 (default) = for ever.")
+@click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
+@click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
+@click.option("--model-key", help="Serve this model; default: the promoted one, else the registry's best.")
+@click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
+@click.option("--runtime-block", "runtime_settings_block", help="EtaRuntimeSettings block with the defaults.")
+@click.option(
+    "--notification-block",
+    "notification_blocks",
+    multiple=True,
+    help="Who gets alerts: type-slug/name, for example slack-webhook/eta-alerts. Repeatable.",
+)
+@click.option(
+    "--zero-prediction-threshold",
+    "zero_prediction_alert_threshold",
+    type=int,
+    help="Polls in a row without a prediction before an alert. Default 0 = never.",
+)
+@click.option("--profiling-artifact-key-prefix", help="Default eta-runtime.")
+@click.option("--model-registry-dir", type=click.Path(file_okay=False), help="Default models/trained.")
+@click.option("--profiling-dir", type=click.Path(file_okay=False), help="Latency files go here. Default profiling.")
+def main(**options: Any) -> None:
+    """Run the flow prefect-eta-runtime here and now, with Prefect's server or without one."""
+    global _owned_by_command_line
+    set_up_logging()
+    _owned_by_command_line = True
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    if "notification_blocks" in given:
+        given["notification_blocks"] = list(given["notification_blocks"])
+    try:
+        merge(given, {}, os.environ)  # what is wrong with the flags alone is said before a server is started
+        state = _run_with_prefect(given) if _api_answers() else _run_alone(given)
+    except EtacoreError as error:
+        _fail(one_line(error))
+    if state.is_failed() or state.is_crashed():
+        _fail(state.message or "failed")
+
+
+def _fail(text: str) -> NoReturn:
+    click.echo(f"{FLOW_NAME}: {text}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+def _api_answers() -> bool:
+    """Whether there is an API; without an address Prefect starts a temporary one."""
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings={"timeout": API_TIMEOUT_S}) as client,
+        ):
+            problem = client.api_healthcheck()
+    except Exception as error:
+        problem = error
+    if problem is None:
+        return True
+    where = PREFECT_API_URL.value() or "no address is set and a temporary one did not start"
+    log.warning("Prefect's API cannot be reached (%s, %s): running without it", where, type(problem).__name__)
+    return False
+
+
+def _run_with_prefect(given: dict[str, Any]) -> State[Any]:
+    return cast("State[Any]", prefect_eta_runtime(**given, return_state=True))
+
+
+def _run_alone(given: dict[str, Any]) -> State[Any]:
+    settings = resolve(given, api=False, say=log.info)
+    if settings.notification_blocks:
+        log.warning("no alerts to %s: they are blocks in Prefect", ", ".join(settings.notification_blocks))
+    with sigterm_raises():
+        _, summary = _predict(settings, Reporter(settings))
+    log.info("%s", summary)
+    return Completed(message=summary)
+
+
+if __name__ == "__main__":
+    main()
