@@ -12,7 +12,7 @@ PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_v
 DEPS := $(VENV)/.deps-$(PYTHON_VERSION)
 BUILT := $(VENV)/.built-$(PYTHON_VERSION)
 KERNEL_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
-LOCKED_EXTRAS := --extra train --extra demo --extra dev
+LOCKED_EXTRAS := --extra train --extra demo --extra flows --extra dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint format sanitize build wheel lock clean
@@ -51,6 +51,9 @@ wheel: $(DEPS)  ## dist/*.whl and dist/*.tar.gz
 lock:  ## pin and hash the dependencies anew
 	$(UV) pip compile pyproject.toml $(LOCKED_EXTRAS) --universal --python-version 3.11 --upgrade \
 	    --generate-hashes --no-emit-index-url --no-header --no-annotate --output-file requirements.lock
+	$(UV) pip compile pyproject.toml --extra flows --extra build --constraint requirements.lock --universal \
+	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
+	    --output-file requirements-image.lock
 
 clean:  ## remove the environment, builds and results
 	rm -rf $(VENV) build dist results etacore.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
