@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -12,6 +11,8 @@ from typing import Any, Final
 from etacore.errors import ConfigError
 
 DEFAULT_REGISTRY_DIR: Final = "models/trained"
+MAX_SECONDS: Final = 10**9  # beyond, sums of microseconds would run out of 64 bits
+MAX_COUNT: Final = 2**31 - 1
 
 
 def registry_dir_from_env() -> Path:
@@ -85,22 +86,22 @@ class RuntimeConfig:
     """``source`` of the prediction documents; existing consumers expect this word."""
 
     def __post_init__(self) -> None:
-        _in_range(self, "redis_port", 1, 65_535)
-        _in_range(self, "redis_db", 0, None)
+        _whole(self, "redis_port", 1, 65_535)
+        _whole(self, "redis_db", 0, MAX_COUNT)
         _in_range(self, "poll_interval_seconds", 0, 3_600)
-        _in_range(self, "iterations", 0, None)
+        _whole(self, "iterations", 0, MAX_COUNT)
         if self.max_vehicle_batch is not None:
-            _in_range(self, "max_vehicle_batch", 1, None)
-        _in_range(self, "max_stops_per_vehicle", 1, 1_000)
-        _in_range(self, "predictions_ttl_seconds", 1, None)
-        _in_range(self, "max_age_seconds", 0, None)
-        _in_range(self, "max_future_seconds", 0, None)
-        _in_range(self, "max_payload_bytes", 64, 64 * 2**20)
-        _in_range(self, "max_off_route_metres", 1, None)
-        _in_range(self, "chunk_size", 1, 20_000)
-        _in_range(self, "route_refresh_seconds", 0, None)
-        _in_range(self, "state_retention_seconds", 1, None)
-        _in_range(self, "window_seconds", 0.1, None)
+            _whole(self, "max_vehicle_batch", 1, MAX_COUNT)
+        _whole(self, "max_stops_per_vehicle", 1, 1_000)
+        _whole(self, "predictions_ttl_seconds", 1, MAX_SECONDS)
+        _in_range(self, "max_age_seconds", 0, MAX_SECONDS)
+        _in_range(self, "max_future_seconds", 0, MAX_SECONDS)
+        _whole(self, "max_payload_bytes", 64, 64 * 2**20)
+        _in_range(self, "max_off_route_metres", 1, 100_000_000)
+        _whole(self, "chunk_size", 1, 20_000)
+        _in_range(self, "route_refresh_seconds", 0, MAX_SECONDS)
+        _in_range(self, "state_retention_seconds", 1, MAX_SECONDS)
+        _in_range(self, "window_seconds", 0.1, MAX_SECONDS)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> RuntimeConfig:
@@ -118,10 +119,16 @@ class RuntimeConfig:
         return cls(**{name: value for name, value in values.items() if value is not None})
 
 
-def _in_range(config: RuntimeConfig, name: str, low: float, high: float | None) -> None:
+def _whole(config: RuntimeConfig, name: str, low: int, high: int) -> None:
     value = getattr(config, name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    _in_range(config, name, low, high)
+
+
+def _in_range(config: RuntimeConfig, name: str, low: float, high: float) -> None:
+    value = getattr(config, name)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:
         raise ConfigError(f"{name} must be a number, not {value!r}")
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ConfigError(f"{name} is {value}, but must be {allowed}")
+    if not low <= value <= high:
+        raise ConfigError(f"{name} is {value}, but must be between {low} and {high}")

@@ -35,8 +35,9 @@ def examine(config: RuntimeConfig) -> Iterator[Finding]:
 def _redis(config: RuntimeConfig) -> Iterator[Finding]:
     try:
         with RedisStore(config) as store:
-            info = store.ping()
-            yield Finding("redis", "ok", f"{store.where}, version {info['redis_version']}")
+            store.ping()
+            version = store.server_version()
+            yield Finding("redis", "ok", f"{store.where}, version {version}" if version else store.where)
             n_vehicles = len(store.scan_vehicle_keys())
             if n_vehicles:
                 yield Finding("vehicles", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
@@ -58,6 +59,8 @@ def _models(config: RuntimeConfig) -> Iterator[Finding]:
     except EtacoreError as error:
         yield Finding("registry", "fail", error.message, error.hint or "")
         return
+    for key, reason in registry.refused().items():
+        yield Finding("model", "fail", f"{key}: {reason}")
     if not keys:
         yield Finding(
             "registry",

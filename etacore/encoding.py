@@ -127,6 +127,9 @@ def encode_documents(
 
     Raises
     ------
+    ValueError
+        If an array is shorter than the batch, the row offsets are negative or decrease, or a text lies outside the
+        arena.
     BufferError
         If the buffer has to grow while a view of it is held.
     """
@@ -182,7 +185,7 @@ def pack_set_commands(
     Raises
     ------
     ValueError
-        If `ttl_s` is below 1.
+        If `ttl_s` is below 1, or the documents are not those of this batch.
     BufferError
         If `out` has to grow while a view of it is held.
     """

@@ -116,7 +116,8 @@ class SelectOptions:
     """How positions are matched to a pattern's line."""
 
     max_off_route_m: float = 2000.0
-    """Farther from the line than this, a vehicle is off its route."""
+    """Farther from the line than this, a vehicle is off its route; from the part before the stop that it names, if it
+    names one."""
     max_speed_mps: float = 40.0
     """Nothing drives faster; with the time since the last fix it bounds the way made."""
     slack_m: float = 300.0
@@ -128,9 +129,10 @@ class SelectOptions:
     restart_fit_m: float = 100.0
     """A vehicle that is this near to an earlier part, and fits nowhere ahead, gets a strike."""
     restart_strikes: int = 3
-    """After so many strikes in a row a vehicle without a trip id starts anew. 0: never."""
+    """After so many strikes in a row a vehicle without a trip id starts anew. 0: never. At most 15."""
     trip_strikes: int = 5
-    """The same with a trip id: it was on its way to the start when it was first seen. 0: never."""
+    """The same with a trip id: it was on its way to the start when it was first seen. 0: never. At most 15. Once three
+    fixes fitted the line and each brought it 10 m forward, a vehicle is on its trip and never starts anew."""
     near_equal_m: float = 30.0
     """Passes of the line whose distances differ by less are equal; the earlier one is taken."""
     heading_penalty_m: float = 60.0
@@ -144,8 +146,8 @@ class SelectOptions:
             if not (math.isfinite(value) and value >= 0):
                 raise ConfigError(f"{name} must be a finite number and not negative, not {value!r}")
         for name in ("restart_strikes", "trip_strikes"):
-            if getattr(self, name) > 255:
-                raise ConfigError(f"{name} must be at most 255, not {getattr(self, name)!r}")
+            if getattr(self, name) > 15:
+                raise ConfigError(f"{name} must be at most 15, not {getattr(self, name)!r}")
 
     def as_tuple(self) -> tuple[float, float, float, float, float, float, float, float, int, int, int]:
         """The values in the order of the kernel."""
@@ -184,9 +186,11 @@ def select_stops(
     """Choose the next stop of every vehicle and say how far along its pattern it is.
 
     What the vehicle reports counts first: its ``current_stop_sequence``, then its ``stop_id`` (the stop after it when
-    it is ``STOPPED_AT``), then the first stop with a greater sequence. Otherwise its position is projected on the
-    line: not behind its earlier progress, not farther than it can have driven, on the earliest of equally near
-    passes, and preferably where the line leads its way.
+    it is ``STOPPED_AT``), then the first stop with a greater sequence; its place is then the nearest one between the
+    stop before and that stop. Otherwise its position is projected on the line: not behind its earlier progress, not
+    farther than it can have driven, on the earliest of equally near passes, and preferably where the line leads its
+    way. Without such words progress on a trip never goes back, except that a vehicle that was given its trip too early
+    may start anew until it is confirmed on it, see `SelectOptions.trip_strikes`.
 
     Parameters
     ----------
@@ -211,12 +215,13 @@ def select_stops(
     progress_m : ndarray of float64, shape (n,)
         Output: metres along the line; NaN for rows that were not OK.
     strikes : ndarray of uint8, shape (n,)
-        Output: fixes in a row that look like a new begin.
+        Output: low four bits, fixes in a row that look like a new begin; high four bits, fixes that confirmed the
+        vehicle on its trip. Both stop at 15.
 
     Raises
     ------
     ValueError
-        If an array is too short.
+        If an array is too short, or a stop id lies outside the arena.
     """
     _select.select(
         table.patterns,

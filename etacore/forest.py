@@ -94,7 +94,7 @@ class Forest:
         except FileNotFoundError:
             raise ModelLoadError(f"library {path} is missing", hint="copy the whole bundle, or compile again") from None
         except OSError as err:
-            raise ModelLoadError(f"library {path} cannot be read: {err.strerror}") from err
+            raise ModelLoadError(f"library {path} cannot be read: {err.strerror or err}") from err
         found = sha256_hex(content)
         if found != sha256:
             raise ModelLoadError(
@@ -108,6 +108,11 @@ class Forest:
                     known = _libraries[sha256] = _map(content, n_features)
                 except ModelLoadError as err:
                     raise ModelLoadError(f"{path}: {err.message}", hint=err.hint) from None
+                except OSError as err:
+                    raise ModelLoadError(
+                        f"library {path} cannot be mapped: {err.strerror or err}",
+                        hint="look for free memory, free space in the temporary folder, and free file numbers",
+                    ) from err
         if known.n_features != n_features:
             raise ModelLoadError(f"{path} takes {known.n_features} features, the model names {n_features}")
         return cls(known, sha256)

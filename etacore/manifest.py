@@ -313,4 +313,7 @@ class _Reader:
 
 def finite_or_none(value: object) -> float | None:
     """`value` if it is a finite number, else None."""
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:  # a whole number with hundreds of digits
+        return None

@@ -6,6 +6,7 @@ says which commands a batch needs, always many keys at a time.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
@@ -22,10 +23,12 @@ from etacore.errors import ConfigError, RedisUnavailableError
 
 SCAN_COUNT: Final = 5_000
 KEYS_PER_CALL: Final = 2_000
-SOCKET_TIMEOUT_S: Final = 10.0
+SOCKET_TIMEOUT_S: Final = 4.0
+"""With one retry short of the 10 s that a container gets to stop."""
 
 _OUTAGE: Final = (RedisConnectionError, RedisTimeoutError, OSError)
-_REFUSED: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+_REFUSED: Final = (AuthenticationError, AuthorizationError)
+_COMMAND: Final = re.compile(r"run the '([^']+)' command")
 
 T = TypeVar("T")
 
@@ -34,13 +37,14 @@ class RedisStore:
     """Snapshots in, predictions out.
 
     Every method raises `RedisUnavailableError` when Redis cannot be reached
-    after short retries, and `ConfigError` when it refuses the credentials.
+    after short retries, and `ConfigError` when it refuses the credentials or
+    does not let the user run a command; the message names the command.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._keys = config.keys
         self._client = _client(config)
-        self._where = _describe(config)
+        self._where = _describe(self._client)
 
     def __enter__(self) -> RedisStore:
         return self
@@ -57,20 +61,29 @@ class RedisStore:
         """Address for messages, without credentials."""
         return self._where
 
-    def ping(self) -> dict[str, Any]:
-        """Server facts (``INFO server``); proves that address and credentials work."""
-        with self._errors():
-            return self._client.info("server")
+    def ping(self) -> None:
+        """Prove that address and credentials work."""
+        with self._errors("PING"):
+            self._client.ping()
+
+    def server_version(self) -> str | None:
+        """What the server says it is; None if this user may not ask (INFO)."""
+        try:
+            with self._errors("INFO"):
+                version = self._client.info("server").get("redis_version")
+        except ConfigError:
+            return None
+        return None if version is None else str(version)
 
     def scan_vehicle_keys(self) -> list[bytes]:
         """All keys that match the vehicle pattern, each once."""
-        with self._errors():
+        with self._errors("SCAN"):
             return list(dict.fromkeys(self._client.scan_iter(match=self._keys.vehicle_pattern, count=SCAN_COUNT)))
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of string keys (MGET); None where a key is absent or no string."""
         values: list[bytes | None] = []
-        with self._errors():
+        with self._errors("MGET", keys):
             for part in _parts(keys):
                 values += cast("list[bytes | None]", self._client.mget(part))
         return values
@@ -78,7 +91,7 @@ class RedisStore:
     def not_strings(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of the keys hold something that is no string (True), rather than nothing."""
         found: list[bool] = []
-        with self._errors():
+        with self._errors("TYPE", keys):
             for part in _parts(keys):
                 pipe = self._client.pipeline(transaction=False)
                 for key in part:
@@ -93,7 +106,7 @@ class RedisStore:
         there, which is the rule, that is all it takes.
         """
         gone: list[int] = []
-        with self._errors():
+        with self._errors("EXISTS", keys):
             for start in range(0, len(keys), KEYS_PER_CALL):
                 part = keys[start : start + KEYS_PER_CALL]
                 if self._client.exists(*part) == len(part):
@@ -104,13 +117,13 @@ class RedisStore:
                 gone += [start + i for i, there in enumerate(pipe.execute()) if not there]
         return gone
 
-    def write(self, commands: bytes | memoryview, n_commands: int) -> list[int]:
+    def write(self, commands: Sequence[memoryview], n_commands: int) -> list[int]:
         """Send ready-made commands and read their replies.
 
         Parameters
         ----------
-        commands : buffer
-            RESP commands back to back, from `etacore.encoding.pack_set_commands`.
+        commands : sequence of memoryview
+            RESP commands back to back, each from `etacore.encoding.pack_set_commands`.
         n_commands : int
             How many they are.
 
@@ -118,18 +131,26 @@ class RedisStore:
         -------
         list of int
             Positions of the commands that Redis answered with an error.
+
+        Raises
+        ------
+        ConfigError
+            If the user may not write predictions; all replies have been read.
         """
         if not n_commands:
             return []
         failed: list[int] = []
+        forbidden: NoPermissionError | None = None
         pool = self._client.connection_pool
-        with self._errors():
+        with self._errors("SET", self._keys.predictions + "*"):
             connection: Any = pool.get_connection()
             try:
-                connection.send_packed_command([commands])
+                connection.send_packed_command(commands)
                 for i in range(n_commands):
                     try:
                         connection.read_response()
+                    except NoPermissionError as error:
+                        forbidden = error
                     except ResponseError:
                         failed.append(i)
             except BaseException:
@@ -138,6 +159,8 @@ class RedisStore:
                 raise
             finally:
                 pool.release(connection)
+            if forbidden is not None:
+                raise forbidden
         return failed
 
     def active_model(self) -> bytes | None:
@@ -147,7 +170,7 @@ class RedisStore:
     def seed(self, pairs: Iterable[tuple[str, bytes]], ttl_seconds: int | None) -> int:
         """Write keys, for example those of `etacore.seeding`; returns how many."""
         n = 0
-        with self._errors():
+        with self._errors("SET"):
             pipe = self._client.pipeline(transaction=False)
             for key, value in pairs:
                 pipe.set(key, value, ex=ttl_seconds)
@@ -157,25 +180,38 @@ class RedisStore:
             pipe.execute()
         return n
 
-    def _errors(self) -> _Translated:
-        return _Translated(self._where)
+    def _errors(self, command: str, keys: str | Sequence[bytes] = ()) -> _Translated:
+        if not isinstance(keys, str):
+            keys = keys[0].decode(errors="replace") if keys else ""
+        return _Translated(self._where, command, keys)
 
 
 class _Translated:
     """Turns redis-py's errors into ours, with the address and without the secret."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, command: str, keys: str) -> None:
         self._where = where
+        self._command = command
+        self._keys = keys
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if isinstance(error, NoPermissionError):
+            # The connection itself runs commands too, so the one that Redis names counts.
+            named = _COMMAND.search(str(error))
+            what = named[1].upper() if named else self._command
+            if self._keys and what == self._command:
+                what = f"{what} on {self._keys}"
+            raise ConfigError(
+                f"Redis at {self._where}: the user may not run {what} ({error})",
+                hint="permit it with ACL SETUSER, or set another redis_username (environment REDIS_USERNAME)",
+            ) from None
         if isinstance(error, _REFUSED) or (isinstance(error, ResponseError) and "AUTH" in str(error)):
             raise ConfigError(
                 f"Redis at {self._where} refuses our credentials",
-                hint="set redis_username / redis_password (environment REDIS_USERNAME, REDIS_PASSWORD), "
-                "and check the ACL of that user",
+                hint="set redis_username / redis_password (environment REDIS_USERNAME, REDIS_PASSWORD), ",
             ) from None
         if isinstance(error, _OUTAGE):
             raise RedisUnavailableError(
@@ -196,7 +232,7 @@ def _client(config: RuntimeConfig) -> redis.Redis:
         "decode_responses": False,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": SOCKET_TIMEOUT_S,
-        "retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), retries=2),
+        "retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), retries=1),
         "client_name": "etacore",
     }
     if config.redis_url:
@@ -219,8 +255,10 @@ def _client(config: RuntimeConfig) -> redis.Redis:
     )
 
 
-def _describe(config: RuntimeConfig) -> str:
-    if not config.redis_url:
-        return f"{config.redis_host}:{config.redis_port}/{config.redis_db}"
-    address = config.redis_url.rpartition("@")[2] if "@" in config.redis_url else config.redis_url.partition("://")[2]
-    return address.partition("?")[0]
+def _describe(client: redis.Redis) -> str:
+    # From what the client connects to, never from the text of a URL: secrets may be anywhere in it.
+    target = client.connection_pool.connection_kwargs
+    if "path" in target:
+        return str(target["path"])
+    host = str(target.get("host", "localhost"))
+    return f"{f'[{host}]' if ':' in host else host}:{target.get('port', 6379)}/{target.get('db', 0)}"

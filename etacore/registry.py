@@ -26,7 +26,7 @@ from typing import Any, Final
 
 import orjson
 
-from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
 from etacore.forest import CPU, PLATFORM, Forest, sha256_hex
 from etacore.manifest import (
     MANIFEST_FILE,
@@ -71,8 +71,23 @@ class Entry:
         return not set(self.features) & set(WEATHER_FEATURES)
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    signature: object
+    raw: dict[str, Any]
+    entries: dict[str, Entry]
+    # Entries that are ours and cannot be used, and why: damaged, or written by a newer version.
+    refused: dict[str, RegistryError]
+
+
+_EMPTY: Final = _Index(None, {}, {}, {})
+
+
 class Registry:
     """The models below a folder. Cheap to ask again and again: the index is read anew only when it has changed.
+
+    An entry that cannot be used, since it is damaged or a newer version wrote it, hides no other model: it is left
+    out of `keys`, `entries` and `choose`, listed by `refused`, and raises when it is named.
 
     Parameters
     ----------
@@ -85,22 +100,26 @@ class Registry:
     def __init__(self, path: Path | str, *, lock_timeout_s: float = 60.0) -> None:
         self.path = Path(path)
         self.lock_timeout_s = lock_timeout_s
-        self._index: tuple[object, dict[str, Any], dict[str, Entry]] | None = None
+        self._index: _Index | None = None
         self._models: dict[str, Model] = {}
 
     def keys(self) -> list[str]:
         """Keys of all models, sorted; none if there is no registry yet."""
-        return sorted(self._read()[1])
+        return sorted(self._read().entries)
 
     def entries(self) -> list[Entry]:
         """All models of the index, by key."""
-        return [entry for _, entry in sorted(self._read()[1].items())]
+        return [entry for _, entry in sorted(self._read().entries.items())]
 
     def legacy(self) -> list[str]:
         """Keys of models that an older system left here as pickles. They are listed and never opened."""
-        listed, own = self._read()
+        index = self._read()
         pickles = {path.stem for path in self.path.glob("*.pkl")} if self.path.is_dir() else set()
-        return sorted((listed.keys() | pickles) - own.keys())
+        return sorted((index.raw.keys() | pickles) - index.entries.keys() - index.refused.keys())
+
+    def refused(self) -> dict[str, str]:
+        """Keys of entries that cannot be used, and why: damaged, or written by a newer version."""
+        return {key: error.message for key, error in sorted(self._read().refused.items())}
 
     def choose(
         self, model_type: str | None = "xgboost", route_id: str | None = None, prefer_route_model: bool = True
@@ -123,7 +142,7 @@ class Registry:
         """
         entries = [
             entry
-            for entry in self._read()[1].values()
+            for entry in self._read().entries.values()
             if entry.servable and (model_type is None or entry.model_type == model_type)
         ]
         scopes = [route_id, None] if route_id is not None and prefer_route_model else [None]
@@ -150,14 +169,16 @@ class Registry:
         SchemaError
             If serving cannot compute its features.
         RegistryError
-            If the index or the manifest is not what it should be.
+            If the index, this entry of it, or the manifest is not what it should be.
         """
-        listed, own = self._read()
+        index = self._read()
         model = self._models.get(key)
         if model is not None:
             return model
-        if key not in own:
-            if key in listed or (_is_key(key) and (self.path / f"{key}.pkl").exists()):
+        if key not in index.entries:
+            if key in index.refused:
+                raise index.refused[key]
+            if key in index.raw or (_is_key(key) and (self.path / f"{key}.pkl").exists()):
                 raise ModelLoadError(
                     f"model {key} is a pickle of an older system; pickles run code and are never opened",
                     hint="save its booster as XGBoost JSON there, then: etacore compile MODEL",
@@ -191,11 +212,14 @@ class Registry:
         ModelNotFoundError
             If the key is not in the index.
         ModelLoadError, RegistryError, SchemaError
-            If the bundle has no readable manifest, or that of another model.
+            If the bundle has no readable manifest, or that of another model, or the entry cannot be used.
         """
-        if key not in self._read()[1]:
+        index = self._read()
+        if key in index.refused:
+            raise index.refused[key]
+        if key not in index.entries:
             raise ModelNotFoundError(f"Model {key} not found in registry")
-        manifest = _read_manifest(self.path / check_model_key(key))
+        manifest = _read_manifest(self.path / check_model_key(key), index.raw[key].get("manifest_sha256"))
         if manifest.model_key != key:
             raise ModelLoadError(
                 f"{self.path / key / MANIFEST_FILE} is that of {manifest.model_key}", hint="restore the bundle"
@@ -220,15 +244,15 @@ class Registry:
         Raises
         ------
         RegistryError
-            If the key exists or is no file name, the manifest is wrong, a file is missing or has another hash, or
-            another writer holds the lock for too long.
+            If the key exists or is no file name, the manifest is wrong, a file is missing or has another hash,
+            another writer holds the lock for too long, or the folder cannot be written.
         """
         content = manifest.to_json()
         manifest = Manifest.from_json(content, f"manifest of {manifest.model_key}")
         _check_files(manifest, files)
         key = manifest.model_key
         with self._locked():
-            index = self._read()[0]
+            index = self._read().raw
             if key in index:
                 raise RegistryError(
                     f"model {key} is already in the registry", hint="remove it first, or use another key"
@@ -249,7 +273,7 @@ class Registry:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 self._index = None
-                if key not in self._read()[0]:
+                if key not in self._read().raw:
                     shutil.rmtree(final, ignore_errors=True)
                 raise
         return key
@@ -286,15 +310,19 @@ class Registry:
         ------
         ModelNotFoundError
             If the key is not in the index.
+        RegistryError
+            If another writer holds the lock for too long, or the folder cannot be written.
         """
         with self._locked():
-            index, own = self._read()
-            if key not in own:
+            index = self._read()
+            if key not in index.entries and key not in index.refused:
                 raise ModelNotFoundError(f"Model {key} not found in registry")
-            self._write_index({k: v for k, v in index.items() if k != key})
+            self._write_index({k: v for k, v in index.raw.items() if k != key})
+            if not _is_key(key):
+                return
             grave = self._temporary()
             with suppress(FileNotFoundError):
-                os.rename(self.path / check_model_key(key), grave)  # noqa: PTH104
+                os.rename(self.path / key, grave)  # noqa: PTH104
             shutil.rmtree(grave, ignore_errors=True)
 
     def _temporary(self) -> Path:
@@ -315,6 +343,13 @@ class Registry:
                 f"another writer has held {self.path / '.lock'} for {self.lock_timeout_s:g} s",
                 hint="wait for it, or find the process that hangs",
             ) from None
+        except OSError as err:
+            if isinstance(err, EtacoreError):
+                raise
+            raise RegistryError(
+                f"{err.filename or self.path} cannot be written: {err.strerror or err}",
+                hint="the registry is as it was; look for free space and for who may write there",
+            ) from err
 
     def _write_index(self, index: Mapping[str, Any]) -> None:
         temporary = self.path / f".{INDEX_FILE}.new"
@@ -323,28 +358,32 @@ class Registry:
         _sync_folder(self.path)
         self._index = None
 
-    def _read(self) -> tuple[dict[str, Any], dict[str, Entry]]:
+    def _read(self) -> _Index:
         path = self.path / INDEX_FILE
         try:
             stat = os.stat(path)  # noqa: PTH116
+            signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if self._index is not None and self._index.signature == signature:
+                return self._index
+            raw = json.loads(path.read_bytes())  # not orjson: older systems wrote NaN into their metrics
         except (FileNotFoundError, NotADirectoryError):
             self._models = {}
-            return {}, {}
-        signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-        cached = self._index
-        if cached is None or cached[0] != signature:
-            try:
-                raw = json.loads(path.read_bytes())  # not orjson: older systems wrote NaN into their metrics
-            except ValueError as err:
-                raise RegistryError(f"{path} is not JSON: {err}", hint="restore it from a backup") from None
-            except OSError as err:
-                raise RegistryError(f"{path} cannot be read: {err.strerror}") from err
-            if not isinstance(raw, dict):
-                raise RegistryError(f"{path} is not a JSON object of models")
-            own = {k: _entry(k, v, path) for k, v in raw.items() if isinstance(v, dict) and "format" in v}
-            cached = self._index = (signature, raw, own)
-            self._models = {}
-        return cached[1], cached[2]
+            return _EMPTY
+        except OSError as err:
+            raise RegistryError(f"{path} cannot be read: {err.strerror or err}") from err
+        except (ValueError, RecursionError) as err:
+            raise RegistryError(f"{path} is not JSON: {err}", hint="restore it from a backup") from None
+        if not isinstance(raw, dict):
+            raise RegistryError(f"{path} is not a JSON object of models")
+        self._models = {}
+        self._index = index = _Index(signature, raw, {}, {})
+        for key, value in raw.items():
+            if isinstance(value, dict) and "format" in value:
+                try:
+                    index.entries[key] = _entry(key, value, path)
+                except RegistryError as err:
+                    index.refused[key] = err
+        return index
 
 
 def _is_key(key: str) -> bool:
@@ -364,15 +403,22 @@ def _index_entry(manifest: Manifest) -> dict[str, Any]:
         "dataset": manifest.dataset,
         "metrics": dict(manifest.metrics),
         "features": list(manifest.features),
+        "manifest_sha256": sha256_hex(manifest.to_json()),
     }
 
 
 def _entry(key: str, raw: dict[str, Any], path: Path) -> Entry:
+    if raw["format"] != _INDEX_FORMAT:
+        raise RegistryError(
+            f"{path}: entry {key!r} has format {raw['format']!r}, this version knows {_INDEX_FORMAT}",
+            hint="a newer etacore wrote it: update this one",
+        )
     try:
         route_id, metrics, features = raw["route_id"], raw["metrics"], raw["features"]
-        if raw["format"] != _INDEX_FORMAT or not isinstance(metrics, dict) or not isinstance(features, list):
+        if not isinstance(metrics, dict) or not isinstance(features, list):
             raise TypeError("unexpected content")
-        if not all(isinstance(text, str) for text in (raw["model_type"], raw["dataset"], route_id or "", *features)):
+        texts = (raw["model_type"], raw["dataset"], "" if route_id is None else route_id, *features)
+        if not all(isinstance(text, str) for text in texts):
             raise TypeError("a text is not a text")
         saved_at = parse_time(raw["saved_at"])
         return Entry(key, raw["model_type"], route_id, raw["dataset"], saved_at, metrics, tuple(features))
@@ -380,12 +426,16 @@ def _entry(key: str, raw: dict[str, Any], path: Path) -> Entry:
         raise RegistryError(f"{path}: entry {key!r} is damaged: {err!r}", hint="restore it from a backup") from None
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
     path = folder / MANIFEST_FILE
     try:
         content = path.read_bytes()
     except OSError as err:
         raise ModelLoadError(f"{path} cannot be read: {err.strerror}", hint="copy the whole bundle again") from None
+    if sha256 is not None and sha256_hex(content) != sha256:
+        raise ModelLoadError(
+            f"{path} is not the manifest that was saved: its hash differs from the index", hint="restore the bundle"
+        )
     return Manifest.from_json(content, str(path))
 
 

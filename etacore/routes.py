@@ -30,6 +30,7 @@ __all__ = ["RouteTable", "ShapePolyline", "parse_shape", "parse_stops"]
 
 MAX_SHAPE_POINTS: Final = 100_000
 MAX_STOPS: Final = 10_000
+MAX_PATTERN_ID_BYTES: Final = 256
 
 _STOP_ID: Final = ("stop_id", "stopId", "id")
 _LAT: Final = ("lat", "latitude", "stop_lat", "shape_pt_lat")
@@ -51,6 +52,8 @@ class ShapePolyline:
     line : Line
         As the kernels see it.
     length_m : float
+    digest : bytes
+        Of the points.
 
     Raises
     ------
@@ -58,7 +61,7 @@ class ShapePolyline:
         If there are fewer than 2 points, or a coordinate is not a number or out of range.
     """
 
-    __slots__ = ("length_m", "line")
+    __slots__ = ("digest", "length_m", "line")
 
     def __init__(self, points: Sequence[Sequence[float]]) -> None:
         pairs = [(_degrees(point[0], 90.0), _degrees(point[1], 180.0)) for point in points]
@@ -76,6 +79,7 @@ class ShapePolyline:
         lat, lon = np.array(kept, np.float64).T
         self.line: Line = Line(np.ascontiguousarray(lat), np.ascontiguousarray(lon))
         self.length_m: float = self.line.length_m
+        self.digest: bytes = _digest(lat.tobytes(), lon.tobytes())
 
     @classmethod
     def from_blob(cls, blob: bytes) -> ShapePolyline:
@@ -99,7 +103,7 @@ class ShapePolyline:
         points = value.get("points") if isinstance(value, dict) else value
         if not isinstance(points, list) or not all(isinstance(point, dict) for point in points):
             raise RouteDataError("a shape is not a list of points")
-        points, _ = _in_order(points, ("shape_pt_sequence",))
+        points = _in_order(points)
         return cls([(_first(point, _LAT), _first(point, _LON)) for point in points])
 
 
@@ -142,7 +146,9 @@ def parse_stops(blob: bytes) -> StopList:
         return StopList(Status.TOO_FEW_STOPS)
     if not all(isinstance(stop, dict) for stop in stops):
         return StopList(Status.STOP_WITHOUT_COORDINATES)
-    stops, sequence = _in_order(stops, _SEQUENCE)
+    # The list is the order. A sequence is for display: real feeds begin anew or count down where directions meet.
+    given = [_integer(_first(stop, _SEQUENCE)) for stop in stops]
+    sequence = [position if number is None else number for position, number in enumerate(given, 1)]
     rows = [
         (_degrees(_first(stop, _LAT), 90.0), _degrees(_first(stop, _LON), 180.0), number)
         for stop, number in zip(stops, sequence, strict=True)
@@ -165,7 +171,7 @@ class RouteTable:
 
     The calls for one batch, in this order; ``fetch`` is an MGET::
 
-        needed = table.missing(columns) + table.due(now_us)
+        needed = table.due(now_us) + table.missing(columns)
         while needed:                                       # two rounds at most
             needed = table.update(needed, fetch(needed), now_us)
         table.resolve(columns, pattern_ix)
@@ -183,6 +189,8 @@ class RouteTable:
         The same for the pattern of a trip, which hardly ever changes; default 6 times ``refresh_s``.
     forget_after_s : float
         What no vehicle has used for this long is forgotten.
+    max_names : int
+        Most trips, and most routes and patterns, to know of; beyond that the longest unused are forgotten.
 
     Attributes
     ----------
@@ -197,17 +205,18 @@ class RouteTable:
         refresh_s: float = 10.0,
         trip_refresh_s: float | None = None,
         forget_after_s: float = 7200.0,
+        max_names: int = 500_000,
     ) -> None:
         keys = keys or KeyNames()
         self.patterns: Final = PatternTable()
-        self._names: Final = NameTable()
+        trip_refresh_s = 6.0 * refresh_s if trip_refresh_s is None else trip_refresh_s
+        self._names: Final = NameTable(int(refresh_s * _US), int(trip_refresh_s * _US))
         self._trip_prefix: Final = keys.trip_pattern.encode()
         # is_pattern -> prefixes of the stops and of the shape
         self._stops_prefix: Final = (keys.route_stops.encode(), keys.pattern_stops.encode())
         self._shape_prefix: Final = (keys.route_shape.encode(), keys.pattern_shape.encode())
-        self._refresh_us: Final = int(refresh_s * _US)
-        self._trip_refresh_us: Final = int((6.0 * refresh_s if trip_refresh_s is None else trip_refresh_s) * _US)
         self._forget_after_us: Final = int(forget_after_s * _US)
+        self._max_names: Final = max_names
         self._next_forget_us: int | None = None
         self._digests: dict[int, tuple[bytes, bytes]] = {}
 
@@ -245,7 +254,7 @@ class RouteTable:
             self._names.learn_source(name, is_pattern, before)
             return False
         stops, shape = parse_stops(stops_blob), parse_shape(shape_blob)
-        content = _content(stops, shape_blob if shape else None)
+        content = _content(stops, shape)
         if content == content_before:
             self._digests[before] = (raw, content)
             self._names.learn_source(name, is_pattern, before)
@@ -265,12 +274,15 @@ class RouteTable:
     def set_trip(self, trip_id: bytes, pattern_id: bytes | None) -> bool:
         """Remember which pattern a trip follows, or that Redis does not say.
 
+        A pattern id of more than 256 bytes is none.
+
         Returns
         -------
         bool
             True if that pattern's stops have still to be looked up.
         """
-        return self._names.learn_trip(trip_id, pattern_id)
+        usable = pattern_id is not None and len(pattern_id) <= MAX_PATTERN_ID_BYTES
+        return self._names.learn_trip(trip_id, pattern_id if usable else None)
 
     def pattern_ix(self, key: bytes) -> int:
         """Number of the pattern under a key of `set_pattern`; -1 if absent or unknown."""
@@ -291,23 +303,17 @@ class RouteTable:
         )
 
     def due(self, now_us: int, limit: int = 2000) -> list[bytes]:
-        """Redis keys in use that have to be looked at again.
+        """Redis keys in use that have to be looked at again. Costs next to nothing while there are none.
 
         Parameters
         ----------
         now_us : int
             Microseconds since 1970 UTC; also the clock of everything that follows.
         limit : int
-            Most names per call; the longest waiting come first.
+            Most names per call; the next call goes on where this one stopped.
         """
         self._names.clock_us = now_us
-        if self._next_forget_us is None:
-            self._next_forget_us = now_us + self._forget_after_us
-        elif now_us >= self._next_forget_us:
-            for pattern_ix in self._names.forget(now_us - self._forget_after_us):
-                self._retire(pattern_ix)
-            self._next_forget_us = now_us + self._forget_after_us // 8
-        return self._redis_keys(self._names.due(self._refresh_us, self._trip_refresh_us, limit))
+        return self._redis_keys(self._names.due(limit))
 
     def update(self, keys: Sequence[bytes], blobs: Sequence[bytes | None], now_us: int) -> list[bytes]:
         """Take over what was fetched.
@@ -363,6 +369,17 @@ class RouteTable:
             columns.direction_id,
             pattern_ix[: columns.n],
         )
+        self._forget()
+
+    def _forget(self) -> None:
+        # Only here: what the batch in hand needs has just been used, even after hours of silence.
+        names, now_us = self._names, self._names.clock_us
+        if self._next_forget_us is None or now_us < self._next_forget_us - self._forget_after_us:
+            self._next_forget_us = now_us + self._forget_after_us
+        if now_us >= self._next_forget_us or max(names.n_trips, names.n_sources) > self._max_names:
+            for pattern_ix in names.forget(now_us - self._forget_after_us, self._max_names):
+                self._retire(pattern_ix)
+            self._next_forget_us = now_us + self._forget_after_us // 8
 
     def _source(self, key: bytes) -> tuple[bool, bytes]:
         for is_pattern in (False, True):
@@ -393,14 +410,12 @@ def _first(item: Mapping[str, Any], names: Sequence[str]) -> Any:
     return None
 
 
-def _in_order(items: list[dict[str, Any]], names: Sequence[str]) -> tuple[list[dict[str, Any]], list[int]]:
-    # Sorted by their numbers, stably, if all have one; else as given, with the position for a number that is missing.
-    given = [_integer(_first(item, names)) for item in items]
-    numbers = [i + 1 if number is None else number for i, number in enumerate(given)]
-    if None in given:
-        return items, numbers
-    order = sorted(range(len(items)), key=numbers.__getitem__)
-    return [items[i] for i in order], [numbers[i] for i in order]
+def _in_order(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # Points sorted by their numbers, stably, if all have one; else as given.
+    numbered = [(_integer(point.get("shape_pt_sequence")), point) for point in points]
+    if any(number is None for number, _ in numbered):
+        return points
+    return [point for _, point in sorted(numbered, key=lambda pair: pair[0] or 0)]
 
 
 def _degrees(value: Any, limit: float) -> float:
@@ -449,8 +464,8 @@ def _digest(*parts: bytes) -> bytes:
     return whole.digest()
 
 
-def _content(stops: StopList, shape_blob: bytes | None) -> bytes:
+def _content(stops: StopList, shape: ShapePolyline | None) -> bytes:
     # What the pattern says, whatever else the blobs hold (names, times of writing).
     ids = orjson.dumps(stops.ids)
     arrays = (stops.lat.tobytes(), stops.lon.tobytes(), stops.sequence.tobytes())
-    return _digest(b"%d" % stops.status, ids, *arrays, b"" if shape_blob is None else shape_blob)
+    return _digest(b"%d" % stops.status, ids, *arrays, shape.digest if shape else b"")

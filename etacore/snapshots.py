@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Final
 
 import numpy as np
@@ -219,7 +220,7 @@ def parse_timestamp(value: object) -> int | None:
     if isinstance(value, str):
         text = value.encode("utf-8", "replace")
         return timestamp_us(text) if len(text) <= 64 else None
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, Integral | float) and not isinstance(value, bool):
         try:
             return timestamp_us(float(value))
         except OverflowError:

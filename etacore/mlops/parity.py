@@ -101,8 +101,9 @@ def check_parity(
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     with np.errstate(invalid="ignore"):
         error = np.where(same, 0.0, np.abs(got - want))
-    error[np.isnan(error)] = np.inf
-    excess = np.where(same, 0.0, np.divide(error, allowed, where=allowed > 0, out=np.full(len(rows), np.inf)))
+        error[np.isnan(error)] = np.inf
+        excess = np.where(same, 0.0, np.divide(error, allowed, where=allowed > 0, out=np.full(len(rows), np.inf)))
+    excess[np.isnan(excess)] = np.inf
     worst = int(np.argmax(excess))
     if excess[worst] > 1.0:
         cells = ", ".join(f"{name}={value!r}" for name, value in zip(names, rows[worst].tolist(), strict=True))
@@ -186,9 +187,15 @@ def _near_splits(trees: Trees, pools: Sequence[Matrix], rng: np.random.Generator
 
 
 def _between(low: float, high: float, rng: np.random.Generator) -> float:
-    """A number with low <= number < high, as a float32 if there is one."""
+    """A float32 with low <= number < high, if there is one; low and high are float32 too, or infinite."""
     if not np.isfinite(low):
-        return high - float(rng.exponential(max(abs(high), 1.0)))
-    if not np.isfinite(high):
-        return low + float(rng.exponential(max(abs(low), 1.0)))
-    return low if rng.random() < 0.25 else low + (high - low) * float(rng.random())
+        drawn = high - float(rng.exponential(max(abs(high), 1.0)))
+    elif not np.isfinite(high):
+        drawn = low + float(rng.exponential(max(abs(low), 1.0)))
+    else:
+        drawn = low if rng.random() < 0.25 else low + (high - low) * float(rng.random())
+    with np.errstate(over="ignore"):
+        number = np.float32(drawn)
+        if not number < high:
+            number = np.nextafter(np.float32(high), np.float32(-np.inf))
+    return max(float(number), low)

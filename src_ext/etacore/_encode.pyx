@@ -10,6 +10,7 @@ from etacore._jsonwrite cimport (
     put_rounded, usable,
 )
 from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
+from etacore._text cimport inside
 from etacore._types cimport OK, PREDICTION_FAILED, text_t
 
 cdef extern from "Python.h":
@@ -97,8 +98,10 @@ cdef inline char* put_span(char* out, span_t span) noexcept nogil:
     return put_bytes(out, span.start, span.length)
 
 
-cdef span_t as_span(bytes text) noexcept:
+cdef span_t as_span(bytes text) except *:
     cdef span_t span
+    if text is None:
+        raise TypeError("a part of the envelope must be bytes, not None")
     span.start = PyBytes_AS_STRING(text)
     span.length = PyBytes_GET_SIZE(text)
     return span
@@ -136,7 +139,11 @@ def encode_documents(
     int64_t[::1] offsets not None,
     int64_t n,
 ):
-    """One document per row that is OK and has stops, back to back in `buffer`; see `etacore.encoding`."""
+    """One document per row that is OK and has stops, back to back in `buffer`; see `etacore.encoding`.
+
+    ValueError, before anything is written, if an array is shorter than the batch, the row offsets are not ascending
+    from 0 or more, or a text lies outside the arena.
+    """
     cdef PyObject* held_keys = <PyObject*>keys
     cdef PyObject* key
     cdef const char* arena = <const char*>&text[0] if text.shape[0] else NULL
@@ -144,21 +151,39 @@ def encode_documents(
     cdef int64_t capacity = len(buffer)
     cdef int64_t size = 0
     cdef int64_t i, j, room, n_usable, moment_us
+    cdef int64_t bad = -1
     cdef int32_t first, last, length
     cdef const char* prefix
     cdef char* out
     cdef const pattern_t* pattern
     cdef envelope_t common = as_envelope(envelope)
+    if n < 0:
+        raise ValueError(f"a batch cannot have {n} rows")
     if len(keys) < n:
         raise ValueError(f"{len(keys)} keys for {n} rows")
     for item in keys:
         if type(item) is not bytes:
             raise TypeError(f"a Redis key must be bytes, not {type(item).__name__}")
     if (
-        row_offset.shape[0] <= n or offsets.shape[0] <= n or pattern_ix.shape[0] < n or time_us.shape[0] < n
+        row_offset.shape[0] <= n or offsets.shape[0] <= n or pattern_ix.shape[0] < n or status.shape[0] < n
+        or vehicle_id.shape[0] < n or route_id.shape[0] < n or trip_id.shape[0] < n or timestamp.shape[0] < n
+        or timestamp_is_number.shape[0] < n or time_us.shape[0] < n
         or min(stop_ix.shape[0], distance_m.shape[0], eta_s.shape[0]) < row_offset[n]
     ):
         raise ValueError("an array is shorter than the batch")
+    if row_offset[0] < 0:
+        raise ValueError(f"the row offsets begin at {row_offset[0]}")
+
+    with nogil:
+        for i in range(n):
+            if row_offset[i + 1] < row_offset[i] or status[i] == OK and row_offset[i + 1] > row_offset[i] and not (
+                inside(vehicle_id[i], text.shape[0]) and inside(route_id[i], text.shape[0])
+                and inside(trip_id[i], text.shape[0]) and inside(timestamp[i], text.shape[0])
+            ):
+                bad = i
+                break
+    if bad >= 0:
+        raise ValueError(f"row {bad}: the row offsets decrease, or a text lies outside the arena")
 
     with nogil:
         for i in range(n):
@@ -174,8 +199,9 @@ def encode_documents(
             if pattern == NULL:
                 status[i] = PREDICTION_FAILED
                 continue
-            room = DOCUMENT_ROOM + common.length + (last - first) * STOP_ROOM + 6 * (
-                vehicle_id[i].length + route_id[i].length + trip_id[i].length + timestamp[i].length + bytes_size(key)
+            room = DOCUMENT_ROOM + common.length + <int64_t>(last - first) * STOP_ROOM + 6 * (
+                <int64_t>bytes_size(key)
+                + vehicle_id[i].length + route_id[i].length + trip_id[i].length + timestamp[i].length
             )
             for j in range(first, last):
                 if not 0 <= stop_ix[j] < pattern.n_stops:
@@ -240,6 +266,12 @@ def pack_set_commands(
     -------
     tuple of (int, int)
         Bytes written to `buffer`, and how many commands they are.
+
+    Raises
+    ------
+    ValueError
+        If an array is shorter than the batch, the offsets decrease or leave the documents, a vehicle id lies outside
+        the arena, or `buffer` holds the documents themselves.
     """
     cdef const char* arena = <const char*>&text[0] if text.shape[0] else NULL
     cdef const char* source = PyByteArray_AS_STRING(documents)
@@ -253,11 +285,21 @@ def pack_set_commands(
     cdef int64_t i, length, room
     cdef int64_t n_commands = 0
     cdef char* out
-    if offsets[n] > len(documents):
+    if n < 0:
+        raise ValueError(f"a batch cannot have {n} rows")
+    if offsets.shape[0] <= n or vehicle_id.shape[0] < n:
+        raise ValueError("an array is shorter than the batch")
+    if offsets[0] < 0 or offsets[n] > len(documents):
         raise ValueError("offsets reach past the documents")
+    if documents is buffer:
+        raise ValueError("the commands cannot replace the documents they are made of")
     room = offsets[n]
     for i in range(n):
+        if offsets[i + 1] < offsets[i]:
+            raise ValueError(f"the offsets decrease at row {i}")
         if offsets[i + 1] > offsets[i]:
+            if not inside(vehicle_id[i], text.shape[0]):
+                raise ValueError(f"the vehicle id of row {i} lies outside the arena")
             room += vehicle_id[i].length + prefix_length + expiry_length + COMMAND_ROOM
     if room > capacity:
         make_room(buffer, room, &base, &capacity)

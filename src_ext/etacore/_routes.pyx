@@ -14,7 +14,7 @@ from etacore._index cimport hash_text
 from etacore._types cimport OK
 
 cdef enum:
-    MAX_PLACEMENT_CELLS = 1 << 25     # stops x pieces of a shape: 128 MB of links while a pattern is read, at most
+    MAX_PLACEMENT_CELLS = 1 << 22     # stops x pieces of a shape: 16 MB of links while a pattern is read, at most
 
 cdef double MAX_STOP_TO_SHAPE_M = 500.0
 # Of a line that goes back the way it came the first pass counts, not the last bit of a double.

@@ -7,9 +7,19 @@ from libc.string cimport memcmp
 from etacore._geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
 from etacore._index cimport hash_text
 from etacore._routes cimport Line, PatternTable, pattern_at, pattern_t
+from etacore._text cimport inside
 from etacore._types cimport (
     NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
 )
+
+cdef enum:
+    MAX_STRIKES = 15             # four bits each, one byte: confirmations << 4 | strikes
+    MAX_CONFIRMATIONS = 15
+    CONFIRMED = 3                # with so many, the vehicle is on its trip
+    N_KEPT = 256                 # costs that _nearest keeps; 2 kB of stack
+
+# A fix that brings the vehicle forward by less may be GPS noise, and confirms nothing.
+cdef double CONFIRM_M = 10.0
 
 cdef struct options_t:
     double max_off_route_m
@@ -22,7 +32,7 @@ cdef struct options_t:
     double heading_penalty_m     # added (in squares) to the distance of a piece that leads the other way
     int64_t reset_after_us
     int strikes
-    int trip_strikes             # the same for a vehicle with a trip id; 0 = never
+    int trip_strikes             # the same for an unconfirmed vehicle with a trip id; 0 = never
 
 # A line that goes back the way it came is as near on the way back; then the earlier place counts, not the last bit.
 cdef double SAME_M2 = 1e-3
@@ -58,12 +68,13 @@ cdef place_t _nearest(
     #
     # First the least cost. Then from the begin again: a pass lasts as long as the line stays within reach, so it ends
     # at a piece out of reach, or at a joint out of reach between two pieces that both come near (a long leg there and
-    # a long leg back).
+    # a long leg back). The costs of the first pieces are kept, so what lies before the pass is not projected again.
     cdef int first = segment_at(pieces, n_pieces, low_m)
     cdef int i
     cdef double square, cost, s_m, reach_m2, dx, dy
     cdef double best = INFINITY
     cdef double least = INFINITY
+    cdef double[N_KEPT] kept
     cdef place_t place
     place.s_m = low_m
     place.square_m2 = INFINITY
@@ -73,6 +84,8 @@ cdef place_t _nearest(
         cost = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
         if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
             cost += penalty_m2
+        if i - first < N_KEPT:
+            kept[i - first] = cost
         if cost < least:
             least = cost
     reach_m2 = sqrt(least) + near_equal_m
@@ -80,6 +93,8 @@ cdef place_t _nearest(
     for i in range(first, n_pieces):
         if pieces[i].s_m > high_m:
             break
+        if best == INFINITY and i - first < N_KEPT and kept[i - first] > reach_m2:
+            continue
         square = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
         cost = square
         if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
@@ -202,11 +217,21 @@ cdef int32_t _stop_said(
     return NO_STOP
 
 
+cdef inline int _confirmations(
+    int n_before, double before_m, place_t place, const options_t* options,
+) noexcept nogil:
+    # One more if the fix fits the line and brought the vehicle forward.
+    if place.square_m2 <= options.fit_m * options.fit_m and place.s_m >= before_m + CONFIRM_M:
+        return min(n_before + 1, MAX_CONFIRMATIONS)
+    return n_before
+
+
 cdef int32_t _stop_by_place(
     const pattern_t* pattern, const point_t* point, bint has_trip, double elapsed_s, const options_t* options,
     double* progress_m, uint8_t* strikes,
 ) noexcept nogil:
     # The next stop by projection; NO_STOP if the vehicle is off the route. progress_m: NaN if nothing is known.
+    # Who has a trip and was confirmed on it never starts over: that trip does not go back, whatever the road does.
     cdef const segment_t* pieces = pattern.segments
     cdef int n_pieces = pattern.n_segments
     cdef double before_m = progress_m[0]
@@ -215,6 +240,7 @@ cdef int32_t _stop_by_place(
     cdef double limit_m2 = options.max_off_route_m * options.max_off_route_m
     cdef double low_m, window_m
     cdef int limit, n_strikes = 0
+    cdef int n_confirmations = strikes[0] >> 4
     cdef place_t place, other
     if not isnan(before_m):
         low_m = before_m - options.tolerance_m
@@ -229,16 +255,19 @@ cdef int32_t _stop_by_place(
             other = _nearest(pieces, n_pieces, point, 0.0, low_m, options.near_equal_m, penalty_m2)
             if other.square_m2 <= options.restart_fit_m * options.restart_fit_m:
                 # It stands where it stood, on the line and so not off its route, until the strikes are full.
-                n_strikes = strikes[0] + 1 if strikes[0] < 255 else 255
+                n_strikes = min((strikes[0] & MAX_STRIKES) + 1, MAX_STRIKES)
                 place.s_m = before_m
                 place.square_m2 = 0.0
-                limit = options.trip_strikes if has_trip else options.strikes
+                limit = options.strikes
+                if has_trip:
+                    limit = options.trip_strikes if n_confirmations < CONFIRMED else 0
                 if 0 < limit <= n_strikes:
                     before_m = NAN
-                    n_strikes = 0
+                    n_strikes = n_confirmations = 0
     if isnan(before_m):
         place = _nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
-    strikes[0] = <uint8_t>n_strikes
+    n_confirmations = _confirmations(n_confirmations, before_m, place, options)
+    strikes[0] = <uint8_t>(n_confirmations << 4 | n_strikes)
     if place.square_m2 > limit_m2:
         return NO_STOP
     progress_m[0] = place.s_m if isnan(before_m) or place.s_m > before_m else before_m
@@ -261,8 +290,10 @@ def select(
     cdef const char* text = <const char*>&arena[0] if arena.shape[0] else NULL
     cdef const pattern_t* pattern
     cdef point_t point
+    cdef place_t place
     cdef int32_t stop
     cdef double before_m
+    cdef Py_ssize_t bad = -1
     if not (
         status.shape[0] >= n and stop_id.shape[0] >= n and stop_sequence.shape[0] >= n and current_status.shape[0] >= n
         and lat.shape[0] >= n and lon.shape[0] >= n and bearing_deg.shape[0] >= n and time_us.shape[0] >= n
@@ -285,6 +316,9 @@ def select(
             if pattern == NULL or pattern.n_stops == 0:
                 status[i] = UNKNOWN_ROUTE
                 continue
+            if not inside(stop_id[i], arena.shape[0]):
+                bad = i
+                break
             point = _point(lat[i], lon[i], bearing_deg[i])
             before_m = prev_progress_m[i]
             if not isnan(before_m):
@@ -295,8 +329,12 @@ def select(
             stop = _stop_said(
                 pattern, text, stop_id[i], stop_sequence[i], current_status[i], &point, before_m, &o)
             if stop >= 0:
-                before_m = _before_stop(pattern, &point, stop, before_m, &o).s_m
-                strikes[i] = 0
+                place = _before_stop(pattern, &point, stop, before_m, &o)
+                if place.square_m2 > o.max_off_route_m * o.max_off_route_m:
+                    stop = NO_STOP
+                else:
+                    strikes[i] = <uint8_t>(_confirmations(strikes[i] >> 4, before_m, place, &o) << 4)
+                    before_m = place.s_m
             else:
                 stop = _stop_by_place(
                     pattern, &point, trip_key[i] != 0, 1e-6 * <double>(time_us[i] - prev_time_us[i]), &o, &before_m,
@@ -307,6 +345,8 @@ def select(
                 status[i] = OFF_ROUTE
             elif stop >= pattern.n_stops:
                 status[i] = TRIP_FINISHED
+    if bad >= 0:
+        raise ValueError(f"the stop id of row {bad} lies outside the arena")
 
 
 def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m):

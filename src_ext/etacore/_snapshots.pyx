@@ -12,6 +12,7 @@ from etacore._isotime cimport NO_TIME, posix_time_us, text_time_us
 from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
 from etacore._members cimport *
 from etacore._number cimport number_t, number_value, scan_numeric
+from etacore._text cimport inside
 from etacore._types cimport *
 
 cdef enum:
@@ -379,15 +380,25 @@ def timestamp_us(value):
     return None if time_us == NO_TIME else time_us
 
 
-def text_list(const uint8_t[::1] arena, const text_t[::1] texts, const int64_t[::1] rows, bytes prefix not None):
-    """The texts of some rows as a list of bytes, each after `prefix`: Redis keys, mostly."""
+def text_list(
+    const uint8_t[::1] arena not None, const text_t[::1] texts not None, const int64_t[::1] rows not None,
+    bytes prefix not None,
+):
+    """The texts of some rows as a list of bytes, each after `prefix`: Redis keys, mostly.
+
+    ValueError for a row that the column does not have, or whose text lies outside the arena.
+    """
     cdef Py_ssize_t i, n_prefix = len(prefix)
     cdef text_t text
     cdef bytes item
     cdef char* to
     cdef list items = []
     for i in range(rows.shape[0]):
+        if not 0 <= rows[i] < texts.shape[0]:
+            raise ValueError(f"row {rows[i]} is outside a column of {texts.shape[0]}")
         text = texts[rows[i]]
+        if not inside(text, arena.shape[0]):
+            raise ValueError(f"the text of row {rows[i]} lies outside the arena")
         item = PyBytes_FromStringAndSize(NULL, n_prefix + text.length)
         to = PyBytes_AS_STRING(item)
         memcpy(to, PyBytes_AS_STRING(prefix), n_prefix)

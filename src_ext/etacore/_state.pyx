@@ -12,6 +12,7 @@ from libc.math cimport NAN
 from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
 
 from etacore._index cimport StringIndex, hash_text
+from etacore._text cimport inside
 from etacore._types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
 
 cdef enum:
@@ -63,17 +64,13 @@ def text_keys(const uint8_t[::1] arena not None, const text_t[::1] texts not Non
             if texts[row].length <= 0:
                 out[row] = 0
                 continue
-            if not _inside(texts[row], arena.shape[0]):
+            if not inside(texts[row], arena.shape[0]):
                 bad = row
                 break
             code = hash_text(<const char*>&arena[texts[row].start], texts[row].length)
             out[row] = 1 if code == 0 else code
     if bad >= 0:
         raise ValueError(f"the text of row {bad} lies outside the arena")
-
-
-cdef inline bint _inside(text_t piece, Py_ssize_t size) noexcept nogil:
-    return piece.start >= 0 and piece.length >= 0 and piece.start + piece.length <= size
 
 
 cdef class VehicleTable:
@@ -144,7 +141,7 @@ cdef class VehicleTable:
                 is_new[row] = 0
                 if status[row] != OK:
                     continue
-                if vehicle_id[row].length <= 0 or not _inside(vehicle_id[row], text.shape[0]):
+                if vehicle_id[row].length <= 0 or not inside(vehicle_id[row], text.shape[0]):
                     bad = row
                     break
                 # The record's room comes first: if either finds no memory, index and records still agree.

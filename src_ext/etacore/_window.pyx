@@ -11,6 +11,7 @@ from etacore._jsonwrite cimport (
 )
 
 from collections.abc import Mapping
+from numbers import Integral
 
 NO_PREDICTION = "The model gave no usable prediction"
 NO_COORDINATES = "Stop without usable coordinates"
@@ -68,7 +69,10 @@ cpdef object identifier(object value):
     """Text, or a number as text; else None."""
     if type(value) is str:
         return value or None
-    return str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or value != value:
+        return None
+    # Integral: NumPy's integers, as rows of a data frame bring them, are no int.
+    return str(value) or None if isinstance(value, (str, int, float, Integral)) else None
 
 
 cdef int64_t integer(object value) except? -1:
@@ -168,12 +172,20 @@ def prediction_dicts(
         Seconds; what is not finite or negative becomes a stop with an error.
     time_us : int
         Time of the snapshot, microseconds since 1970, UTC.
+
+    Raises
+    ------
+    ValueError
+        If they do not all have one length.
     """
     cdef char block[MAX_ISO + MAX_NUMBER]
+    cdef Py_ssize_t n = len(stop_ids)
     cdef Py_ssize_t i
     cdef double eta
     cdef list found = []
-    for i in range(len(stop_ids)):
+    if not len(sequences) == len(errors) == distance_m.shape[0] == eta_s.shape[0] == n:
+        raise ValueError("stops, distances and predictions have to have one length")
+    for i in range(n):
         error = errors[i]
         if error is None and not usable(eta_s[i], time_us):
             error = NO_PREDICTION

@@ -11,7 +11,7 @@ import pytest
 import xgboost
 
 from etacore.errors import CompileError, SchemaError
-from etacore.mlops import compiling, source_model
+from etacore.mlops import compiling, parity, source_model
 from etacore.mlops.compiling import compile_model, compile_to_registry, holiday_dates
 from etacore.mlops.source_model import SourceModel
 from etacore.registry import Registry
@@ -205,3 +205,31 @@ def test_holiday_dates():
     for region in ("ZZ", "CA-ZZ", "__class__"):
         with pytest.raises(CompileError, match=region):
             holiday_dates(region, 2026)
+
+
+def test_a_difference_that_is_no_number_is_a_disagreement():
+    rows = np.zeros((3, 1), np.float32)
+    one = np.ones(3, np.float32)
+    got = np.array([1.0, np.inf, 1.0], np.float32)
+    # An infinite difference against an infinite allowance: their quotient is NaN.
+    with pytest.raises(CompileError, match="1 of 3 rows"):
+        parity.check_parity(["x"], rows, got, one, np.array([1.0, np.inf, 1.0]), 1, "identity")
+
+
+@pytest.mark.parametrize("fraction", [0.26, 0.5, 1 - 2**-53])
+def test_numbers_between_thresholds_stay_between_them(fraction):
+    class Drawn:
+        def random(self):
+            return fraction
+
+        def exponential(self, scale):
+            return scale * 1e-12 if fraction < 0.5 else scale * 1e3
+
+    largest = float(np.finfo(np.float32).max)
+    for low in (1.0, -1.0, 0.0, 2.0**100, -largest):
+        for high in (float(np.nextafter(np.float32(low), np.float32(np.inf))), low + 1e10, np.inf):
+            high = float(np.float32(high))
+            if low < high:
+                assert low <= np.float32(parity._between(low, high, Drawn())) < high
+    for high in (1.0, 0.0, -largest, largest):
+        assert np.float32(parity._between(-np.inf, high, Drawn())) < high

@@ -2,6 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
+from etacore import _encode, _window
 from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
 from etacore.schema import Status
 from tests.reference.encoding import Batch
@@ -94,6 +95,103 @@ def test_arrays_that_are_too_short_are_refused():
         encode(batch, keys=batch.keys[:1])
     with pytest.raises(TypeError, match="bytes"):
         encode(batch, keys=["vehicle:v0", "vehicle:v1"])
+
+
+@pytest.mark.parametrize(
+    "row_offset", [[-100_000, 2, 4], [-1, 0, 4], [0, 5000, 4], [0, 3, 2], [2**31 - 1, -(2**31), 4], [0, 2, -1]]
+)
+def test_row_offsets_that_leave_the_rows_are_refused(row_offset):
+    batch = Batch([row(0), row(1)])
+    with pytest.raises(ValueError, match="offsets"):
+        encode(batch, row_offset=np.array(row_offset, np.int32))
+    assert batch.columns.status[:2].tolist() == [Status.OK, Status.OK]
+
+
+ARRAYS = ("status", "vehicle_id", "route_id", "trip_id", "timestamp", "timestamp_is_number", "time_us")
+
+
+@pytest.mark.parametrize("short", [*ARRAYS, "offsets", None])
+def test_columns_that_are_too_short_are_refused(short):
+    batch, documents = Batch([row(0), row(1)]), bytearray()
+    columns = {name: getattr(batch.columns, name)[: 1 if name == short else 2] for name in ARRAYS}
+
+    def run(n, *envelope):
+        _encode.encode_documents(
+            batch.columns.text,
+            *columns.values(),
+            tuple(batch.keys),
+            batch.table.patterns,
+            batch.pattern_ix,
+            batch.row_offset,
+            batch.stop_ix,
+            batch.distance_m,
+            batch.eta_s,
+            envelope or ENVELOPE.parts(),
+            documents,
+            np.zeros(2 if short == "offsets" else 3, np.int64),
+            n,
+        )
+
+    if short is None:
+        run(2)
+        assert documents
+        with pytest.raises(ValueError, match="-1 rows"):
+            run(-1)
+        with pytest.raises(TypeError, match="envelope"):
+            run(2, b"", None, b"", b"")
+    else:
+        with pytest.raises(ValueError, match="shorter"):
+            run(2)
+
+
+OUTSIDE = [(2**40, 3, 0), (-1, 3, 0), (2**63 - 1, 3, 0), (0, -1, 0), (0, 2**31 - 1, 1)]
+
+
+@pytest.mark.parametrize("column", ["vehicle_id", "route_id", "trip_id", "timestamp"])
+@pytest.mark.parametrize("text", OUTSIDE)
+def test_a_text_outside_the_arena_is_refused(column, text):
+    batch = Batch([row(0), row(1), row(2)])
+    getattr(batch.columns, column)[1] = text
+    with pytest.raises(ValueError, match=r"row 1: .* outside the arena"):
+        encode(batch)
+    # A row that is left out is not looked at.
+    batch.columns.status[1] = Status.TOO_OLD
+    assert len(encode(batch)) == 2
+
+
+def test_commands_of_documents_that_are_not_there_are_refused():
+    batch = Batch([row(0), row(1)])
+    documents = encode(batch)
+    size = int(documents.offsets[2])
+    given = {
+        "text": batch.columns.text,
+        "vehicle_id": batch.columns.vehicle_id[:2],
+        "documents": documents.buffer,
+        "offsets": documents.offsets,
+        "prefix": b"p:",
+        "expiry": b"1",
+        "buffer": bytearray(),
+        "n": 2,
+    }
+    past = len(documents.buffer) + 1
+    bad = [{"n": -1}, {"n": 100_000}, {"vehicle_id": batch.columns.vehicle_id[:1]}, {"buffer": documents.buffer}]
+    bad += [{"offsets": np.array(o, np.int64)} for o in ([0, size], [-5, 0, size], [0, past, size], [0, 5, past])]
+    bad += [{"offsets": np.array([size, 0, size], np.int64)}]
+    for changes in bad:
+        with pytest.raises(ValueError, match=r"rows|shorter|offsets|replace"):
+            _encode.pack_set_commands(**given | changes)
+    for text in OUTSIDE:
+        batch.columns.vehicle_id[1] = text
+        with pytest.raises(ValueError, match="row 1 lies outside the arena"):
+            _encode.pack_set_commands(**given)
+
+
+def test_stops_as_dicts_have_one_length():
+    given = [["S"] * 3, [1] * 3, [None] * 3, np.zeros(3), np.zeros(3, np.float32)]
+    assert len(_window.prediction_dicts(*given, 0)) == 3
+    for i, value in enumerate(given):
+        with pytest.raises(ValueError, match="one length"):
+            _window.prediction_dicts(*given[:i], value[:1], *given[i + 1 :], 0)
 
 
 def test_a_buffer_is_reused_and_grows():

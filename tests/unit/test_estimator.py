@@ -280,3 +280,21 @@ def test_objects_that_fail_end_in_a_document():
         document = estimate_stop_times(vehicle, STOPS)
         assert list(document) == FAILURE
         assert document["error"].startswith("Prediction failed: ")
+
+
+def test_numbers_of_numpy_are_numbers():
+    plain = BUS | {"vehicle_id": 5, "timestamp": 1_769_000_000}
+    document = estimate_stop_times(
+        plain | {"vehicle_id": np.int64(5), "timestamp": np.int64(1_769_000_000), "lat": np.float32(40.75)},
+        [stop | {"stop_id": np.int32(i), "stop_sequence": np.int16(i)} for i, stop in enumerate(STOPS, 1)],
+        route_id=np.int64(171),
+        trip_id=float("nan"),
+    )
+    assert (document["vehicle_id"], document["route_id"], document["trip_id"]) == ("5", "171", None)
+    assert [(stop["stop_id"], stop["stop_sequence"]) for stop in document["predictions"]] == [
+        ("1", 1),
+        ("2", 2),
+        ("3", 3),
+    ]
+    expected = estimate_stop_times(plain | {"lat": 40.75}, STOPS)
+    assert etas(document) == etas(expected)

@@ -30,8 +30,8 @@ def store_of(server: RedisServer, *rules: str) -> RedisStore:
     )
 
 
-def set_command(key: bytes) -> bytes:
-    return b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1\r\n1\r\n" % (len(key), key)
+def set_command(key: bytes) -> memoryview:
+    return memoryview(b"*3\r\n$3\r\nSET\r\n$%d\r\n%b\r\n$1\r\n1\r\n" % (len(key), key))
 
 
 @pytest.mark.parametrize(
@@ -88,26 +88,26 @@ def test_a_command_that_is_not_permitted_is_named(server: RedisServer) -> None:
         with pytest.raises(ConfigError, match="the user may not run MGET on vehicle:1"):
             store.fetch([b"vehicle:1"])
         assert store.fetch([b"predictions:none"]) == [None]
-    with store_of(server, "-client|setname") as store, pytest.raises(ConfigError, match=r"may not run CLIENT\|SETNAME"):
+    with store_of(server, "-client") as store, pytest.raises(ConfigError, match="the user may not run CLIENT"):
         store.ping()
 
 
-@pytest.mark.parametrize("rules", [("+mget", "allkeys"), ("+mget", "+set", "%R~*")])
+@pytest.mark.parametrize("rules", [("+mget", "allkeys"), ("+mget", "+set", "~vehicle:*")])
 def test_a_write_that_is_not_permitted_is_named_after_all_replies(server: RedisServer, rules: tuple[str, ...]) -> None:
-    server.client().set("predictions:old", b"old")
+    server.client().set("vehicle:old", b"old")
     with store_of(server, *rules) as store:
         for _ in range(2):
             with pytest.raises(ConfigError, match=r"the user may not run SET on predictions:\*"):
-                store.write(set_command(b"predictions:a") * 3, 3)
-            assert store.fetch([b"predictions:old"]) == [b"old"]
+                store.write([set_command(b"predictions:a")] * 3, 3)
+            assert store.fetch([b"vehicle:old"]) == [b"old"]
 
 
 def test_other_errors_of_a_write_are_positions(server: RedisServer) -> None:
     with store_of(server, "allcommands", "allkeys") as store:
-        wrong = b"*2\r\n$3\r\nSET\r\n$1\r\nx\r\n"
-        assert store.write(set_command(b"predictions:a") + wrong + set_command(b"predictions:b"), 3) == [1]
+        wrong = memoryview(b"*2\r\n$3\r\nSET\r\n$1\r\nx\r\n")
+        assert store.write([set_command(b"predictions:a"), wrong, set_command(b"predictions:b")], 3) == [1]
         assert store.missing([b"predictions:a", b"x", b"predictions:b"]) == [1]
-        assert store.write(b"", 0) == []
+        assert store.write([], 0) == []
 
 
 def test_nobody_there() -> None:

@@ -272,6 +272,15 @@ def test_bundles_that_cannot_be_served(registry, monkeypatch):
         registry.load("plain")
 
 
+def test_a_manifest_that_was_changed_is_refused(registry):
+    add(registry, "plain")
+    path = registry.path / "plain" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    path.write_text(json.dumps(manifest | {"features": manifest["features"][::-1]}))
+    with pytest.raises(ModelLoadError, match="hash differs"):
+        registry.load("plain")
+
+
 def test_a_damaged_index(registry):
     add(registry, "a")
     path = registry.path / "registry.json"
@@ -342,7 +351,7 @@ def test_an_index_that_cannot_be_read(registry, monkeypatch, number, call):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RegistryError, match="file.* cannot be written: ") as caught:
+    with pytest.raises(RegistryError, match=r"file.* cannot be written: ") as caught:
         add(Registry(tmp_path / "file" / "registry"), "a")
     assert caught.value.hint
 

@@ -64,9 +64,9 @@ def test_names_of_a_stop():
         {"id": "b", "stop_lat": 1, "stop_lon": 2, "sequence": 10},
         {"stop_id": "", "stopId": "c", "lat": "", "latitude": 3, "longitude": 4, "stop_sequence": 20.0}]"""
     stops = parse_stops(blob)
-    assert stops.ids == ["b", "c", "7"]
-    assert stops.sequence.tolist() == [10, 20, 30]
-    assert stops.lat.tolist() == [1.0, 3.0, 1.5]
+    assert stops.ids == ["7", "b", "c"]
+    assert stops.sequence.tolist() == [30, 10, 20]
+    assert stops.lat.tolist() == [1.5, 1.0, 3.0]
 
 
 def test_order_of_stops():
@@ -75,7 +75,7 @@ def test_order_of_stops():
         parsed = parse_stops(orjson.dumps(stops))
         return parsed.ids, parsed.sequence.tolist()
 
-    assert ids(3, 0, 3, 1) == (["1", "3", "0", "2"], [0, 1, 3, 3])
+    assert ids(3, 0, 3, 1) == (["0", "1", "2", "3"], [3, 0, 3, 1])
     assert ids(3, None, 1) == (["0", "1", "2"], [3, 2, 1])
     assert ids(None, None) == (["0", "1"], [1, 2])
     assert ids(2**40, 1) == (["0", "1"], [1, 1])
@@ -206,6 +206,13 @@ def test_due_has_a_limit_and_nobody_starves():
         asked.update(keys)
         table.update(keys, [None] * 20, now_s * S)
     assert len(asked) == 60
+
+
+def test_a_bound_of_one_name():
+    table = RouteTable(max_names=1)
+    pattern_ix, _ = fetch_all(table, columns_of([{}, {"route_id": "other"}]), {b"route_stops:R": TWO})
+    assert pattern_ix == [0, -1]
+    assert table._names.n_sources == 1
 
 
 @pytest.mark.parametrize("due_first", [True, False])

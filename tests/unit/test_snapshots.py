@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
+from etacore._snapshots import text_list
 from etacore.schema import NO_SEQUENCE, Status
 from etacore.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
 
@@ -335,6 +336,24 @@ def test_the_arena_grows():
     parse_snapshots([payload] * 2, columns, now_us=NOW_US, max_future_us=0, max_age_us=0)
     assert len(columns.text) >= 2 * len(payload)
     assert columns.text_at("trip_id", 1) == "t" * 256
+
+
+def test_texts_outside_the_column_or_the_arena_are_refused():
+    columns = parse(json.dumps(BASE).encode())
+    rows = np.zeros(1, np.int64)
+    assert text_list(columns.text, columns.vehicle_id, rows, b"p:") == [
+        b"p:" + columns.text_at("vehicle_id", 0).encode()
+    ]
+    for row in (-1, columns.capacity, 2**62):
+        with pytest.raises(ValueError, match=f"row {row} is outside"):
+            text_list(columns.text, columns.vehicle_id, np.array([row]), b"p:")
+    for text in ((2**40, 3, 0), (-1, 3, 0), (2**63 - 1, 3, 0), (0, -1, 0), (0, 2**31 - 1, 0)):
+        columns.vehicle_id[0] = text
+        with pytest.raises(ValueError, match="row 0 lies outside the arena"):
+            text_list(columns.text, columns.vehicle_id, rows, b"p:")
+    for bad in ((None, columns.vehicle_id, rows), (columns.text, None, rows), (columns.text, columns.vehicle_id, None)):
+        with pytest.raises(TypeError):
+            text_list(*bad, b"p:")
 
 
 def test_arguments():
