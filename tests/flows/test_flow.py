@@ -118,7 +118,8 @@ def test_a_password_never_stays_in_the_parameters(api: Any, given: dict[str, Any
 
 
 def test_the_password_comes_from_a_secret(server: PrefectServer, locked_redis: RedisServer, given: Any) -> None:
-    Secret[str](value=SecretStr(str(locked_redis.password))).save("redis-primary")
+    secret: Any = Secret  # Secret[str] would be a block type of another name
+    secret(value=locked_redis.password).save("redis-primary")
     EtaRuntimeSettings(redis_port=locked_redis.port, redis_password_secret="redis-primary").save("eta-locked")
     given.pop("redis_port")
     state = flow_run(**given, runtime_settings_block="eta-locked", iterations=1)

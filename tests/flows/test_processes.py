@@ -187,18 +187,20 @@ def test_through_a_worker_and_cancelled(
     def state(run: Any) -> StateType | None:
         return api.read_flow_run(run.id).state_type
 
-    def begin(**parameters: Any) -> Any:
-        parameters["profiling_dir"] = str(tmp_path / "profiling")
+    def begin(name: str, **parameters: Any) -> Any:
+        parameters["profiling_dir"] = str(tmp_path / name)
         return run_deployment("prefect-eta-runtime/worked", parameters=parameters, timeout=0)
 
-    bounded, endless = begin(iterations=2), begin()
+    bounded, endless = begin("bounded", iterations=2), begin("endless")
     wait_until(lambda: state(bounded) == StateType.COMPLETED, 90, "the bounded run")
-    wait_until(lambda: state(endless) == StateType.RUNNING and predicted(own_redis), 60, "the endless run")
-    for path in (tmp_path / "profiling").iterdir():
+    wait_until(lambda: state(endless) == StateType.RUNNING, 60, "the endless run")
+    predicted(own_redis)
+    wait_until(lambda: predicted(own_redis), 20, "a prediction of the endless run")
+    for path in (tmp_path / "endless").glob("*"):
         path.unlink()
     api.set_flow_run_state(endless.id, Cancelling())
     wait_until(lambda: state(endless) == StateType.CANCELLED, 45, f"the cancellation {worker.output}")
-    assert {path.name for path in (tmp_path / "profiling").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "endless").iterdir()} == FILES
     heartbeat = api.read_work_pool("eta-runtime-pool").base_job_template["variables"]["properties"]["env"]["default"]
     assert heartbeat["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 
