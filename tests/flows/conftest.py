@@ -14,8 +14,8 @@ import redis
 
 pytest.importorskip("prefect", reason="the extra `flows` is not installed")
 
-from etacore.redis_server import RedisServer
 from etacore.mlops.compiling import compile_to_registry
+from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 from tests import models
 from tests.fleet import ROUTE, stops_blob

@@ -17,8 +17,8 @@ from prefect.blocks.webhook import Webhook
 from prefect.variables import Variable
 from pydantic import SecretStr
 
-from etacore.redis_server import RedisServer
 from etacore.profiler import METRICS, Profiler
+from etacore.redis_server import RedisServer
 from etacore.runtime import Window
 from flows import prefect_eta_flow, runtime_deployment
 from flows.artifacts import artifact_key
