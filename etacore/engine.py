@@ -85,7 +85,11 @@ def choose_models(registry: Registry, model_key: str | None, model_type: str = "
         If a chosen model cannot be served.
     """
     if model_key is not None:
-        return Models(None).with_promoted(registry.load(model_key))
+        try:
+            return Models(None).with_promoted(registry.load(model_key))
+        except ModelNotFoundError as error:
+            known = ", ".join(registry.keys()) or "nothing"
+            raise ModelNotFoundError(error.message, hint=f"set model_key; {registry.path} holds {known}") from None
     routes = sorted(
         {entry.route_id for entry in registry.entries() if entry.route_id and entry.model_type == model_type}
     )

@@ -76,7 +76,7 @@ def test_sigterm_finishes_the_batch_and_exits_0(
     ("arguments", "named"),
     [
         (["--redis-url", "redis://127.0.0.1:1/0"], "redis_host"),
-        (["--model-key", "absent"], "absent"),
+        (["--model-key", "absent"], "Model absent not found in registry (set model_key"),
         (["--model-registry-dir", "nowhere"], "MODEL_REGISTRY_DIR"),
         (["--max-stops", "0"], "max_stops_per_vehicle is 0"),
         (["--poll-interval", "-1"], "poll_interval_seconds"),
