@@ -1,6 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from etacore._motion import MotionPointers
 from etacore._routes import PatternTable
 
 def count_rows(
@@ -25,6 +26,10 @@ def vectorize(
     offset_s: NDArray[np.int32],
     holiday_days: NDArray[np.int32],
     codes: NDArray[np.int32],
+    motion: MotionPointers | None,
+    route_code: NDArray[np.int32] | None,
+    leg_s: NDArray[np.float32] | None,
+    leg_start: NDArray[np.int64] | None,
     along_route_distance: bool,
     nan_fill: float,
     matrix: NDArray[np.float32],
@@ -45,6 +50,9 @@ def vectorize_window(
     offset_s: NDArray[np.int32],
     holiday_days: NDArray[np.int32],
     codes: NDArray[np.int32],
+    route_code: float,
+    leg_m_before: float,
+    leg_s: NDArray[np.float32] | None,
     nan_fill: float,
     matrix: NDArray[np.float32],
     distance_m: NDArray[np.float64],

@@ -3,6 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from etacore._motion import MotionPointers
 from etacore._routes import Line, PatternTable
 
 def select(
@@ -25,6 +26,7 @@ def select(
     first_stop: NDArray[np.int32],
     progress_m: NDArray[np.float64],
     strikes: NDArray[np.uint8],
+    motion: MotionPointers | None,
 ) -> None: ...
 def along(
     line: Line, lat: float, lon: float, stop_lat: float, stop_lon: float, near_equal_m: float

@@ -3,7 +3,10 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from etacore._motion import MotionPointers
+
 NO_TIME: Final[int]
+RECORD_BYTES: Final[int]
 
 def text_keys(arena: NDArray[np.uint8], texts: NDArray[Any], out: NDArray[np.uint64], n: int) -> None: ...
 
@@ -13,7 +16,7 @@ class VehicleTable:
     def n(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
-    def record(self, vehicle_ix: int) -> tuple[bytes, int, int, int, int, int, float, int, bool]: ...
+    def record(self, vehicle_ix: int) -> tuple[bytes, int, int, int, int, int, float, int, int, int, float, bool]: ...
     def lookup(
         self,
         text: NDArray[np.uint8],
@@ -46,6 +49,7 @@ class VehicleTable:
         prev_progress_m: NDArray[np.float64],
         prev_time_us: NDArray[np.int64],
         prev_strikes: NDArray[np.uint8],
+        motion: MotionPointers,
     ) -> None: ...
     def commit(
         self,
@@ -57,6 +61,8 @@ class VehicleTable:
         pattern_ix: NDArray[np.int32],
         progress_m: NDArray[np.float64],
         strikes: NDArray[np.uint8],
+        next_stop: NDArray[np.int32],
+        motion: MotionPointers,
         seen_us: int,
     ) -> None: ...
     def forget_prediction(self, vehicle_ix: NDArray[np.int32]) -> None: ...

@@ -27,7 +27,9 @@ from etacore.config import RuntimeConfig
 from etacore.encoding import Documents, Envelope, encode_documents
 from etacore.errors import ModelNotFoundError
 from etacore.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
+from etacore.legs import ROUTE_FEATURES, RouteKnowledge
 from etacore.model import Model
+from etacore.motion import Motion
 from etacore.registry import Registry
 from etacore.routes import RouteTable
 from etacore.schema import FAILED, REJECTED, Status
@@ -131,7 +133,11 @@ class Part:
 
 
 class Batch:
-    """The columns of one batch; made once for a capacity and used again."""
+    """The columns of one batch; made once for a capacity and used again.
+
+    What was remembered of a vehicle is in the columns ``prev_*`` (`VehicleState.gather`), what follows from the fix at
+    hand in ``first_stop``, ``progress_m``, ``strikes`` and ``motion`` (`select_stops`).
+    """
 
     def __init__(self, capacity: int) -> None:
         self.capacity: Final = capacity
@@ -151,6 +157,15 @@ class Batch:
         self.prev_progress_m: Final = np.empty(capacity, np.float64)
         self.prev_time_us: Final = np.empty(capacity, np.int64)
         self.prev_strikes: Final = np.empty(capacity, np.uint8)
+        self.motion: Final = Motion(capacity)
+
+    def start(self, now_us: int, keys: Sequence[bytes] = ()) -> None:
+        """Begin anew, at the time `now_us`.
+
+        `Engine.parse` does this and fills the columns from JSON. Who has the columns already calls it, then
+        `fill_snapshots`, then the other stages; only `Engine.encode` needs the keys.
+        """
+        self.keys, self.now_us, self.parts = keys, now_us, []
 
     @property
     def n(self) -> int:
@@ -194,6 +209,8 @@ class Engine:
         self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
         self._calendars: dict[tuple[str, tuple[date, ...]], Calendar] = {}
+        self._knowledge: dict[Model, RouteKnowledge] = {}
+        self._knowledge_of = models
         self._buffers: dict[int, Documents] = {}
 
     def process(
@@ -235,7 +252,7 @@ class Engine:
 
     def parse(self, batch: Batch, keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
         """Payloads to columns; what cannot be read is set aside with its reason."""
-        batch.keys, batch.now_us, batch.parts = keys, self.clock(), []
+        batch.start(self.clock(), keys)
         parse_snapshots(
             payloads,
             batch.columns,
@@ -285,6 +302,7 @@ class Engine:
             batch.prev_progress_m[:n],
             batch.prev_time_us[:n],
             batch.prev_strikes[:n],
+            batch.motion,
         )
         select_stops(
             batch.columns,
@@ -298,6 +316,7 @@ class Engine:
             first_stop=batch.first_stop[:n],
             progress_m=batch.progress_m[:n],
             strikes=batch.strikes[:n],
+            motion=batch.motion,
         )
 
     def predict(self, batch: Batch) -> None:
@@ -346,6 +365,7 @@ class Engine:
             eta_s=np.empty(n_rows, np.float32),
             documents=self._buffers.setdefault(len(batch.parts), Documents()),
         )
+        knowledge = self._known_by(model)
         vectorize(
             batch.columns,
             self.routes,
@@ -355,6 +375,9 @@ class Engine:
             row_offset,
             self._calendar(model),
             model.feature_codes,
+            motion=batch.motion,
+            route_code=knowledge.route_code(batch.columns) if knowledge else None,
+            legs=knowledge.legs(batch.columns, pattern_ix, status) if knowledge else None,
             along_route_distance=model.along_route_distance,
             nan_fill=model.nan_fill,
             X=part.features,
@@ -363,6 +386,18 @@ class Engine:
         )
         model.predict(part.features, part.eta_s)
         return part
+
+    def _known_by(self, model: Model) -> RouteKnowledge | None:
+        """What a model knows of routes; None if it asks for nothing of the kind."""
+        if ROUTE_FEATURES.isdisjoint(model.features):
+            return None
+        if self._knowledge_of is not self.models:
+            kept = self.models.all()
+            self._knowledge = {model: known for model, known in self._knowledge.items() if model in kept}
+            self._knowledge_of = self.models
+        if model not in self._knowledge:
+            self._knowledge[model] = RouteKnowledge(model.features, model.routes, model.typical, self.routes.patterns)
+        return self._knowledge[model]
 
     def _calendar(self, model: Model) -> Calendar:
         calendar = self._calendars.get(model.calendar_args)
@@ -409,6 +444,8 @@ class Engine:
             batch.pattern_ix[:n],
             batch.progress_m[:n],
             batch.strikes[:n],
+            batch.first_stop[:n],
+            batch.motion,
             batch.now_us,
         )
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from etacore._window import degrees, first, identifier, number, prediction_dicts, read_stops
 from etacore.errors import EtacoreError
 from etacore.features import Calendar, along_shape_distance, vectorize_window
+from etacore.legs import TypicalLegs
 from etacore.registry import Model, Registry
 from etacore.routes import ShapePolyline
 from etacore.snapshots import parse_timestamp
@@ -36,6 +37,8 @@ _TRIP_ID: Final = ("trip_id", "trip", "tripId")
 _VEHICLE_LAT: Final = ("lat", "latitude")
 _VEHICLE_LON: Final = ("lon", "longitude", "lng")
 
+_ASKS_TYPICAL: Final = frozenset({"leg_left", "typical_travel_s"})
+
 _MODEL_AGE_S: Final = 1.0
 _MAX_CHOICES: Final = 4096
 _MAX_KEPT_STOPS: Final = 64
@@ -47,13 +50,30 @@ class _UnpredictableError(Exception):
 
 
 class _Serving:
-    # A model with the calendar made for it.
-    __slots__ = ("calendar", "model", "n_features")
+    # A model with the calendar made for it, and what it asks of routes.
+    __slots__ = ("asks_of_routes", "calendar", "model", "n_features", "route_codes", "typical")
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.calendar = Calendar(model.time_zone, model.holidays)
         self.n_features = len(model.features)
+        asks_typical = not _ASKS_TYPICAL.isdisjoint(model.features)
+        self.typical: TypicalLegs | None = model.typical if asks_typical else None
+        self.route_codes: dict[str, int] = {}
+        if "route_code" in model.features:
+            self.route_codes = {route: code for code, route in enumerate(model.routes)}
+        self.asks_of_routes: bool = self.typical is not None or bool(self.route_codes)
+
+    def of_route(self, route_id: str | None, stop_ids: Sequence[str | None]) -> dict[str, Any]:
+        # What the model knows of the route of a call: keywords of `vectorize_window`.
+        route = route_id or ""
+        known: dict[str, Any] = {"route_code": self.route_codes.get(route, math.nan)}
+        if self.typical is not None:
+            ids = [stop_id or "" for stop_id in stop_ids]
+            # The first stop of a pattern has no leg before it; that of a window has.
+            known["leg_s"] = np.ascontiguousarray(self.typical.legs(route, ["", *ids])[:, 1:])
+            known["leg_m"] = self.typical.leg_m(route, ids[0])
+        return known
 
 
 class _Models:
@@ -249,6 +269,7 @@ def _predict(
     )
     if shape is not None:
         _measure(shape, lat_deg, lon_deg, window, errors)
+    of_route = serving.of_route(document["route_id"], stop_ids) if serving.asks_of_routes else {}
     vectorize_window(
         lat_deg,
         lon_deg,
@@ -261,6 +282,7 @@ def _predict(
         window.given_m,
         serving.calendar,
         model.feature_codes,
+        **of_route,
         nan_fill=model.nan_fill,
         X=window.X,
         distance_m=window.distance_m,

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from etacore import _features, _select
 from etacore.errors import ConfigError, RouteDataError
+from etacore.legs import LegTable
+from etacore.motion import Motion
 from etacore.routes import RouteTable, ShapePolyline
 from etacore.snapshots import SnapshotColumns
 
@@ -182,6 +184,7 @@ def select_stops(
     first_stop: NDArray[np.int32],
     progress_m: NDArray[np.float64],
     strikes: NDArray[np.uint8],
+    motion: Motion | None = None,
 ) -> None:
     """Choose the next stop of every vehicle and say how far along its pattern it is.
 
@@ -217,6 +220,8 @@ def select_stops(
     strikes : ndarray of uint8, shape (n,)
         Output: low four bits, fixes in a row that look like a new begin; high four bits, fixes that confirmed the
         vehicle on its trip. Both stop at 15.
+    motion : Motion, optional
+        From `VehicleState.gather`; its other columns are measured.
 
     Raises
     ------
@@ -243,6 +248,7 @@ def select_stops(
         first_stop,
         progress_m,
         strikes,
+        None if motion is None else motion.pointers,
     )
 
 
@@ -289,6 +295,9 @@ def vectorize(
     calendar: Calendar,
     feature_codes: NDArray[np.int32],
     *,
+    motion: Motion | None = None,
+    route_code: NDArray[np.int32] | None = None,
+    legs: LegTable | None = None,
     along_route_distance: bool,
     nan_fill: float | None,
     X: NDArray[np.float32],  # noqa: N803
@@ -301,6 +310,11 @@ def vectorize(
     pattern's length: progress on segment p = clip(1 - hav(vehicle, next stop) / hav(stop, next stop), 0, 1), 0 for
     the last stop; progress ratio = clip((i - 1 + p) / N, 0, 1). Hour, day and holiday are those of the snapshot's own
     time in the calendar's zone; peak is a weekday's hour 7-9 or 16-19.
+
+    With s the places along the line and f the next stop, the share of the leg that is left is clip((s_f - progress) /
+    (s_f - s_(f-1)), 0, 1), 1 before the first stop or on a leg without length. The typical travel time to stop j is
+    that share, rounded to float32, times the typical seconds of the leg to f, plus those of the legs to f + 1 .. j,
+    summed in this order in double precision.
 
     Parameters
     ----------
@@ -320,6 +334,12 @@ def vectorize(
         The model's.
     feature_codes : ndarray of int32, shape (k,)
         From `etacore.schema.feature_codes`.
+    motion : Motion, optional
+        Measured by `select_stops`; unknown if left out.
+    route_code : ndarray of int32, shape (>= n,), optional
+        Position of the route among the model's routes, negative for another one; unknown if left out.
+    legs : LegTable, optional
+        Typical times of the model, for the patterns at hand; unknown if left out.
     along_route_distance : bool
         Distances along the line, max(stop - progress, 0), instead of straight ones.
     nan_fill : float or None
@@ -350,6 +370,10 @@ def vectorize(
         calendar.offset_s,
         calendar.holiday_days,
         feature_codes,
+        None if motion is None else motion.pointers,
+        route_code,
+        None if legs is None else legs.seconds,
+        None if legs is None else legs.start,
         along_route_distance,
         math.nan if nan_fill is None else nan_fill,
         X,
@@ -371,6 +395,9 @@ def vectorize_window(
     calendar: Calendar,
     feature_codes: NDArray[np.int32],
     *,
+    route_code: float = math.nan,
+    leg_m: float = math.nan,
+    leg_s: NDArray[np.float32] | None = None,
     nan_fill: float | None,
     X: NDArray[np.float32],  # noqa: N803
     distance_m: NDArray[np.float64],
@@ -378,7 +405,8 @@ def vectorize_window(
     """Fill the feature rows of one vehicle for the stops that a caller names.
 
     As `vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and the successor
-    of a stop is the next one given; the last has none.
+    of a stop is the next one given; the last has none. The motion of a vehicle is not known from one position. What is
+    left of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
 
     Parameters
     ----------
@@ -391,13 +419,19 @@ def vectorize_window(
     lat, lon : ndarray of float64, shape (n_stops,)
         Degrees.
     sequence : ndarray of int64, shape (n_stops,)
-        Number of each stop on its trip.
+        Number of each stop on its trip; also the feature ``stop_sequence``.
     total : ndarray of int64, shape (n_stops,)
         Stops of the trip.
     given_distance_m : ndarray of float64, shape (n_stops,)
         Metres to the stop where known better than the straight line; NaN elsewhere.
     calendar, feature_codes, nan_fill
         As in `vectorize`.
+    route_code : float, optional
+        Position of the route among the model's routes; NaN for another one.
+    leg_m : float, optional
+        Metres of the leg that ends at the first stop; NaN if unknown.
+    leg_s : ndarray of float32, shape (24, n_stops), optional
+        Typical seconds of the leg that ends at each stop, by hour; unknown if left out.
     X : ndarray of float32, shape (>= n_stops, k)
         Output.
     distance_m : ndarray of float64, shape (>= n_stops,)
@@ -422,6 +456,9 @@ def vectorize_window(
         calendar.offset_s,
         calendar.holiday_days,
         feature_codes,
+        route_code,
+        leg_m,
+        leg_s,
         math.nan if nan_fill is None else nan_fill,
         X,
         distance_m,

@@ -101,6 +101,18 @@ FEATURES: Final = (
     Feature("current_speed_kmh", 11, "operation", "km/h", "speed the vehicle reports"),
     Feature("along_route_distance_m", 12, "route", "m", "vehicle to stop along the route"),
     Feature("stops_ahead", 13, "route", "1", "1 for the next stop, 2 for the one after"),
+    Feature(
+        "recent_speed_mps",
+        14,
+        "motion",
+        "m/s",
+        "smoothed speed along the route over the vehicle's fixes on this trip, each step 0..40",
+    ),
+    Feature("since_last_stop_s", 15, "motion", "s", "time since its next stop became the next stop"),
+    Feature("leg_left", 16, "route", "1", "share of the leg to the next stop that lies ahead, 0..1"),
+    Feature("typical_travel_s", 17, "history", "s", "the model's typical time to the stop at this hour"),
+    Feature("route_code", 18, "identity", "1", "position of the route among the model's routes"),
+    Feature("stop_sequence", 19, "identity", "1", "sequence of the stop as the feed numbers it"),
 )
 BASE_FEATURES: Final = tuple(f.name for f in FEATURES[:7])
 WEATHER_FEATURES: Final = tuple(f.name for f in FEATURES if f.group == "weather")

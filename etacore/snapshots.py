@@ -1,23 +1,44 @@
-"""Vehicle snapshots: the payloads of a batch become columns, one row each, bad ones with the reason as a status."""
+"""Vehicle snapshots: the payloads of a batch become columns, one row each, bad ones with the reason as a status.
+
+Columns come from JSON payloads, as the loop reads them, or from arrays that
+hold recorded fixes already; both give the same rows::
+
+    parse_snapshots(payloads, columns, now_us=..., max_future_us=..., max_age_us=...)
+
+    texts = TextPool(vehicle_id=[...], route_id=[...], trip_id=[...], stop_id=[...])    # once
+    fill_snapshots(columns, texts, vehicle_id=codes, route_id=codes, trip_id=codes, stop_id=codes,
+                   lat=, lon=, time_us=, speed_mps=, bearing_deg=, stop_sequence=, current_status=, direction_id=,
+                   now_us=, max_future_us=, max_age_us=)                                # each batch
+
+In `fill_snapshots` only ``vehicle_id``, ``lat``, ``lon`` and ``time_us`` have
+to be given.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from etacore._snapshots import ColumnPointers, parse_payloads, text_list, timestamp_us
-from etacore.schema import TEXT_DTYPE
+from etacore.schema import NO_SEQUENCE, TEXT_DTYPE, Status
 
-__all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "parse_snapshots", "parse_timestamp"]
+__all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
 
 MAX_PAYLOAD_BYTES: Final = 65536
 """Longer payloads are refused unless the caller says otherwise."""
 
 _INT64: Final = np.iinfo(np.int64)
+_FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
+_FLOAT64_MAX: Final = float(np.finfo(np.float64).max)
+_MAX_ID_BYTES: Final = 256
+_POOLED: Final = ("vehicle_id", "route_id", "trip_id", "stop_id")
+# Years 1 to 9999, as in _isotime.pxd.
+_MIN_TIME_US: Final = -62_135_596_800_000_000
+_MAX_TIME_US: Final = 253_402_300_799_999_999
 
 
 class SnapshotColumns:
@@ -105,7 +126,7 @@ class SnapshotColumns:
 
     def reserve_text(self, n_bytes: int) -> npt.NDArray[np.uint8]:
         """The arena, made larger if it has less than ``n_bytes``; what was in it is then gone."""
-        if len(self.text) < n_bytes:
+        if len(self.text) < n_bytes or not self.text.flags.writeable:  # the arena of a pool is not ours to write in
             self.text = np.empty(n_bytes + n_bytes // 2, dtype=np.uint8)
         return self.text
 
@@ -196,12 +217,183 @@ def parse_snapshots(
     TypeError
         If a payload is neither bytes nor None.
     """
-    earliest_us = max(now_us - max_age_us, _INT64.min) if max_age_us > 0 else _INT64.min
-    latest_us = min(now_us + max_future_us, _INT64.max)
+    earliest_us, latest_us = _bounds_us(now_us, max_future_us, max_age_us)
     columns.n = 0
     columns.n = parse_payloads(
         payloads, columns.pointers, columns.reserve_text, earliest_us, latest_us, max_payload_bytes
     )
+
+
+class TextPool:
+    """The distinct texts of recorded columns, laid into one arena once, for any number of batches.
+
+    A row says which text it has by its code: the position in the column's values, -1 for none.
+
+    Parameters
+    ----------
+    vehicle_id, route_id, trip_id, stop_id : sequence of bytes or str
+        Values of each column; UTF-8. An empty one, and one of more than 256 bytes, is as if not given.
+
+    Attributes
+    ----------
+    text : ndarray of uint8
+        The arena; read-only.
+    """
+
+    __slots__ = ("_spans", "text")
+
+    def __init__(
+        self,
+        *,
+        vehicle_id: Sequence[bytes | str] = (),
+        route_id: Sequence[bytes | str] = (),
+        trip_id: Sequence[bytes | str] = (),
+        stop_id: Sequence[bytes | str] = (),
+    ) -> None:
+        arena = bytearray()
+        self._spans: dict[str, npt.NDArray[np.void]] = {}
+        for name, values in zip(_POOLED, (vehicle_id, route_id, trip_id, stop_id), strict=True):
+            spans = np.zeros(len(values) + 1, TEXT_DTYPE)  # the last one is none: code -1 finds it
+            for code, value in enumerate(values):
+                text = value.encode() if isinstance(value, str) else value
+                if 0 < len(text) <= _MAX_ID_BYTES:
+                    needs_escape = any(byte < 32 or byte in b'"\\' for byte in text)
+                    spans[code] = len(arena), len(text), needs_escape
+                    arena += text
+            self._spans[name] = spans
+        self.text: npt.NDArray[np.uint8] = np.frombuffer(bytes(arena) or b" ", np.uint8)
+
+    def spans(self, column: str, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.void]:
+        """Where the texts of some rows lie in the arena.
+
+        Parameters
+        ----------
+        column : str
+            ``vehicle_id``, ``route_id``, ``trip_id`` or ``stop_id``.
+        codes : ndarray of integers, shape (n,)
+            -1 for none.
+
+        Returns
+        -------
+        ndarray of TEXT_DTYPE, shape (n,)
+
+        Raises
+        ------
+        ValueError
+            If a code is outside the column's values.
+        """
+        spans = self._spans[column]
+        if codes.size and not (codes.min() >= -1 and codes.max() < len(spans) - 1):
+            raise ValueError(f"{column} has {len(spans) - 1} values; a code is {codes.min()} or {codes.max()}")
+        chosen: npt.NDArray[np.void] = spans[codes]
+        return chosen
+
+
+def fill_snapshots(
+    columns: SnapshotColumns,
+    texts: TextPool,
+    *,
+    vehicle_id: npt.NDArray[np.integer],
+    lat: npt.NDArray[np.float64],
+    lon: npt.NDArray[np.float64],
+    time_us: npt.NDArray[np.int64],
+    now_us: int,
+    max_future_us: int,
+    max_age_us: int,
+    route_id: npt.NDArray[np.integer] | None = None,
+    trip_id: npt.NDArray[np.integer] | None = None,
+    stop_id: npt.NDArray[np.integer] | None = None,
+    direction_id: npt.NDArray[np.integer] | None = None,
+    speed_mps: npt.NDArray[np.floating] | None = None,
+    bearing_deg: npt.NDArray[np.floating] | None = None,
+    stop_sequence: npt.NDArray[np.int32] | None = None,
+    current_status: npt.NDArray[np.integer] | None = None,
+) -> None:
+    """Recorded fixes into columns: what `parse_snapshots` makes of the same fixes in JSON, without the JSON.
+
+    Only ``timestamp``, the text of the time, stays empty: a recording has none.
+
+    Parameters
+    ----------
+    columns : SnapshotColumns
+        Where to; its ``n`` becomes the number of fixes, its arena that of ``texts``.
+    texts : TextPool
+        What the codes stand for.
+    vehicle_id, route_id, trip_id, stop_id : ndarray of integers, shape (n,)
+        Codes of the pool's values, -1 for none. All but the first may be left out.
+    lat, lon : ndarray of float64, shape (n,)
+        Degrees; NaN if missing.
+    time_us : ndarray of int64, shape (n,)
+        Microseconds since 1970-01-01 UTC; the least int64 if missing.
+    now_us, max_future_us, max_age_us : int
+        As in `parse_snapshots`.
+    direction_id : ndarray of integers, shape (n,), optional
+        0..127; anything else is none.
+    speed_mps, bearing_deg : ndarray of float32 or float64, shape (n,), optional
+        NaN if missing. A speed that is negative or not finite is 0.0.
+    stop_sequence : ndarray of int32, shape (n,), optional
+        `etacore.schema.NO_SEQUENCE` if missing.
+    current_status : ndarray of integers, shape (n,), optional
+        GTFS-Realtime VehicleStopStatus 0..2; anything else is none.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, hold more rows than the columns have places, or a code is outside its values.
+    """
+    n = len(vehicle_id)
+    given = (lat, lon, time_us, route_id, trip_id, stop_id, direction_id, speed_mps, bearing_deg, stop_sequence)
+    if any(array is not None and array.shape != (n,) for array in (*given, current_status)):
+        raise ValueError(f"the columns of a batch of {n} fixes have to be of one length")
+    if n > columns.capacity:
+        raise ValueError(f"{n} fixes do not fit into columns for {columns.capacity}")
+    spans = {
+        name: np.zeros(n, TEXT_DTYPE) if codes is None else texts.spans(name, codes)
+        for name, codes in zip(_POOLED, (vehicle_id, route_id, trip_id, stop_id), strict=True)
+    }
+    columns.n, columns.text = n, texts.text
+    for name, span in spans.items():
+        getattr(columns, name)[:n] = span
+    columns.timestamp[:n] = np.zeros((), TEXT_DTYPE)
+    columns.timestamp_is_number[:n] = 0
+    columns.direction_id[:n] = -1 if direction_id is None else _within(direction_id, 0, 127, -1)
+    columns.current_status[:n] = -1 if current_status is None else _within(current_status, 0, 2, -1)
+    columns.stop_sequence[:n] = NO_SEQUENCE if stop_sequence is None else stop_sequence
+    columns.speed_mps[:n] = 0.0 if speed_mps is None else _within(speed_mps, 0.0, _FLOAT32_MAX, 0.0) + 0.0  # no -0.0
+    columns.bearing_deg[:n] = (
+        np.nan if bearing_deg is None else _within(bearing_deg, -_FLOAT32_MAX, _FLOAT32_MAX, np.nan)
+    )
+    columns.lat[:n] = _within(lat, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
+    columns.lon[:n] = _within(lon, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
+    columns.time_us[:n] = _within(time_us, _MIN_TIME_US, _MAX_TIME_US, 0)
+
+    # The first check that fails names the row, as in the kernel.
+    earliest_us, latest_us = _bounds_us(now_us, max_future_us, max_age_us)
+    failed = (
+        (Status.MISSING_VEHICLE_ID, spans["vehicle_id"]["length"] == 0),
+        (Status.MISSING_POSITION, np.isnan(lat) | np.isnan(lon)),
+        (Status.INVALID_POSITION, np.isinf(lat) | np.isinf(lon)),
+        (Status.POSITION_OUT_OF_RANGE, (np.abs(lat) > 90.0) | (np.abs(lon) > 180.0)),
+        (Status.MISSING_TIMESTAMP, time_us == _INT64.min),
+        (Status.INVALID_TIMESTAMP, (time_us < _MIN_TIME_US) | (time_us > _MAX_TIME_US)),
+        (Status.FUTURE_TIMESTAMP, time_us > latest_us),
+        (Status.TOO_OLD, time_us < earliest_us),
+        (Status.MISSING_ROUTE, spans["route_id"]["length"] == 0),
+    )
+    status = columns.status[:n]
+    status[:] = Status.OK
+    for reason, rows in reversed(failed):
+        status[rows] = reason
+
+
+def _within(values: npt.NDArray[Any], least: float, most: float, otherwise: float) -> npt.NDArray[Any]:
+    return np.where((values >= least) & (values <= most), values, otherwise)
+
+
+def _bounds_us(now_us: int, max_future_us: int, max_age_us: int) -> tuple[int, int]:
+    """Earliest and latest time that a snapshot may have."""
+    earliest_us = max(now_us - max_age_us, _INT64.min) if max_age_us > 0 else _INT64.min
+    return earliest_us, min(now_us + max_future_us, _INT64.max)
 
 
 def parse_timestamp(value: object) -> int | None:

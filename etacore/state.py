@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from etacore._index import hash_bytes
 from etacore._state import NO_TIME, VehicleTable
 from etacore._state import text_keys as _text_keys
 
 if TYPE_CHECKING:
+    from etacore.motion import Motion
     from etacore.snapshots import SnapshotColumns
 
-__all__ = ["NO_TIME", "VehicleState", "text_keys"]
+__all__ = ["NO_TIME", "VehicleState", "text_key", "text_keys"]
 
 _MAX_TIME_US: Final = 2**63 - 1
 
@@ -33,8 +35,13 @@ def text_keys(columns: SnapshotColumns, column: str, out: NDArray[np.uint64]) ->
     _text_keys(columns.text, getattr(columns, column), out, columns.n)
 
 
+def text_key(text: bytes) -> int:
+    """The number that `text_keys` gives to one text (UTF-8)."""
+    return hash_bytes(text) or 1 if text else 0
+
+
 class VehicleState:
-    """Last event time, stored prediction and progress of each vehicle, in about 100 bytes each.
+    """Last event time, stored prediction, progress and motion of each vehicle, in about 120 bytes each.
 
     A batch goes through `lookup`, `restore` (for the new ones), `screen`, `gather`, and, once its
     documents are stored, `commit`. Each is one call whatever the number of rows.
@@ -71,13 +78,14 @@ class VehicleState:
         """Bytes held, free room included."""
         return self._table.nbytes
 
-    def record(self, vehicle_ix: int) -> tuple[bytes, int, int, int, int, int, float, int, bool]:
+    def record(self, vehicle_ix: int) -> tuple[bytes, int, int, int, int, int, float, int, int, int, float, bool]:
         """One vehicle, for tests and diagnosis.
 
         Returns
         -------
         tuple
-            vehicle_id, time_us, valid_until_us, seen_us, trip_key, pattern_ix, progress_m, strikes, known.
+            vehicle_id, time_us, valid_until_us, seen_us, trip_key, pattern_ix, progress_m, strikes, next_stop,
+            stop_since_us, speed_mps, known.
 
         Raises
         ------
@@ -175,8 +183,9 @@ class VehicleState:
         prev_progress_m: NDArray[np.float64],
         prev_time_us: NDArray[np.int64],
         prev_strikes: NDArray[np.uint8],
+        motion: Motion,
     ) -> None:
-        """Earlier progress of each row's vehicle, if it was on the same trip and pattern.
+        """Earlier progress and motion of each row's vehicle, if it was on the same trip and pattern.
 
         Parameters
         ----------
@@ -192,13 +201,17 @@ class VehicleState:
             Filled: event time of that progress, 0 where trip or pattern differ.
         prev_strikes : ndarray of uint8, shape (n,)
             Filled: 0 where trip or pattern differ.
+        motion : Motion
+            Its columns ``prev_*`` are filled.
 
         Raises
         ------
         ValueError
             If a number is out of range, or an array is too short.
         """
-        self._table.gather(vehicle_ix, trip_key, pattern_ix, prev_progress_m, prev_time_us, prev_strikes)
+        self._table.gather(
+            vehicle_ix, trip_key, pattern_ix, prev_progress_m, prev_time_us, prev_strikes, motion.pointers
+        )
 
     def commit(
         self,
@@ -210,6 +223,8 @@ class VehicleState:
         pattern_ix: NDArray[np.int32],
         progress_m: NDArray[np.float64],
         strikes: NDArray[np.uint8],
+        next_stop: NDArray[np.int32],
+        motion: Motion,
         seen_us: int,
     ) -> None:
         """Let the vehicles move on whose rows are OK (documents stored) or TRIP_FINISHED.
@@ -234,6 +249,10 @@ class VehicleState:
             Metres along the pattern.
         strikes : ndarray of uint8, shape (n,)
             How often in a row the position contradicted the progress.
+        next_stop : ndarray of int32, shape (n,)
+            Index of the next stop in the pattern.
+        motion : Motion
+            Measured by `select_stops`.
         seen_us : int
             Time of the poll.
 
@@ -243,7 +262,17 @@ class VehicleState:
             If a number is out of range, or an array is too short.
         """
         self._table.commit(
-            status, vehicle_ix, time_us, valid_until_us, trip_key, pattern_ix, progress_m, strikes, seen_us
+            status,
+            vehicle_ix,
+            time_us,
+            valid_until_us,
+            trip_key,
+            pattern_ix,
+            progress_m,
+            strikes,
+            next_stop,
+            motion.pointers,
+            seen_us,
         )
 
     def forget_prediction(self, vehicle_ix: NDArray[np.int32]) -> None:

@@ -4,15 +4,18 @@ from libc.math cimport NAN, isnan
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
 
 from etacore._geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
+from etacore._motion cimport MotionPointers, motion_t
 from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_t
 from etacore._types cimport (
     F_ALONG_ROUTE_DISTANCE_M, F_CURRENT_SPEED_KMH, F_DAY_OF_WEEK, F_DISTANCE_TO_STOP, F_HOUR, F_IS_HOLIDAY,
-    F_IS_PEAK_HOUR, F_IS_WEEKEND, F_PRECIPITATION_MM, F_PROGRESS_ON_SEGMENT, F_PROGRESS_RATIO, F_STOPS_AHEAD,
-    F_TEMPERATURE_C, F_WIND_SPEED_KMH, N_FEATURES, OK,
+    F_IS_PEAK_HOUR, F_IS_WEEKEND, F_LEG_LEFT, F_PRECIPITATION_MM, F_PROGRESS_ON_SEGMENT, F_PROGRESS_RATIO,
+    F_RECENT_SPEED_MPS, F_ROUTE_CODE, F_SINCE_LAST_STOP_S, F_STOP_SEQUENCE, F_STOPS_AHEAD, F_TEMPERATURE_C,
+    F_TYPICAL_TRAVEL_S, F_WIND_SPEED_KMH, N_FEATURES, OK,
 )
 
 cdef enum:
     INT32_LIMIT = 1 << 30
+    N_HOURS = 24
 
 # A model's time zone and holidays, with the interval and the day of the last look-up: the times of a batch lie close
 # together.
@@ -93,26 +96,42 @@ cdef void _tell_time(clock_t* clock, int64_t time_us, double* values) noexcept n
     values[<int>F_IS_HOLIDAY] = clock.holiday
 
 
-cdef inline void _start_row(double* values, float speed_mps) noexcept nogil:
-    values[<int>F_TEMPERATURE_C] = NAN
-    values[<int>F_PRECIPITATION_MM] = NAN
-    values[<int>F_WIND_SPEED_KMH] = NAN
-    values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps
+cdef inline void _know_nothing(double* values) noexcept nogil:
+    # Before all rows: weather, and whatever nobody hands in, stays unknown.
+    cdef int i
+    for i in range(<int>N_FEATURES):
+        values[i] = NAN
+
+
+cdef bint _asks_beyond_place(const int32_t[::1] codes) noexcept:
+    # Whether one of the features is asked for that a position alone does not give.
+    cdef Py_ssize_t i
+    for i in range(codes.shape[0]):
+        if codes[i] >= F_RECENT_SPEED_MPS:
+            return True
+    return False
+
+
+cdef inline double _leg_left(double ahead_m, double leg_m) noexcept nogil:
+    # NaN for an unknown length; a leg without one lies ahead as a whole.
+    if leg_m <= 0.0:
+        return NAN if isnan(ahead_m) else 1.0
+    return clipped(ahead_m / leg_m, 0.0, 1.0)
 
 
 cdef inline void _fill_row(
     double* values, float* row, const int32_t* codes, Py_ssize_t n_codes, double nan_fill, double distance_m,
-    double along_m, double to_next_m, double leg_m, int64_t sequence, int64_t total, int64_t ahead,
+    double along_m, double to_next_m, double leg_m, int64_t ordinal, int64_t total, int64_t ahead,
 ) noexcept nogil:
     # The one place where a feature row is made. leg_m: from the stop to its successor, 0 without one; to_next_m: from
-    # the vehicle to that successor. sequence counts from 1.
+    # the vehicle to that successor. ordinal counts from 1.
     cdef double progress = clipped(1.0 - to_next_m / leg_m, 0.0, 1.0) if leg_m > 0.0 else 0.0
     cdef double value
     cdef Py_ssize_t i
     values[<int>F_DISTANCE_TO_STOP] = distance_m
     values[<int>F_PROGRESS_ON_SEGMENT] = progress
     values[<int>F_PROGRESS_RATIO] = clipped(
-        (<double>(sequence - 1 if sequence > 1 else 0) + progress) / <double>(total if total > 1 else 1), 0.0, 1.0)
+        (<double>(ordinal - 1 if ordinal > 1 else 0) + progress) / <double>(total if total > 1 else 1), 0.0, 1.0)
     values[<int>F_ALONG_ROUTE_DISTANCE_M] = along_m
     values[<int>F_STOPS_AHEAD] = <double>ahead
     for i in range(n_codes):
@@ -158,16 +177,30 @@ def count_rows(
     return total
 
 
+cdef inline const float* _legs_of_hour(
+    const float[::1] leg_s, const int64_t[::1] leg_start, int32_t pattern_ix, int32_t n_stops, int hour,
+) noexcept nogil:
+    # Typical seconds of the legs of a pattern, one for each stop; NULL if unknown.
+    cdef int64_t start = leg_start[pattern_ix] if pattern_ix < leg_start.shape[0] else -1
+    if start < 0 or start > leg_s.shape[0] - N_HOURS * <int64_t>n_stops:
+        return NULL
+    return &leg_s[start + hour * <int64_t>n_stops]
+
+
 def vectorize(
     PatternTable table not None, const double[::1] lat not None, const double[::1] lon not None,
     const float[::1] speed_mps not None, const int64_t[::1] time_us not None, const int32_t[::1] pattern_ix not None,
     const int32_t[::1] first_stop not None, const double[::1] progress_m not None,
     const int32_t[::1] row_offset not None, const int64_t[::1] transitions_s not None,
     const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
+    MotionPointers motion, const int32_t[::1] route_code, const float[::1] leg_s, const int64_t[::1] leg_start,
     bint along_route_distance, double nan_fill, float[:, ::1] matrix not None, double[::1] distance_m not None,
     int32_t[::1] stop_ix not None,
 ):
-    """Feature rows of a batch; see `etacore.features.vectorize`."""
+    """Feature rows of a batch; see `etacore.features.vectorize`.
+
+    None for `motion`, `route_code`, or `leg_s` and `leg_start` leaves those features unknown.
+    """
     cdef Py_ssize_t n = pattern_ix.shape[0]
     cdef Py_ssize_t i, n_codes = codes.shape[0]
     cdef int64_t row, end, n_rows = row_offset[n] if row_offset.shape[0] > n else -1
@@ -177,9 +210,17 @@ def vectorize(
     cdef const pattern_t* pattern
     cdef const stop_t* at
     cdef vector_t vehicle
-    cdef double straight_m, next_m, along_m
+    cdef double straight_m, next_m, along_m, typical_s = NAN
+    cdef const float* legs = NULL
+    cdef bint asks_more = _asks_beyond_place(codes)
+    cdef bint has_code = route_code is not None
+    cdef bint has_legs = leg_s is not None and leg_start is not None
     cdef bint broken = False
     _check_codes(codes)
+    if motion is not None:
+        motion.require(n)
+    if has_code and route_code.shape[0] < n:
+        raise ValueError("the columns are shorter than the batch")
     if not (
         lat.shape[0] >= n and lon.shape[0] >= n and speed_mps.shape[0] >= n and time_us.shape[0] >= n
         and first_stop.shape[0] >= n and progress_m.shape[0] >= n and n_rows >= 0 and matrix.shape[0] >= n_rows
@@ -188,7 +229,9 @@ def vectorize(
         raise ValueError("the columns or the outputs are shorter than the batch, or not as wide as the features")
     if n_rows == 0:
         return
+    cdef const motion_t* moved = NULL if motion is None else &motion.columns
     with nogil:
+        _know_nothing(values)
         for i in range(n):
             row = row_offset[i]
             end = row_offset[i + 1]
@@ -201,9 +244,20 @@ def vectorize(
                 broken = True
                 break
             vehicle = unit_vector(lat[i], lon[i])
-            _start_row(values, speed_mps[i])
+            values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps[i]
             _tell_time(&clock, time_us[i], values)
             at = &pattern.stops[stop]
+            if asks_more:
+                if moved != NULL:
+                    values[<int>F_RECENT_SPEED_MPS] = moved.speed_mps[i]
+                    values[<int>F_SINCE_LAST_STOP_S] = moved.since_s[i]
+                if has_code:
+                    values[<int>F_ROUTE_CODE] = <double>route_code[i] if route_code[i] >= 0 else NAN
+                values[<int>F_LEG_LEFT] = _leg_left(
+                    at.s_m - progress_m[i], at.s_m - pattern.stops[stop - 1].s_m if stop > 0 else 0.0)
+                if has_legs:
+                    legs = _legs_of_hour(leg_s, leg_start, pattern_ix[i], pattern.n_stops, <int>values[<int>F_HOUR])
+                    typical_s = NAN if legs == NULL else <double><float>values[<int>F_LEG_LEFT] * legs[stop]
             next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at.x, at.y, at.z)
             while row < end:
                 at = &pattern.stops[stop]
@@ -216,6 +270,11 @@ def vectorize(
                     along_m = 0.0
                 distance_m[row] = along_m if along_route_distance else straight_m
                 stop_ix[row] = stop
+                if asks_more:
+                    if legs != NULL and stop > first_stop[i]:
+                        typical_s += legs[stop]
+                    values[<int>F_TYPICAL_TRAVEL_S] = typical_s
+                    values[<int>F_STOP_SEQUENCE] = <double>at.sequence
                 _fill_row(
                     values, &matrix[row, 0], &codes[0], n_codes, nan_fill, distance_m[row], along_m, next_m, at.leg_m,
                     stop + 1, pattern.n_stops, stop - first_stop[i] + 1)
@@ -230,7 +289,8 @@ def vectorize_window(
     const double[::1] lon not None, const int64_t[::1] sequence not None, const int64_t[::1] total not None,
     const double[::1] given_m not None, const int64_t[::1] transitions_s not None,
     const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
-    double nan_fill, float[:, ::1] matrix not None, double[::1] distance_m not None,
+    double route_code, double leg_m_before, const float[:, ::1] leg_s, double nan_fill,
+    float[:, ::1] matrix not None, double[::1] distance_m not None,
 ):
     """Feature rows of one vehicle and given stops; see `etacore.features.vectorize_window`."""
     cdef Py_ssize_t n = lat.shape[0]
@@ -238,21 +298,30 @@ def vectorize_window(
     cdef clock_t clock = _clock(transitions_s, offset_s, holiday_days)
     cdef double[N_FEATURES] values
     cdef vector_t vehicle, here, successor
-    cdef double leg_m, next_m
+    cdef double leg_m, next_m, typical_s = NAN
+    cdef const float* legs = NULL
     _check_codes(codes)
     if not (
         lon.shape[0] == n and sequence.shape[0] == n and total.shape[0] == n and given_m.shape[0] == n
         and matrix.shape[0] >= n and matrix.shape[1] == n_codes and distance_m.shape[0] >= n
     ):
         raise ValueError("the columns of a window have to be of one length, and the outputs as long")
+    if leg_s is not None and (leg_s.shape[0] != N_HOURS or leg_s.shape[1] != n):
+        raise ValueError("the legs of a window have to be 24 hours of as many stops")
     if n == 0:
         return
     with nogil:
         vehicle = unit_vector(vehicle_lat, vehicle_lon)
         successor = unit_vector(lat[0], lon[0])
         next_m = vector_distance_m(vehicle, successor)
-        _start_row(values, speed_mps)
+        _know_nothing(values)
+        values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps
         _tell_time(&clock, time_us, values)
+        values[<int>F_ROUTE_CODE] = route_code
+        values[<int>F_LEG_LEFT] = _leg_left(next_m if isnan(given_m[0]) else given_m[0], leg_m_before)
+        if leg_s is not None:
+            legs = &leg_s[<int>values[<int>F_HOUR], 0]
+            typical_s = <double><float>values[<int>F_LEG_LEFT] * legs[0]
         for i in range(n):
             here = successor
             distance_m[i] = next_m if isnan(given_m[i]) else given_m[i]
@@ -261,6 +330,11 @@ def vectorize_window(
                 successor = unit_vector(lat[i + 1], lon[i + 1])
                 next_m = vector_distance_m(vehicle, successor)
                 leg_m = vector_distance_m(here, successor)
+            if legs != NULL:
+                if i > 0:
+                    typical_s += legs[i]
+                values[<int>F_TYPICAL_TRAVEL_S] = typical_s
+            values[<int>F_STOP_SEQUENCE] = <double>sequence[i]
             _fill_row(
                 values, &matrix[i, 0], &codes[0], n_codes, nan_fill, distance_m[i], distance_m[i], next_m, leg_m,
                 sequence[i], total[i], i + 1)

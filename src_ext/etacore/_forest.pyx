@@ -1,9 +1,14 @@
 """Compiled forests: open a shared library, check what it says of itself, predict a matrix."""
 
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.math cimport INFINITY
 from libc.string cimport memcpy, strcmp
 
+cimport numpy as cnp
+
 from etacore.errors import ModelLoadError
+
+cnp.import_array()
 
 cdef extern from "dlfcn.h" nogil:
     void* dlopen(const char* filename, int flags)
@@ -24,6 +29,7 @@ cdef union entry_t:
     float value
 
 ctypedef void (*predict_t)(entry_t* row, int margin_only, float* result) noexcept nogil
+ctypedef void (*predict_rows_t)(const float* X, int64_t n_rows, float* out) noexcept nogil
 ctypedef int32_t (*get_number_t)() noexcept nogil
 ctypedef void (*get_numbers_t)(int32_t* out) noexcept nogil
 ctypedef const char* (*get_text_t)() noexcept nogil
@@ -41,19 +47,29 @@ cdef class Library:
         What ``dlopen`` is given.
     n_features : int
         Columns that the caller will pass.
+    kernel_path : str
+        Which of the library's paths predicts: ``auto``, or one of those that the library and this CPU have.
+
+    Attributes
+    ----------
+    n_features : int
+    kernel_path : str
+        The path that predicts; ``branches`` in a library that predicts row by row and has no choice of paths.
 
     Raises
     ------
     ModelLoadError
-        If the file cannot be mapped, lacks a function, or is not a float32 forest with one output and
-        `n_features` inputs.
+        If the file cannot be mapped, lacks a function, is not a float32 forest with one output and `n_features`
+        inputs, or has no such path here.
     """
 
     cdef void* handle
     cdef predict_t predict_row
+    cdef predict_rows_t predict_rows
     cdef readonly int n_features
+    cdef readonly str kernel_path
 
-    def __cinit__(self, bytes path not None, int n_features):
+    def __cinit__(self, bytes path not None, int n_features, str kernel_path not None="auto"):
         cdef int32_t n_classes = 0
         cdef int32_t n_targets
         cdef int32_t found
@@ -81,12 +97,31 @@ cdef class Library:
                     f"the library takes {found} features, the model names {n_features} (at most {MAX_FEATURES_C})",
                     hint="the manifest and the library do not belong together: compile the model again",
                 )
+            self._choose_path(kernel_path)
         except ModelLoadError:
             # Nobody has called into it but us, just now: here closing is safe.
             dlclose(self.handle)
             self.handle = NULL
             raise
         self.n_features = n_features
+
+    cdef int _choose_path(self, str wanted) except -1:
+        cdef void* list_paths = dlsym(self.handle, b"forest_paths")
+        self.predict_rows = NULL
+        self.kernel_path = "branches"
+        if list_paths == NULL:
+            return 0
+        paths = (<bytes>(<get_text_t>list_paths)()).decode().split()
+        if wanted == "auto":
+            wanted = paths[0]
+        elif wanted not in paths:
+            raise ModelLoadError(
+                f"the library cannot take the path {wanted!r} on this CPU, only {', '.join(paths)}",
+                hint="leave the choice to the library: auto",
+            )
+        self.predict_rows = <predict_rows_t>self._symbol(f"forest_predict_{wanted}".encode())
+        self.kernel_path = wanted
+        return 0
 
     cdef void* _symbol(self, bytes name) except NULL:
         cdef void* address = dlsym(self.handle, name)
@@ -97,13 +132,13 @@ cdef class Library:
             )
         return address
 
-    def predict(self, const float[:, ::1] X not None, float[::1] out not None, float low, float high):
+    def predict(self, X not None, out not None, float low=-INFINITY, float high=INFINITY):
         """Predict every row, clipped to [low, high]. The GIL is released; `X` is only read.
 
         Parameters
         ----------
-        X : float32, shape (n_rows, n_features), C-contiguous
-        out : float32, shape (n_rows,)
+        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
+        out : ndarray of float32, shape (n_rows,), C-contiguous
             Overwritten.
         low, high : float
             Bounds of the result; NaN passes through.
@@ -111,20 +146,39 @@ cdef class Library:
         Raises
         ------
         ValueError
-            If the shapes do not fit.
+            If a type or shape does not fit.
         """
-        cdef Py_ssize_t n_rows = X.shape[0]
-        if X.shape[1] != self.n_features:
-            raise ValueError(f"X has {X.shape[1]} columns, the forest takes {self.n_features}")
-        if out.shape[0] != n_rows:
-            raise ValueError(f"out has {out.shape[0]} rows, X has {n_rows}")
+        # For a few rows, typed memoryviews would take as long as the forest.
+        if not (cnp.PyArray_Check(X) and cnp.PyArray_TYPE(X) == cnp.NPY_FLOAT32 and cnp.PyArray_ISCARRAY_RO(X)
+                and cnp.PyArray_NDIM(X) == 2):
+            raise ValueError("X is no C-contiguous matrix of float32")
+        if not (cnp.PyArray_Check(out) and cnp.PyArray_TYPE(out) == cnp.NPY_FLOAT32 and cnp.PyArray_ISCARRAY(out)
+                and cnp.PyArray_NDIM(out) == 1):
+            raise ValueError("out is no contiguous, writable vector of float32")
+        cdef Py_ssize_t n_rows = cnp.PyArray_DIM(X, 0)
+        cdef const float* rows = <const float*>cnp.PyArray_DATA(X)
+        cdef float* results = <float*>cnp.PyArray_DATA(out)
+        if cnp.PyArray_DIM(X, 1) != self.n_features:
+            raise ValueError(f"X has {cnp.PyArray_DIM(X, 1)} columns, the forest takes {self.n_features}")
+        if cnp.PyArray_DIM(out, 0) != n_rows:
+            raise ValueError(f"out has {cnp.PyArray_DIM(out, 0)} rows, X has {n_rows}")
         if n_rows == 0:
             return
         with nogil:
-            predict_rows(self.predict_row, &X[0, 0], n_rows, self.n_features, &out[0], low, high)
+            if self.predict_rows != NULL:
+                self.predict_rows(rows, n_rows, results)
+                clip(results, n_rows, low, high)
+            else:
+                predict_one_by_one(self.predict_row, rows, n_rows, self.n_features, results, low, high)
 
 
-cdef void predict_rows(
+cdef void clip(float* out, Py_ssize_t n_rows, float low, float high) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n_rows):
+        out[i] = low if out[i] < low else (high if out[i] > high else out[i])
+
+
+cdef void predict_one_by_one(
     predict_t predict_row, const float* X, Py_ssize_t n_rows, int k, float* out, float low, float high
 ) noexcept nogil:
     # A row is copied to the stack because the generated code knows no NaN: its "missing" is the bit pattern -1.

@@ -294,6 +294,19 @@ cdef class PatternTable:
                 self.patterns[pattern_ix] = NULL
         self.retired.clear()
 
+    def stop_ids(self, int32_t pattern_ix):
+        """Ids of a pattern's stops in order, UTF-8, as a list of bytes; None if there is no such pattern (any more)."""
+        cdef pattern_t* pattern = pattern_at(self, pattern_ix)
+        cdef int32_t i, length = 0
+        cdef const char* text
+        cdef list ids = []
+        if pattern == NULL:
+            return None
+        for i in range(pattern.n_stops):
+            text = stop_id_text(pattern, i, &length)
+            ids.append(text[:length])
+        return ids
+
     def describe(self, int32_t pattern_ix):
         """What is stored of a pattern, as a dictionary of plain values and lists; None if there is none."""
         cdef pattern_t* pattern = pattern_at(self, pattern_ix)
@@ -302,17 +315,15 @@ cdef class PatternTable:
         if pattern == NULL:
             return None
         stops = range(pattern.n_stops)
-        ids, prefixes = [], []
+        prefixes = []
         for i in stops:
-            text = stop_id_text(pattern, i, &length)
-            ids.append(text[:length])
             text = stop_prefix(pattern, i, &length)
             prefixes.append(text[:length])
         return {
             "status": pattern.status,
             "length_m": pattern.length_m,
             "n_segments": pattern.n_segments,
-            "stop_ids": ids,
+            "stop_ids": self.stop_ids(pattern_ix),
             "prefixes": prefixes,
             "sequences": [pattern.stops[i].sequence for i in stops],
             "s_m": [pattern.stops[i].s_m for i in stops],

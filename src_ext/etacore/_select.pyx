@@ -6,6 +6,7 @@ from libc.string cimport memcmp
 
 from etacore._geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
 from etacore._index cimport hash_text
+from etacore._motion cimport MotionPointers
 from etacore._routes cimport Line, PatternTable, pattern_at, pattern_t
 from etacore._text cimport inside
 from etacore._types cimport (
@@ -282,6 +283,7 @@ def select(
     const double[::1] prev_progress_m not None, const int64_t[::1] prev_time_us not None,
     const uint8_t[::1] prev_strikes not None, tuple options not None,
     int32_t[::1] first_stop not None, double[::1] progress_m not None, uint8_t[::1] strikes not None,
+    MotionPointers motion,
 ):
     """Next stop and progress of every OK row; see `etacore.features.select_stops`."""
     cdef Py_ssize_t n = pattern_ix.shape[0]
@@ -302,6 +304,8 @@ def select(
         and strikes.shape[0] >= n
     ):
         raise ValueError("the columns are shorter than the batch")
+    if motion is not None:
+        motion.require(n)
     (o.max_off_route_m, o.max_speed_mps, o.slack_m, o.tolerance_m, o.fit_m, o.restart_fit_m, o.near_equal_m,
      o.heading_penalty_m, o.reset_after_us, o.strikes,
      o.trip_strikes) = options
@@ -345,6 +349,10 @@ def select(
                 status[i] = OFF_ROUTE
             elif stop >= pattern.n_stops:
                 status[i] = TRIP_FINISHED
+        if motion is not None and bad < 0 and n > 0:
+            motion.measure(
+                n, &status[0], &time_us[0], &progress_m[0], &first_stop[0], &prev_progress_m[0], &prev_time_us[0],
+                o.reset_after_us)
     if bad >= 0:
         raise ValueError(f"the stop id of row {bad} lies outside the arena")
 

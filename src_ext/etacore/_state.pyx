@@ -9,9 +9,10 @@ import numpy as np
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 from etacore._index cimport StringIndex, hash_text
+from etacore._motion cimport MotionPointers
 from etacore._text cimport inside
 from etacore._types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
 
@@ -19,16 +20,21 @@ cdef enum:
     MIN_RECORDS = 16
 
 NO_TIME = INT64_MIN
+RECORD_BYTES = sizeof(record_t)
 
 
+# One cache line.
 cdef struct record_t:
     int64_t time_us          # event time of the last row taken; INT64_MIN = none
     int64_t valid_until_us   # when the prediction made of that row expires; 0 = there is none
     int64_t seen_us          # last poll that carried the vehicle
     uint64_t trip_key
     double progress_m
+    int64_t stop_since_us    # event time of the fix at which the next stop became the next one
     int32_t pattern_ix
     int32_t batch_row        # scratch of one batch: the row that speaks for the vehicle
+    float speed_mps          # along the pattern, smoothed; NaN before the second fix
+    uint16_t next_stop       # index in the pattern, its low 16 bits: only told apart from another one
     uint8_t strikes
     uint8_t known            # its stored prediction was looked up, or it has been committed
 
@@ -39,8 +45,11 @@ cdef inline void _forget_everything(record_t* record) noexcept nogil:
     record.seen_us = INT64_MIN
     record.trip_key = 0
     record.progress_m = NAN
+    record.stop_since_us = 0
     record.pattern_ix = NO_STOP
     record.batch_row = -1
+    record.speed_mps = NAN
+    record.next_stop = 0
     record.strikes = 0
     record.known = 0
 
@@ -107,7 +116,7 @@ cdef class VehicleTable:
         key = self.index.key(vehicle_ix, &length)
         r = self.records[vehicle_ix]
         return (PyBytes_FromStringAndSize(key, length), r.time_us, r.valid_until_us, r.seen_us, r.trip_key,
-                r.pattern_ix, r.progress_m, r.strikes, bool(r.known))
+                r.pattern_ix, r.progress_m, r.strikes, r.next_stop, r.stop_since_us, r.speed_mps, bool(r.known))
 
     cdef int reserve(self, int64_t n) except -1 nogil:
         cdef int64_t capacity
@@ -217,7 +226,7 @@ cdef class VehicleTable:
 
     def gather(self, const int32_t[::1] vehicle_ix not None, const uint64_t[::1] trip_key not None,
                const int32_t[::1] pattern_ix not None, double[::1] prev_progress_m not None,
-               int64_t[::1] prev_time_us not None, uint8_t[::1] prev_strikes not None):
+               int64_t[::1] prev_time_us not None, uint8_t[::1] prev_strikes not None, MotionPointers motion not None):
         cdef Py_ssize_t n = vehicle_ix.shape[0]
         cdef Py_ssize_t row
         cdef const record_t* record
@@ -226,12 +235,16 @@ cdef class VehicleTable:
         _require_rows("prev_progress_m", prev_progress_m.shape[0], n)
         _require_rows("prev_time_us", prev_time_us.shape[0], n)
         _require_rows("prev_strikes", prev_strikes.shape[0], n)
+        motion.require(n)
         self.check(vehicle_ix, n)
         with nogil:
             for row in range(n):
                 prev_progress_m[row] = NAN
                 prev_time_us[row] = 0
                 prev_strikes[row] = 0
+                motion.columns.prev_stop[row] = NO_STOP
+                motion.columns.prev_since_us[row] = 0
+                motion.columns.prev_speed_mps[row] = NAN
                 if vehicle_ix[row] < 0 or pattern_ix[row] < 0:
                     continue
                 record = &self.records[vehicle_ix[row]]
@@ -239,11 +252,15 @@ cdef class VehicleTable:
                     prev_progress_m[row] = record.progress_m
                     prev_time_us[row] = record.time_us
                     prev_strikes[row] = record.strikes
+                    motion.columns.prev_stop[row] = record.next_stop
+                    motion.columns.prev_since_us[row] = record.stop_since_us
+                    motion.columns.prev_speed_mps[row] = record.speed_mps
 
     def commit(self, const uint8_t[::1] status not None, const int32_t[::1] vehicle_ix not None,
                const int64_t[::1] time_us not None, int64_t valid_until_us, const uint64_t[::1] trip_key not None,
                const int32_t[::1] pattern_ix not None, const double[::1] progress_m not None,
-               const uint8_t[::1] strikes not None, int64_t seen_us):
+               const uint8_t[::1] strikes not None, const int32_t[::1] next_stop not None,
+               MotionPointers motion not None, int64_t seen_us):
         cdef Py_ssize_t n = vehicle_ix.shape[0]
         cdef Py_ssize_t row
         cdef record_t* record
@@ -253,6 +270,8 @@ cdef class VehicleTable:
         _require_rows("pattern_ix", pattern_ix.shape[0], n)
         _require_rows("progress_m", progress_m.shape[0], n)
         _require_rows("strikes", strikes.shape[0], n)
+        _require_rows("next_stop", next_stop.shape[0], n)
+        motion.require(n)
         self.check(vehicle_ix, n)
         with nogil:
             for row in range(n):
@@ -268,6 +287,9 @@ cdef class VehicleTable:
                 record.pattern_ix = pattern_ix[row]
                 record.progress_m = progress_m[row]
                 record.strikes = strikes[row]
+                record.next_stop = <uint16_t>next_stop[row]
+                record.stop_since_us = motion.columns.since_us[row]
+                record.speed_mps = motion.columns.speed_mps[row]
                 record.known = 1
 
     def forget_prediction(self, const int32_t[::1] vehicle_ix not None):

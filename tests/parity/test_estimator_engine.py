@@ -3,16 +3,20 @@
 import json
 import random
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from etacore import estimator
 from etacore.config import RuntimeConfig
 from etacore.engine import Engine, Models
 from etacore.estimator import estimate_stop_times
 from etacore.registry import Registry
-from etacore.schema import Status
+from etacore.schema import Status, feature_codes
 from tests.golden import record
 from tests.golden.test_golden import HERE, registry_with
+from tests.reference.geo import haversine_m
 
 N_STOPS = 12
 MAX_STOPS = 5
@@ -78,3 +82,60 @@ def test_both_ways_give_the_same_predictions(registry, monkeypatch):
         assert {name: document[name] for name in expected} == expected
         assert list(document)[:3] == list(expected)[:3]
         assert document["source_timestamp"] == vehicle["timestamp"]
+
+
+class KnowingModel:
+    """Typical times and route numbers, given as they are."""
+
+    key, model_type, scope, route_id = "knowing", "xgboost", "global", None
+    time_zone, holidays, calendar_args = "America/New_York", (), ("America/New_York", ())
+    features = ("typical_travel_s", "route_code", "stop_sequence", "leg_left")
+    feature_codes = feature_codes(features)
+    nan_fill, along_route_distance = None, True
+    routes = ("9", "171")
+
+    def __init__(self):
+        self.typical = self
+        self.rows = []
+
+    def legs(self, route_id, stop_ids):
+        seconds = [
+            [0.0 if i == 0 else 20.0 * int(stop[1:]) + hour for i, stop in enumerate(stop_ids)] for hour in range(24)
+        ]
+        return np.array(seconds, np.float32)
+
+    def leg_m(self, route_id, stop_id):
+        before, stop = (ROUTE[i - 1] for i in (int(stop_id[1:]) - 1, int(stop_id[1:])))
+        return haversine_m(before["lat"], before["lon"], stop["lat"], stop["lon"])
+
+    def predict(self, X, out):
+        self.rows.append(X.copy())
+        out[:] = X[:, 0]
+
+
+def test_both_ways_know_the_same_of_a_route(monkeypatch):
+    model = KnowingModel()
+    monkeypatch.setattr(estimator, "_registries", {})
+    monkeypatch.setattr(
+        estimator, "Registry", lambda path: SimpleNamespace(choose=lambda *_: "knowing", load=lambda _: model)
+    )
+    blobs = {b"route_stops:171": json.dumps(ROUTE).encode()}
+    engine = Engine(
+        Models(model), RuntimeConfig(max_stops_per_vehicle=MAX_STOPS), clock=lambda: int(NOW.timestamp() * 1e6)
+    )
+    rng = random.Random(7)
+    for following in range(2, N_STOPS + 1):
+        before, stop, t = ROUTE[following - 2], ROUTE[following - 1], rng.random()
+        vehicle = {
+            "vehicle_id": f"BUS-{following}",
+            "lat": before["lat"] + t * (stop["lat"] - before["lat"]),
+            "lon": before["lon"] + t * (stop["lon"] - before["lon"]),
+            "timestamp": (NOW - timedelta(seconds=rng.uniform(0, 600))).isoformat(),
+            "route": "171",
+        }
+        model.rows.clear()
+        engine.process([b"vehicle:x"], [json.dumps(vehicle).encode()], lambda keys: [blobs.get(key) for key in keys])
+        estimate_stop_times(vehicle, ROUTE[following - 1 :], max_stops=MAX_STOPS)
+        ours, theirs = model.rows
+        assert ours.shape == theirs.shape
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -5,12 +5,13 @@ from datetime import date
 import numpy as np
 import pytest
 
-from etacore import _features, _resolve, _routes, _select
+from etacore import _features, _motion, _resolve, _routes, _select
 from etacore.features import Calendar, SelectOptions, vectorize_window
+from etacore.legs import LegTable
 from etacore.routes import RouteTable, ShapePolyline
-from etacore.schema import BASE_FEATURES, Status, feature_codes
+from etacore.schema import FEATURES, WEATHER_FEATURES, Status, feature_codes
 from tests.reference import features as twin
-from tests.reference import geo, routes
+from tests.reference import geo, motion, routes
 from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of
 
 SEEDS = range(40)
@@ -18,7 +19,7 @@ HOLIDAYS = (date(2016, 11, 24), date(2016, 12, 26))
 
 
 def test_compiled_modules_are_loaded():
-    for module in (_features, _resolve, _routes, _select):
+    for module in (_features, _motion, _resolve, _routes, _select):
         assert module.__file__.endswith((".so", ".pyd"))
 
 
@@ -49,6 +50,32 @@ def random_pattern(rng):
     stops = [(rng.choice("ABCDEFGH"), lat, lon, 3 * i) for i, (lat, lon) in enumerate(places)]
     s_m = routes.place_stops(shape, places) if shape else None
     return twin.Pattern(stops, shape, s_m), table_of(stops, shape)
+
+
+class Legs:
+    """Typical times by the number of the stop in its pattern, some unknown."""
+
+    def __init__(self, rng):
+        numbers = np.random.default_rng(rng.randrange(2**32))
+        self.seconds = numbers.gamma(4.0, 30.0, (24, 20)).astype(np.float32)
+        self.seconds[:, 0] = 0.0
+        self.seconds[numbers.random(self.seconds.shape) < 0.02] = np.nan
+
+    def legs(self, route_id, stop_ids):
+        assert route_id == "R"
+        return self.seconds[:, : len(stop_ids)]
+
+    def leg_m(self, route_id, stop_id):
+        return 1.0
+
+
+def learned(legs, table):
+    """What the kernel reads of them, for the only pattern of the table."""
+    known = LegTable(legs, table.patterns)
+    pattern_ix = np.array([table.pattern_ix(KEY)], np.int32)
+    for row in known.unseen(pattern_ix):
+        known.learn(int(pattern_ix[row]), "R")
+    return known
 
 
 def random_fix(rng, pattern, time_us):
@@ -111,6 +138,8 @@ def test_select_and_vectorize(seed, has_trip):
     for _ in range(5):
         pattern, table = random_pattern(rng)
         vehicle, previous, time_us = Vehicle(table, options, has_trip), None, EPOCH_US
+        before, typical = None, Legs(rng)
+        legs = learned(typical, table)
         for _ in range(12):
             time_us += rng.choice([1, 20, 60, 5000]) * 1_000_000 + rng.randrange(10**6)
             fix = random_fix(rng, pattern, time_us)
@@ -125,15 +154,29 @@ def test_select_and_vectorize(seed, has_trip):
             if min(abs(s - progress_m) for s in pattern.stop_s_m) > 1e-4:
                 assert got == (Status.TRIP_FINISHED if stop == twin.FINISHED else stop)
             previous = (progress_m, time_us, strikes)
+            next_stop = int(vehicle.first_stop[0])
+            speed_mps, since_us, since_s = motion.measure(before, vehicle.progress_m, time_us, next_stop)
+            moved = vehicle.motion
+            assert float(moved.speed_mps[0]) == pytest.approx(speed_mps, rel=1e-6, abs=1e-6, nan_ok=True)
+            assert int(moved.since_us[0]) == since_us
+            assert float(moved.since_s[0]) == pytest.approx(since_s, rel=1e-12, nan_ok=True)
+            before = motion.Remembered(vehicle.progress_m, time_us, next_stop, since_us, float(moved.speed_mps[0]))
             if isinstance(got, Status):
                 continue
             for along in (False, True):
-                rows, distance_m, stop_ix = vehicle.rows(calendar, 4, along)
-                expected = twin.rows(pattern, fix, got, vehicle.progress_m, 4, "America/Toronto", along, HOLIDAYS)
+                rows, distance_m, stop_ix = vehicle.rows(calendar, 4, along, legs=legs, route_code=rng.choice([-1, 7]))
+                expected = twin.rows(
+                    pattern, fix, got, vehicle.progress_m, 4, "America/Toronto", along, HOLIDAYS, typical.seconds
+                )
                 assert stop_ix == list(range(got, got + len(expected)))
                 assert distance_m == pytest.approx([e["distance_to_stop"] for e in expected], abs=1e-4)
                 for row, wanted in zip(rows, expected, strict=True):
-                    assert {name: row[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-4)
+                    found = {name: row[name] for name in wanted}
+                    assert found == pytest.approx(wanted, rel=1e-6, abs=1e-4, nan_ok=True)
+                    measured = {"recent_speed_mps": speed_mps, "since_last_stop_s": since_s}
+                    found = {name: row[name] for name in measured}
+                    assert found == pytest.approx(measured, rel=1e-6, abs=1e-6, nan_ok=True)
+                    assert math.isnan(row["route_code"]) or row["route_code"] == 7.0
                     assert math.isnan(row["temperature_c"])
                     compared += 1
     assert compared > 20
@@ -147,7 +190,11 @@ def test_window(seed):
     sequence, total = [rng.randrange(-1, 90) for _ in range(n)], [rng.randrange(0, 90) for _ in range(n)]
     given = [rng.choice([math.nan, 123.456]) for _ in range(n)]
     vehicle = {"lat": 45.001, "lon": 7.002, "speed": 3.5}
-    matrix, distance_m = np.empty((n, 7), np.float32), np.empty(n)
+    codes = feature_codes([feature.name for feature in FEATURES])
+    matrix, distance_m = np.empty((n, len(codes)), np.float32), np.empty(n)
+    legs = np.array([[rng.choice([30.5, 61.25, math.nan]) for _ in range(n)] for _ in range(24)], np.float32)
+    leg_m, route_code = rng.choice([math.nan, 0.0, 700.0, 5000.0]), rng.choice([math.nan, 3.0])
+    asks_typical = rng.random() < 0.7
     time_us = EPOCH_US + rng.randrange(10**14)
     vectorize_window(
         45.001,
@@ -160,11 +207,17 @@ def test_window(seed):
         np.array(total, np.int64),
         np.array(given),
         Calendar("Europe/Zurich"),
-        feature_codes(BASE_FEATURES),
-        nan_fill=0.0,
+        codes,
+        route_code=route_code,
+        leg_m=leg_m,
+        leg_s=legs if asks_typical else None,
+        nan_fill=None,
         X=matrix,
         distance_m=distance_m,
     )
+    leg_left = twin.share_left(distance_m[0], leg_m)
+    hour = twin.calendar_features(time_us, "Europe/Zurich")["hour"]
+    typical_s = twin.typical_s(leg_left, legs[hour]) if asks_typical else [math.nan] * n
     for i in range(n):
         straight_m = geo.haversine_m(45.001, 7.002, lat[i], lon[i])
         wanted_m = straight_m if math.isnan(given[i]) else given[i]
@@ -172,7 +225,19 @@ def test_window(seed):
         wanted = twin.row(vehicle, (lat[i], lon[i]), successor, sequence[i], total[i], wanted_m)
         wanted |= twin.calendar_features(time_us, "Europe/Zurich")
         assert distance_m[i] == pytest.approx(wanted_m, abs=1e-6)
-        assert matrix[i].tolist() == pytest.approx([wanted[name] for name in BASE_FEATURES], rel=1e-6, abs=1e-6)
+        wanted |= {
+            "along_route_distance_m": wanted_m,
+            "stops_ahead": i + 1,
+            "leg_left": leg_left,
+            "typical_travel_s": typical_s[i],
+            "route_code": route_code,
+            "stop_sequence": sequence[i],
+        }
+        found = dict(zip([feature.name for feature in FEATURES], matrix[i].tolist(), strict=True))
+        assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-6, nan_ok=True)
+        unknown = found.keys() - wanted.keys()
+        assert unknown == {*WEATHER_FEATURES, "recent_speed_mps", "since_last_stop_s"}
+        assert all(math.isnan(found[name]) for name in unknown)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from etacore import _state
+from etacore.motion import Motion
 from etacore.state import VehicleState
 from tests.reference import state as twin
 from tests.reference.columns import columns_of
@@ -31,6 +32,9 @@ def assert_same_vehicles(state, model):
             v.pattern_ix,
             v.progress_m,
             v.strikes,
+            v.next_stop,
+            v.stop_since_us,
+            v.speed_mps,
             v.known,
         )
         assert all(same(a, b) for a, b in zip(state.record(ix), expected, strict=True)), (
@@ -70,15 +74,21 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
         trip = rng.integers(0, 2, n).astype(np.uint64)
         pattern = rng.integers(-1, 2, n).astype(np.int32)
         progress, time_us, strikes = np.empty(n), np.empty(n, np.int64), np.empty(n, np.uint8)
-        state.gather(ix, trip, pattern, progress, time_us, strikes)
+        motion = Motion(n + 2)
+        state.gather(ix, trip, pattern, progress, time_us, strikes, motion)
         expected = model.gather(expected_ix, trip.tolist(), pattern.tolist())
-        found = zip(progress.tolist(), time_us.tolist(), strikes.tolist(), strict=True)
-        assert all(same(a[0], b[0]) and a[1:] == b[1:] for a, b in zip(found, expected, strict=True))
+        remembered = (motion.prev_stop, motion.prev_since_us, motion.prev_speed_mps)
+        found = zip(*(column[:n].tolist() for column in (progress, time_us, strikes, *remembered)), strict=True)
+        assert all(all(map(same, a, b)) for a, b in zip(found, expected, strict=True))
 
         later = rng.choice([0, 0, 0, 18, 22, 23], n)
         columns.status[:n] = np.where(columns.status[:n] == 0, later, columns.status[:n])
         moved, counted = rng.random(n) * 1000, rng.integers(0, 4, n).astype(np.uint8)
-        state.commit(columns.status, ix, columns.time_us, now_us + 25, trip, pattern, moved, counted, now_us)
+        stop = rng.integers(0, 10_000, n).astype(np.int32)
+        motion.since_us[:n], motion.speed_mps[:n] = rng.integers(0, 2**50, n), rng.random(n).astype(np.float32)
+        state.commit(
+            columns.status, ix, columns.time_us, now_us + 25, trip, pattern, moved, counted, stop, motion, now_us
+        )
         model.commit(
             columns.status[:n].tolist(),
             expected_ix,
@@ -88,6 +98,9 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
             pattern.tolist(),
             moved.tolist(),
             counted.tolist(),
+            stop.tolist(),
+            motion.since_us[:n].tolist(),
+            motion.speed_mps[:n].tolist(),
             now_us,
         )
         assert_same_vehicles(state, model)

@@ -1,10 +1,14 @@
 import math
+from types import SimpleNamespace
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etacore.features import Calendar, SelectOptions
+from etacore.legs import LegTable
 from etacore.schema import BASE_FEATURES, Status
+from tests.reference import features as twin
 from tests.reference.drive import EPOCH_US, Vehicle, table_of
 
 CALENDAR = Calendar("America/Costa_Rica")
@@ -47,13 +51,16 @@ def drive(vehicle, fixes):
 def test_rows_are_sane_wherever_the_vehicle_is(places, shape, fixes, has_trip, along):
     table = table_of(stops_of(places), shape)
     vehicle = Vehicle(table, SelectOptions(max_off_route_m=1e7), has_trip)
+    seconds = np.random.default_rng(len(places)).gamma(3.0, 40.0, (24, len(places))).astype(np.float32)
+    legs = LegTable(SimpleNamespace(legs=lambda route_id, stop_ids: seconds), table.patterns)
+    legs.learn(0, "R")
     for _, got, _ in drive(vehicle, fixes):
         assert got in (Status.TRIP_FINISHED, Status.OFF_ROUTE) or 0 <= got < len(places)
         if isinstance(got, Status):
             continue
         length_m = table.patterns.describe(0)["length_m"]
         assert -1e-6 <= vehicle.progress_m <= length_m + 1e-6
-        rows, distance_m, stop_ix = vehicle.rows(CALENDAR, 4, along)
+        rows, distance_m, stop_ix = vehicle.rows(CALENDAR, 4, along, legs=legs)
         assert stop_ix == list(range(got, min(got + 4, len(places))))
         for row, metres in zip(rows, distance_m, strict=True):
             assert not any(math.isnan(row[name]) for name in BASE_FEATURES)
@@ -61,6 +68,14 @@ def test_rows_are_sane_wherever_the_vehicle_is(places, shape, fixes, has_trip, a
             assert 0 <= row["progress_ratio"] <= 1
             assert metres >= 0
             assert row["hour"] in range(24)
+            assert 0 <= row["leg_left"] <= 1
+            assert not row["recent_speed_mps"] < 0
+            assert not row["since_last_stop_s"] < 0
+            assert math.isnan(row["recent_speed_mps"]) == math.isnan(row["since_last_stop_s"])
+        assert [row["stop_sequence"] for row in rows] == [2.0 * i for i in stop_ix]
+        following = seconds[int(rows[0]["hour"]), got:]
+        expected = twin.typical_s(rows[0]["leg_left"], following)[: len(rows)]
+        assert [row["typical_travel_s"] for row in rows] == np.array(expected, np.float32).tolist()
         if along:
             assert distance_m == sorted(distance_m)
 

@@ -5,6 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from etacore.motion import Motion
 from etacore.state import NO_TIME, VehicleState, text_keys
 from tests.reference import state as twin
 from tests.reference.columns import columns_of
@@ -56,17 +57,33 @@ class FleetMachine(RuleBasedStateMachine):
         text_keys(columns, "trip_id", trip_key)
         pattern_ix = np.array(patterns, np.int32)
         progress, time_us, strikes = np.empty(n), np.empty(n, np.int64), np.empty(n, np.uint8)
-        self.state.gather(ix, trip_key, pattern_ix, progress, time_us, strikes)
+        motion = Motion(max(n, 1))
+        self.state.gather(ix, trip_key, pattern_ix, progress, time_us, strikes, motion)
         expected = self.model.gather(expected_ix, trip_key.tolist(), patterns)
         assert [None if math.isnan(p) else p for p in progress] == [
             None if math.isnan(e[0]) else e[0] for e in expected
         ]
-        assert list(zip(time_us, strikes, strict=True)) == [e[1:] for e in expected]
+        stops, since = motion.prev_stop[:n], motion.prev_since_us[:n]
+        assert list(zip(time_us, strikes, stops, since, strict=True)) == [e[1:5] for e in expected]
+        speeds = [e[5] for e in expected]
+        np.testing.assert_array_equal(motion.prev_speed_mps[:n], np.array(speeds, np.float32))
 
         columns.status[:n] = [end if code == 0 else code for code, end in zip(status, ends, strict=True)]
         moved, counted = np.arange(n) * 1.5, np.arange(n, dtype=np.uint8)
+        stop = np.arange(n, dtype=np.int32)
+        motion.since_us[:n], motion.speed_mps[:n] = np.array(times, np.int64), 0.25 * np.arange(n)
         self.state.commit(
-            columns.status, ix, columns.time_us, now_us + 10, trip_key, pattern_ix, moved, counted, now_us
+            columns.status,
+            ix,
+            columns.time_us,
+            now_us + 10,
+            trip_key,
+            pattern_ix,
+            moved,
+            counted,
+            stop,
+            motion,
+            now_us,
         )
         self.model.commit(
             columns.status[:n].tolist(),
@@ -77,6 +94,9 @@ class FleetMachine(RuleBasedStateMachine):
             patterns,
             moved.tolist(),
             counted.tolist(),
+            stop.tolist(),
+            times,
+            (0.25 * np.arange(n)).tolist(),
             now_us,
         )
 
@@ -99,7 +119,9 @@ class FleetMachine(RuleBasedStateMachine):
         for record, v in zip(found, self.model.vehicles.values(), strict=True):
             assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.trip_key, v.pattern_ix)
             assert record[6] == v.progress_m or (math.isnan(record[6]) and math.isnan(v.progress_m))
-            assert record[7:] == (v.strikes, v.known)
+            assert record[7:10] == (v.strikes, v.next_stop, v.stop_since_us)
+            assert record[10] == v.speed_mps or (math.isnan(record[10]) and math.isnan(v.speed_mps))
+            assert record[11] == v.known
 
     @invariant()
     def event_time_only_moves_forward(self):

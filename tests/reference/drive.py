@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 
 from etacore.features import SelectOptions, count_rows, select_stops, vectorize
+from etacore.motion import Motion
 from etacore.routes import RouteTable
 from etacore.schema import FEATURES, Status
 from etacore.snapshots import SnapshotColumns, parse_snapshots
@@ -56,6 +57,7 @@ class Vehicle:
         self.table, self.options, self.has_trip = table, options or SelectOptions(), has_trip
         self.pattern_ix = np.array([table.pattern_ix(key)], np.int32)
         self.progress_m, self.time_us, self.strikes = np.nan, 0, 0
+        self.motion = Motion(1)
 
     def fix(self, **snapshot):
         """Index of the next stop, or the Status that the row got."""
@@ -74,14 +76,18 @@ class Vehicle:
             first_stop=self.first_stop,
             progress_m=progress_m,
             strikes=strikes,
+            motion=self.motion,
         )
         status = Status(self.columns.status[0])
         if status in (Status.OK, Status.TRIP_FINISHED):
             self.progress_m, self.time_us = float(progress_m[0]), int(self.columns.time_us[0])
             self.strikes = int(strikes[0])
+            self.motion.prev_stop[0] = self.first_stop[0]
+            self.motion.prev_since_us[0] = self.motion.since_us[0]
+            self.motion.prev_speed_mps[0] = self.motion.speed_mps[0]
         return int(self.first_stop[0]) if status == Status.OK else status
 
-    def rows(self, calendar, max_stops=5, along=False, nan_fill=None):
+    def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None):
         """Feature dictionaries of the last fix, its distances and stops."""
         offset = np.empty(2, np.int32)
         n = count_rows(self.columns.status, self.pattern_ix, self.first_stop, self.table, max_stops, offset)
@@ -96,6 +102,9 @@ class Vehicle:
             offset,
             calendar,
             ALL_CODES,
+            motion=self.motion,
+            legs=legs,
+            route_code=None if route_code is None else np.array([route_code], np.int32),
             along_route_distance=along,
             nan_fill=nan_fill,
             X=matrix,

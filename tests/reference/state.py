@@ -17,6 +17,9 @@ class Vehicle:
     pattern_ix: int = -1
     progress_m: float = math.nan
     strikes: int = 0
+    next_stop: int = 0
+    stop_since_us: int = 0
+    speed_mps: float = math.nan
     known: bool = False
 
 
@@ -70,13 +73,14 @@ class VehicleState:
 
     def gather(
         self, vehicle_ix: Sequence[int], trip_key: Sequence[int], pattern_ix: Sequence[int]
-    ) -> list[tuple[float, int, int]]:
+    ) -> list[tuple[float, int, int, int, int, float]]:
         found = []
         for ix, trip, pattern in zip(vehicle_ix, trip_key, pattern_ix, strict=True):
             if ix >= 0 and pattern >= 0 and (self.at(ix).trip_key, self.at(ix).pattern_ix) == (trip, pattern):
-                found.append((self.at(ix).progress_m, self.at(ix).time_us, self.at(ix).strikes))
+                v = self.at(ix)
+                found.append((v.progress_m, v.time_us, v.strikes, v.next_stop, v.stop_since_us, v.speed_mps))
             else:
-                found.append((math.nan, 0, 0))
+                found.append((math.nan, 0, 0, -1, 0, math.nan))
         return found
 
     def commit(
@@ -89,6 +93,9 @@ class VehicleState:
         pattern_ix: Sequence[int],
         progress_m: Sequence[float],
         strikes: Sequence[int],
+        next_stop: Sequence[int],
+        stop_since_us: Sequence[int],
+        speed_mps: Sequence[float],
         seen_us: int,
     ) -> None:
         for row, ix in enumerate(vehicle_ix):
@@ -102,6 +109,9 @@ class VehicleState:
             vehicle.pattern_ix = pattern_ix[row]
             vehicle.progress_m = progress_m[row]
             vehicle.strikes = strikes[row]
+            vehicle.next_stop = next_stop[row]
+            vehicle.stop_since_us = stop_since_us[row]
+            vehicle.speed_mps = speed_mps[row]
             vehicle.known = True
 
     def forget_prediction(self, vehicle_ix: Sequence[int]) -> None:

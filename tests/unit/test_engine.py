@@ -11,6 +11,7 @@ import orjson
 from etacore.config import RuntimeConfig
 from etacore.engine import Batch, Engine, Models, summarize
 from etacore.schema import BASE_FEATURES, Status, feature_codes
+from etacore.snapshots import TextPool, fill_snapshots
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 
 NOW_US = 1_769_000_000_000_000
@@ -24,7 +25,7 @@ class Speed:
     features = BASE_FEATURES
     feature_codes = feature_codes(BASE_FEATURES)
     calendar_args = ("UTC", ())
-    nan_fill = 0.0
+    nan_fill: float | None = 0.0
     along_route_distance = False
 
     def __init__(self, key: str = "speed", mps: float = 8.0, route_id: str | None = None) -> None:
@@ -32,6 +33,31 @@ class Speed:
 
     def predict(self, X: np.ndarray, out: np.ndarray) -> None:
         out[:] = X[:, 0] / np.float32(self.mps)
+
+
+class Knowing(Speed):
+    """A model that knows two routes and their legs, and gives one of its features as the time to arrival."""
+
+    routes = ("b", ROUTE)
+    features = ("stop_sequence", "route_code", "typical_travel_s", "leg_left", "recent_speed_mps", "since_last_stop_s")
+    feature_codes = feature_codes(features)
+    nan_fill = None
+
+    def __init__(self, gives: str, key: str = "knowing", route_id: str | None = None) -> None:
+        super().__init__(key, route_id=route_id)
+        self.column = self.features.index(gives)
+        self.asked: list[tuple[str, int]] = []
+        self.typical = self
+
+    def legs(self, route_id: str, stop_ids: Sequence[str]) -> np.ndarray:
+        self.asked.append((route_id, len(stop_ids)))
+        return np.full((24, len(stop_ids)), 60.0 if route_id == ROUTE else np.nan, np.float32)
+
+    def leg_m(self, route_id: str, stop_id: str) -> float:
+        return 500.0
+
+    def predict(self, X: np.ndarray, out: np.ndarray) -> None:
+        out[:] = X[:, self.column]
 
 
 class Store(dict[bytes, bytes]):
@@ -128,6 +154,111 @@ def test_a_loop_line_never_throws_a_vehicle_back() -> None:
         chosen.append(documents(batch)[0]["predictions"][0]["stop_id"])
         core.commit(batch)
     assert chosen == ["L1", "L1", "L2", "L3", "L4", "L4"]
+
+
+def test_recorded_columns_take_the_same_way_as_json() -> None:
+    store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
+    keys, payloads = fleet(40)
+    as_json, as_columns = engine(), engine()
+    texts = TextPool(vehicle_id=[f"BUS-{i}" for i in range(40)], route_id=[ROUTE], trip_id=["171-TRIP-001"])
+    batch, rows = Batch(50), np.arange(40)
+    for tick in range(3):
+        found = as_json.process(keys, payloads, store.fetch)
+        batch.start(NOW_US)
+        lat = (9.935 + 0.0003 * rows).astype(np.float64)
+        fill_snapshots(
+            batch.columns,
+            texts,
+            vehicle_id=rows,
+            route_id=0 * rows,
+            trip_id=0 * rows,
+            lat=lat,
+            lon=np.full(40, -84.0801),
+            time_us=NOW_US - 1_000_000 * rows,
+            speed_mps=np.full(40, 8.5),
+            bearing_deg=np.zeros(40),
+            now_us=NOW_US,
+            max_future_us=60_000_000,
+            max_age_us=600_000_000,
+        )
+        as_columns.screen(batch, store.fetch)
+        as_columns.resolve(batch, store.fetch)
+        as_columns.select(batch)
+        as_columns.predict(batch)
+        assert batch.counts() == found.counts()
+        assert len(batch.parts) == len(found.parts) == 1
+        np.testing.assert_array_equal(batch.parts[0].features, found.parts[0].features)
+        np.testing.assert_array_equal(batch.parts[0].eta_s, found.parts[0].eta_s)
+        if tick == 1:
+            as_json.commit(found)
+            as_columns.commit(batch)
+    assert found.counts() == {Status.UNCHANGED: 40}
+
+
+def features_of(batch: Batch) -> list[dict[str, list[float]]]:
+    return [dict(zip(part.model.features, part.features.T.tolist(), strict=True)) for part in batch.parts]
+
+
+def test_a_model_that_knows_its_routes_sees_their_numbers_and_typical_times() -> None:
+    model = Knowing("route_code")
+    store = Store({f"route_stops:{ROUTE}".encode(): stops_blob(), b"route_stops:a": stops_blob()})
+    core = engine(Models(model), max_stops_per_vehicle=2)  # type: ignore[arg-type]
+    lat = 0.25 * STOPS[0]["lat"] + 0.75 * STOPS[1]["lat"]  # type: ignore[operator]
+    rows = [
+        payload(str(i), route=route, lat=lat, timestamp=NOW_US / 1e6) for i, route in enumerate((ROUTE, "a", ROUTE))
+    ]
+    keys = [b"vehicle:%d" % i for i in range(3)]
+    for _ in range(2):
+        (found,) = features_of(core.process(keys, rows, store.fetch))
+        nan = float("nan")
+        np.testing.assert_array_equal(found["route_code"], [1, 1, nan, nan, 1, 1])
+        left = np.float64(np.float32(found["leg_left"][0])) * 60.0
+        np.testing.assert_allclose(found["leg_left"], 0.25, atol=1e-3)
+        known = [np.float32(left), np.float32(left + 60.0)]
+        np.testing.assert_array_equal(found["typical_travel_s"], [*known, nan, nan, *known])
+    assert sorted(model.asked) == [(ROUTE, len(STOPS)), ("a", len(STOPS))]
+
+
+def test_a_model_is_asked_of_the_patterns_of_its_own_rows_only() -> None:
+    everywhere, of_b = Knowing("leg_left"), Knowing("leg_left", "of-b", route_id="b")
+    store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
+    core = engine(Models(everywhere, {b"b": of_b}))  # type: ignore[arg-type, dict-item]
+    rows = [payload(name, route=route, timestamp=NOW_US / 1e6) for name, route in (("1", "a"), ("2", "b"))]
+    core.process([b"vehicle:1", b"vehicle:2"], rows, store.fetch)
+    assert (everywhere.asked, of_b.asked) == ([("a", len(STOPS))], [("b", len(STOPS))])
+
+
+def test_what_a_replaced_model_knew_is_dropped() -> None:
+    store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
+    core = engine(Models(Knowing("leg_left")))  # type: ignore[arg-type]
+    keys, payloads = fleet(2)
+    core.process(keys, payloads, store.fetch)
+    kept, gone = core.models.default, Knowing("leg_left", "gone", route_id="b")
+    core.models = Models(kept, {b"b": gone})  # type: ignore[dict-item]
+    store[b"route_stops:b"] = stops_blob()
+    core.process([b"vehicle:1"], [payload("1", route="b", timestamp=NOW_US / 1e6)], store.fetch)
+    assert set(core._knowledge) == {kept, gone}
+    core.models = Models(kept)
+    core.process(keys, payloads, store.fetch)
+    assert set(core._knowledge) == {kept}
+
+
+def test_motion_moves_with_the_commit() -> None:
+    store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
+    core = engine(Models(Knowing("leg_left")), max_stops_per_vehicle=1)  # type: ignore[arg-type]
+    seen = []
+    for seconds, committed in ((0, True), (20, False), (40, True), (60, True)):
+        row = payload("BUS", lat=9.935 + 1e-5 * seconds, timestamp=NOW_US / 1e6 - 100 + seconds)
+        batch = core.process([b"vehicle:BUS"], [row], store.fetch)
+        (found,) = features_of(batch)
+        seen.append((found["recent_speed_mps"][0], found["since_last_stop_s"][0]))
+        if committed:
+            core.commit(batch)
+    assert all(np.isnan(seen[0]))
+    speeds, since_s = zip(*seen[1:], strict=True)
+    np.testing.assert_allclose(speeds, 1e-5 * 111_195, rtol=0.05)
+    assert since_s == (20.0, 40.0, 60.0)
+    assert core.state.record(0)[8:11] == (1, NOW_US - 100_000_000, speeds[2])
 
 
 def test_a_finished_trip_gets_no_document() -> None:

@@ -298,3 +298,68 @@ def test_numbers_of_numpy_are_numbers():
     ]
     expected = estimate_stop_times(plain | {"lat": 40.75}, STOPS)
     assert etas(document) == etas(expected)
+
+
+class KnownLegs:
+    """The leg to each stop takes a minute and is 2 km long, on route 171."""
+
+    def legs(self, route_id, stop_ids):
+        seconds = np.full((24, len(stop_ids)), 60.0 if route_id == "171" else np.nan, np.float32)
+        seconds[:, 0] = 0.0
+        return seconds
+
+    def leg_m(self, route_id, stop_id):
+        return 2000.0 if (route_id, stop_id) == ("171", "S1") else float("nan")
+
+
+def knowing(registry, *features, **changes):
+    """A model that gives the first of its features as the time to arrival."""
+    model = stub_model("knowing", "global", lambda X: X[:, 0])
+    model.features, model.feature_codes = features, feature_codes(features)
+    model.nan_fill, model.typical, model.routes = None, KnownLegs(), ("9", "171")
+    vars(model).update(changes)
+    registry.models["global"] = model
+
+
+def test_a_model_that_knows_its_routes(registry):
+    leg_left = 1111.949 / 2000.0
+    for feature, expected in (
+        ("leg_left", [leg_left] * 3),
+        ("typical_travel_s", [60 * leg_left, 60 * leg_left + 60, 60 * leg_left + 120]),
+        ("route_code", [1.0] * 3),
+        ("stop_sequence", [1.0, 2.0, 3.0]),
+    ):
+        knowing(registry, feature)
+        estimator._registries.clear()
+        assert etas(estimate_stop_times(BUS, STOPS)) == pytest.approx(expected, abs=0.051), feature
+
+
+def test_a_route_that_the_model_does_not_know(registry):
+    for feature in ("leg_left", "typical_travel_s", "route_code"):
+        knowing(registry, feature)
+        estimator._registries.clear()
+        for vehicle in (BUS | {"route": "other"}, {name: v for name, v in BUS.items() if name != "route"}):
+            assert etas(estimate_stop_times(vehicle, STOPS)) == [None] * 3
+    knowing(registry, "leg_left", "typical_travel_s", typical=None)
+    estimator._registries.clear()
+    assert etas(estimate_stop_times(BUS, STOPS)) == [None] * 3
+
+
+def test_one_position_says_nothing_of_motion(registry):
+    for feature in ("recent_speed_mps", "since_last_stop_s"):
+        knowing(registry, feature)
+        estimator._registries.clear()
+        assert etas(estimate_stop_times(BUS, STOPS)) == [None] * 3
+
+
+def test_a_given_distance_says_what_is_left_of_the_leg(registry):
+    knowing(registry, "leg_left")
+    stops = [STOPS[0] | {"shape_distance_to_stop": 500.0}, {"lat": 40.72, "lon": -74.0}]
+    assert etas(estimate_stop_times(BUS, stops)) == [0.2, 0.2]
+    assert etas(estimate_stop_times(BUS, stops[::-1])) == [None] * 2
+
+
+def test_a_stop_without_coordinates_does_not_break_the_typical_times(registry):
+    knowing(registry, "typical_travel_s")
+    stops = [STOPS[0], {"stop_id": "S2"}, STOPS[2]]
+    assert etas(estimate_stop_times(BUS, stops)) == [33.4, None, 153.4]

@@ -341,7 +341,7 @@ def test_rows_that_do_not_belong_to_the_stops_are_refused():
     table, columns = table_of(line_of_stops(3)), columns_of([{}])
     outputs = {"X": np.empty((9, 1), np.float32), "distance_m": np.empty(9), "stop_ix": np.empty(9, np.int32)}
 
-    def run(first_stop, n_rows, codes=(0,), pattern=0):
+    def run(first_stop, n_rows, codes=(0,), pattern=0, **more):
         vectorize(
             columns,
             table,
@@ -353,7 +353,7 @@ def test_rows_that_do_not_belong_to_the_stops_are_refused():
             np.array(codes, np.int32),
             along_route_distance=False,
             nan_fill=None,
-            **outputs,
+            **(outputs | more),
         )
 
     run(1, 2)
@@ -365,6 +365,8 @@ def test_rows_that_do_not_belong_to_the_stops_are_refused():
     for codes in ((99,), (-1,), ()):
         with pytest.raises(ValueError, match="feature"):
             run(1, 1, codes)
+    with pytest.raises(ValueError, match="shorter"):
+        run(1, 1, route_code=np.empty(0, np.int32))
 
 
 def test_window_refuses_arrays_that_do_not_fit():
@@ -374,6 +376,38 @@ def test_window_refuses_arrays_that_do_not_fit():
     vectorize_window(0, 0, 0, 0, one, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
     with pytest.raises(ValueError, match="one length"):
         vectorize_window(0, 0, 0, 0, two, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
+
+
+def test_window_refuses_legs_of_other_stops():
+    one, numbers, codes = np.zeros(1), np.zeros(1, np.int64), np.full(1, 17, np.int32)
+    out = {"X": np.empty((1, 1), np.float32), "distance_m": np.empty(1)}
+    for shape in ((24, 2), (23, 1)):
+        legs = np.zeros(shape, np.float32)
+        with pytest.raises(ValueError, match="24 hours"):
+            vectorize_window(0, 0, 0, 0, one, one, numbers, numbers, one, UTC, codes, leg_s=legs, nan_fill=None, **out)
+
+
+def test_what_is_left_of_the_leg():
+    vehicle = Vehicle(table_of(line_of_stops(4)))
+    for t, expected in ((0.25, 0.75), (1.9, 0.1), (2.0, 1.0)):
+        vehicle.fix(**at(t))
+        assert [row["leg_left"] for row in vehicle.rows(UTC)[0]] == pytest.approx([expected] * (3 - int(t)), abs=1e-4)
+    assert Vehicle(table_of(line_of_stops(4))).fix(**at(-0.5), current_stop_sequence=1) == 0
+    first = Vehicle(table_of(line_of_stops(4)))
+    first.fix(**at(-0.5), current_stop_sequence=1)
+    assert first.rows(UTC)[0][0]["leg_left"] == 1.0
+    same_place = Vehicle(table_of([("A", 45.0, 7.0, 1), ("B", 45.0, 7.0, 2), ("C", 45.01, 7.0, 3)]))
+    same_place.fix(lat=45.0, lon=7.0, current_stop_sequence=2)
+    assert same_place.rows(UTC)[0][0]["leg_left"] == 1.0
+    first.progress_m = np.nan
+    assert math.isnan(first.rows(UTC)[0][0]["leg_left"])
+
+
+def test_the_sequence_is_what_the_feed_says():
+    stops = [(i, lat, lon, 10 * s) for i, lat, lon, s in line_of_stops(4)]
+    vehicle = Vehicle(table_of(stops))
+    vehicle.fix(**at(1.5))
+    assert [row["stop_sequence"] for row in vehicle.rows(UTC)[0]] == [30, 40]
 
 
 def test_along_shape_distance():

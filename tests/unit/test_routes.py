@@ -461,3 +461,16 @@ def test_kernels_refuse_arrays_that_do_not_fit():
         table.add(0, lat[:1], lat[:1], sequence[:1], text, spans[:1])
     with pytest.raises(ValueError, match="two points"):
         Line(lat[:1], lat[:1])
+
+
+def test_the_stop_ids_of_a_pattern_are_given_while_it_lasts():
+    table = RouteTable()
+    table.set_pattern(b"route_stops:R", stops_blob([("A", 45.0, 7.0, 1), ("é", 45.1, 7.0, 2), (7, 45.2, 7.0, 3)]))
+    table.set_pattern(b"route_stops:X", b"[]")
+    number, unusable = table.pattern_ix(b"route_stops:R"), table.pattern_ix(b"route_stops:X")
+    assert table.patterns.stop_ids(number) == [b"A", "é".encode(), b"7"]
+    assert table.patterns.stop_ids(unusable) == []
+    table.patterns.retire(number)
+    assert table.patterns.stop_ids(number) is not None
+    table.patterns.sweep()
+    assert [table.patterns.stop_ids(gone) for gone in (number, -1, 99)] == [None, None, None]

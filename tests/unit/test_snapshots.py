@@ -12,7 +12,7 @@ import pytest
 
 from etacore._snapshots import text_list
 from etacore.schema import NO_SEQUENCE, Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
+from etacore.snapshots import SnapshotColumns, TextPool, fill_snapshots, parse_snapshots, parse_timestamp
 
 NOW = datetime(2026, 1, 20, 12, 0, 30, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
@@ -386,3 +386,172 @@ def test_numbers_that_need_python_come_out_right_in_many_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+# -- columns from arrays ----------------------------------------------------------------------------------------------
+
+IDS = ["V1", "é/ü", 'with "quotes"', "back\\slash", "tab\t", "x" * 256, "x" * 257, "", "日本"]
+NUMBERS = [0.0, -0.0, 10.5, -3.0, 1e-50, 3.4028234663852886e38, 1e39, float("nan"), float("inf"), 359.9]
+PLACES = [9.9291, -84.0897, 90.0, 90.1, 180.0, -180.5, float("nan"), float("inf"), 0.0]
+TIMES_US = [
+    NOW_US,
+    NOW_US + 60_000_000,
+    NOW_US + 60_000_001,
+    NOW_US - 600_000_000,
+    NOW_US - 600_000_001,
+    NOW_US - 123_457,
+    -(2**63),
+    2**62,
+]
+NAMES = ("INCOMING_AT", "STOPPED_AT", "IN_TRANSIT_TO")
+
+
+def as_json(fix):
+    """The fix as a producer writes it: what is missing is left out, what JSON cannot say is too large a number."""
+    members = dict(fix)
+    for name in ("lat", "lon", "speed", "bearing"):
+        value = members[name]
+        members[name] = None if value != value else value
+    time_us = members.pop("time_us")
+    if time_us != -(2**63):
+        moment = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=time_us) if time_us < 2**61 else "soon"
+        members["timestamp"] = moment if isinstance(moment, str) else moment.isoformat()
+    if members["current_stop_sequence"] == NO_SEQUENCE:
+        del members["current_stop_sequence"]
+    status = members.pop("current_status")
+    members["current_status"] = NAMES[status] if 0 <= status <= 2 else None
+    return (
+        json.dumps(members, ensure_ascii=len(members["vehicle_id"] or "") % 2 == 0)
+        .replace("Infinity", "1e999")
+        .encode()
+    )
+
+
+def random_fixes(n):
+    rng = np.random.default_rng(5)
+
+    def pick(values, likely=0.7):
+        return values[0] if rng.random() < likely else values[rng.integers(len(values))]
+
+    return [
+        {
+            "vehicle_id": pick(IDS),
+            "route_id": pick(IDS),
+            "trip_id": pick(IDS, 0.3),
+            "stop_id": pick(IDS, 0.3),
+            "lat": pick(PLACES),
+            "lon": pick(PLACES),
+            "speed": pick(NUMBERS, 0.0),
+            "bearing": pick(NUMBERS, 0.0),
+            "time_us": pick(TIMES_US),
+            "current_stop_sequence": int(pick([3, 0, -5, 2**31 - 1, NO_SEQUENCE])),
+            "current_status": int(pick([2, 0, 1, -1, 3], 0.0)),
+            "direction_id": int(pick([0, 1, 127, -1, 128], 0.0)),
+        }
+        for _ in range(n)
+    ]
+
+
+def fill(fixes, columns, **changes):
+
+    pool = TextPool(vehicle_id=IDS, route_id=[text.encode() for text in IDS], trip_id=IDS, stop_id=IDS)
+
+    def codes(name):
+        return np.array([IDS.index(fix[name]) if fix[name] else -1 for fix in fixes], np.int32)
+
+    def numbers(name, dtype):
+        return np.array([fix[name] for fix in fixes], dtype)
+
+    arguments = {name: codes(name) for name in ("vehicle_id", "route_id", "trip_id", "stop_id")} | {
+        "lat": numbers("lat", np.float64),
+        "lon": numbers("lon", np.float64),
+        "time_us": numbers("time_us", np.int64),
+        "speed_mps": numbers("speed", np.float64),
+        "bearing_deg": numbers("bearing", np.float64),
+        "stop_sequence": numbers("current_stop_sequence", np.int32),
+        "current_status": numbers("current_status", np.int8),
+        "direction_id": numbers("direction_id", np.int16),
+        "now_us": NOW_US,
+        "max_future_us": 60_000_000,
+        "max_age_us": 600_000_000,
+    }
+    fill_snapshots(columns, pool, **(arguments | changes))
+    return pool
+
+
+def test_arrays_give_the_columns_that_json_gives():
+    fixes = random_fixes(600)
+    expected = parse(*(as_json(fix) for fix in fixes))
+    columns = SnapshotColumns(700)
+    fill(fixes, columns)
+    assert columns.n == 600
+    assert {Status(int(code)) for code in expected.status[:600]} >= {
+        Status.OK,
+        Status.MISSING_VEHICLE_ID,
+        Status.MISSING_POSITION,
+        Status.INVALID_POSITION,
+        Status.POSITION_OUT_OF_RANGE,
+        Status.MISSING_TIMESTAMP,
+        Status.INVALID_TIMESTAMP,
+        Status.FUTURE_TIMESTAMP,
+        Status.TOO_OLD,
+        Status.MISSING_ROUTE,
+    }
+    for name in ("status", "lat", "lon", "speed_mps", "bearing_deg", "time_us", "stop_sequence", "current_status"):
+        np.testing.assert_array_equal(getattr(columns, name)[:600], getattr(expected, name)[:600], err_msg=name)
+    assert not np.signbit(columns.speed_mps[:600]).any()
+    np.testing.assert_array_equal(columns.direction_id[:600], expected.direction_id[:600])
+    for name in ("vehicle_id", "route_id", "trip_id", "stop_id"):
+        assert [columns.text_at(name, row) for row in range(600)] == [expected.text_at(name, row) for row in range(600)]
+        # The parser marks only what came escaped; a text that has to be escaped always did.
+        np.testing.assert_array_equal(getattr(columns, name)["escape"][:600], getattr(expected, name)["escape"][:600])
+
+
+def test_what_is_not_given_to_the_columns_has_its_default():
+    columns = SnapshotColumns(2)
+    fill(random_fixes(2), columns)
+    fill_snapshots(
+        columns,
+        TextPool(vehicle_id=["V1"], route_id=["171"]),
+        vehicle_id=np.zeros(1, np.int32),
+        route_id=np.zeros(1, np.int32),
+        lat=np.array([9.9]),
+        lon=np.array([-84.0]),
+        time_us=np.array([NOW_US]),
+        now_us=NOW_US,
+        max_future_us=0,
+        max_age_us=0,
+    )
+    expected = parse_one({"timestamp": NOW_US / 1e6, "lat": 9.9, "lon": -84.0})
+    for name in ("status", "lat", "lon", "speed_mps", "bearing_deg", "stop_sequence", "current_status", "direction_id"):
+        np.testing.assert_array_equal(getattr(columns, name)[:1], getattr(expected, name)[:1], err_msg=name)
+    assert columns.text_at("trip_id", 0) == columns.text_at("stop_id", 0) == columns.text_at("timestamp", 0) == ""
+
+
+def test_parsing_into_columns_that_were_filled_leaves_the_pool_alone():
+    columns = SnapshotColumns(2)
+    pool = fill(random_fixes(2), columns)
+    before = pool.text.tobytes()
+    parse_snapshots(
+        [json.dumps(BASE).encode()], columns, now_us=NOW_US, max_future_us=60_000_000, max_age_us=600_000_000
+    )
+    assert columns.text_at("vehicle_id", 0) == "V1"
+    assert pool.text.tobytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lat": np.zeros(3)},
+        {"vehicle_id": np.array([0, 99], np.int32)},
+        {"route_id": np.array([-2, 0], np.int32)},
+        {"current_status": np.zeros(1, np.int8)},
+    ],
+)
+def test_arrays_that_do_not_fit_change_nothing(changes):
+    columns = SnapshotColumns(2)
+    with pytest.raises(ValueError):
+        fill(random_fixes(2), columns, **changes)
+    assert columns.n == 0
+    with pytest.raises(ValueError, match="do not fit"):
+        fill(random_fixes(3), columns)

@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 
+from etacore._state import RECORD_BYTES
+from etacore.motion import Motion
 from etacore.schema import Status
-from etacore.state import NO_TIME, VehicleState, text_keys
+from etacore.state import NO_TIME, VehicleState, text_key, text_keys
 from tests.reference.columns import columns_of
 
 TTL_US = 300_000_000
@@ -22,6 +24,8 @@ def poll(state, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
     if becomes is not None:
         columns.status[:n][columns.status[:n] == Status.OK] = becomes
     text_keys(columns, "trip_id", trip_key)
+    motion = Motion(n)
+    motion.since_us[:], motion.speed_mps[:] = columns.time_us[:n], progress_m
     state.commit(
         columns.status,
         vehicle_ix,
@@ -31,6 +35,8 @@ def poll(state, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
         np.full(n, pattern, np.int32),
         np.full(n, progress_m),
         np.zeros(n, np.uint8),
+        np.full(n, int(progress_m), np.int32),
+        motion,
         now_us,
     )
     return screened
@@ -42,7 +48,7 @@ def gathered(state, vehicle_id, trip, pattern):
     progress, time_us, strikes = np.empty(1), np.empty(1, np.int64), np.empty(1, np.uint8)
     state.lookup(columns, ix, new)
     text_keys(columns, "trip_id", key)
-    state.gather(ix, key, np.array([pattern], np.int32), progress, time_us, strikes)
+    state.gather(ix, key, np.array([pattern], np.int32), progress, time_us, strikes, Motion(1))
     return progress[0], time_us[0], strikes[0]
 
 
@@ -123,7 +129,7 @@ def test_a_finished_trip_moves_and_is_never_unchanged():
     poll(state, [b"A"], [5], 0, progress_m=100.0)
     for now_us in (10, 20, 30):
         assert poll(state, [b"A"], [6], now_us, becomes=Status.TRIP_FINISHED, progress_m=950.0) == [Status.OK]
-    _, time_us, valid_until_us, seen_us, _, _, progress_m, _, known = state.record(0)
+    _, time_us, valid_until_us, seen_us, _, _, progress_m, *_, known = state.record(0)
     assert (time_us, valid_until_us, seen_us, progress_m, known) == (6, 0, 30, 950.0, True)
     assert poll(state, [b"A"], [5], 40) == [Status.OUT_OF_ORDER]
 
@@ -163,9 +169,8 @@ def test_restored_time_never_goes_back_with_a_commit():
     state.lookup(columns, ix, new)
     state.restore(ix, np.array([5]), np.array([100]))
     one = np.ones(1, np.int32)
-    state.commit(
-        columns.status, ix, columns.time_us, 999, one.astype(np.uint64), one, np.ones(1), np.ones(1, np.uint8), 7
-    )
+    keys, strikes = one.astype(np.uint64), np.ones(1, np.uint8)
+    state.commit(columns.status, ix, columns.time_us, 999, keys, one, np.ones(1), strikes, one, Motion(1), 7)
     assert state.record(0)[1:3] == (5, 100)
 
 
@@ -250,6 +255,10 @@ def test_short_arrays_are_refused():
         state.lookup(columns, np.empty(1, np.int32), np.empty(2, np.uint8))
     with pytest.raises(ValueError, match="out has 1 rows"):
         text_keys(columns, "trip_id", np.empty(1, np.uint64))
+    two = np.zeros(2, np.int32)
+    arrays = two.astype(np.uint64), two, np.empty(2), np.empty(2, np.int64), np.empty(2, np.uint8)
+    with pytest.raises(ValueError, match="motion has 1 rows, 2 are needed"):
+        state.gather(two - 1, *arrays, Motion(1))
 
 
 @pytest.mark.parametrize("text", [(0, 0, 0), (0, 1000, 0), (-1, 2, 0), (2**62, 4, 0)])
@@ -266,6 +275,32 @@ def test_text_keys_tell_texts_apart():
     assert out[1] == 0
     assert out[0] == out[3]
     assert len(set(out.tolist())) == 4
+    assert [text_key(text) for text in (b"T1", b"", b"T2", b"T1", b"T1\0")] == out.tolist()
+
+
+def test_a_vehicle_is_one_cache_line():
+    assert RECORD_BYTES == 64
+
+
+def test_what_moved_is_remembered_for_the_same_trip_and_pattern():
+    state = VehicleState()
+    columns = columns_of([b"A"], time_us=[5], trip_ids=[b"T"])
+    ix, new, key = np.empty(1, np.int32), np.empty(1, np.uint8), np.empty(1, np.uint64)
+    state.lookup(columns, ix, new)
+    text_keys(columns, "trip_id", key)
+    motion, pattern, stop = Motion(1), np.array([4], np.int32), np.array([9_999], np.int32)
+    motion.since_us[0], motion.speed_mps[0] = 3, 2.5
+    state.commit(
+        columns.status, ix, columns.time_us, 9, key, pattern, np.ones(1), np.zeros(1, np.uint8), stop, motion, 7
+    )
+    arrays = np.empty(1), np.empty(1, np.int64), np.empty(1, np.uint8)
+    found = []
+    for other in (0, 1):
+        state.gather(ix, key + np.uint64(other), pattern, *arrays, motion)
+        found.append((motion.prev_stop[0], motion.prev_since_us[0], motion.prev_speed_mps[0]))
+    assert found[0] == (9_999, 3, 2.5)
+    assert found[1][:2] == (-1, 0)
+    assert math.isnan(found[1][2])
 
 
 def test_a_million_vehicles_stay_small():
