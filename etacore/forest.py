@@ -20,14 +20,19 @@ from numpy.typing import NDArray
 from etacore._forest import MAX_FEATURES, Library
 from etacore.errors import ModelLoadError
 
-__all__ = ["CPU", "MAX_FEATURES", "PLATFORM", "Forest", "library_name", "sha256_hex"]
+__all__ = ["CPU", "MAX_FEATURES", "PATHS", "PATH_VARIABLE", "PLATFORM", "Forest", "library_name", "sha256_hex"]
 
 PLATFORM: Final = sys.platform
 CPU: Final = {"AMD64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
 
+PATHS: Final = ("auto", "avx512", "avx2", "portable")
+"""Ways to compute a forest; ``auto`` is the fastest that the CPU has."""
+PATH_VARIABLE: Final = "ETACORE_FOREST_PATH"
+"""Environment variable that names the path of all forests loaded with ``path=None``, for a comparison or a doubt."""
+
 _RECOMPILE: Final = "compile the model again on a machine like this one: etacore compile MODEL"
 
-_libraries: dict[str, Library] = {}  # one mapping per content
+_libraries: dict[tuple[str, str], Library] = {}  # one mapping per content and path
 _mapped = itertools.count(1)
 _libraries_lock = threading.Lock()
 
@@ -51,17 +56,29 @@ class Forest:
         Columns of the matrix it predicts.
     sha256 : str
         Content hash of the library.
+    path : str
+        How it is computed: ``avx512``, ``avx2`` or ``portable``; ``branches`` for a library without a choice.
     """
 
-    __slots__ = ("_library", "n_features", "sha256")
+    __slots__ = ("_library", "n_features", "path", "sha256")
 
     def __init__(self, library: Library, sha256: str) -> None:
         self._library = library
         self.n_features = library.n_features
         self.sha256 = sha256
+        self.path: str = library.kernel_path
 
     @classmethod
-    def load(cls, path: Path, sha256: str, n_features: int, *, platform: str = PLATFORM, cpu: str = CPU) -> Forest:
+    def load(
+        cls,
+        path: Path,
+        sha256: str,
+        n_features: int,
+        *,
+        platform: str = PLATFORM,
+        cpu: str = CPU,
+        kernel_path: str | None = None,
+    ) -> Forest:
         """Read a library once, check its hash, and map those very bytes.
 
         The bytes that were hashed are what gets mapped, from a sealed memory file (elsewhere than on Linux, or
@@ -78,13 +95,20 @@ class Forest:
             Columns the caller will pass.
         platform, cpu : str
             What the library was made for, compared with this machine before anything is read.
+        kernel_path : str, optional
+            One of `PATHS`; default ``$ETACORE_FOREST_PATH``, else ``auto``. All paths give the same floats.
 
         Raises
         ------
         ModelLoadError
             If the file is missing or unreadable, made for another machine, has another content, cannot be mapped
-            (another libc, for example), or is not such a forest.
+            (another libc, for example), is not such a forest, or the path is unknown or not for this CPU.
         """
+        kernel_path = kernel_path or os.environ.get(PATH_VARIABLE) or "auto"
+        if kernel_path not in PATHS:
+            raise ModelLoadError(
+                f"a forest has no path {kernel_path!r}", hint=f"set {PATH_VARIABLE} to one of {', '.join(PATHS)}"
+            )
         if (platform, cpu) != (PLATFORM, CPU):
             raise ModelLoadError(
                 f"{path} was made for {platform}-{cpu}, this machine is {PLATFORM}-{CPU}", hint=_RECOMPILE
@@ -102,10 +126,10 @@ class Forest:
                 hint="the file is damaged or was replaced: copy the bundle again, or compile again",
             )
         with _libraries_lock:
-            known = _libraries.get(sha256)
+            known = _libraries.get((sha256, kernel_path))
             if known is None:
                 try:
-                    known = _libraries[sha256] = _map(content, n_features)
+                    known = _libraries[sha256, kernel_path] = _map(content, n_features, kernel_path)
                 except ModelLoadError as err:
                     raise ModelLoadError(f"{path}: {err.message}", hint=err.hint) from None
                 except OSError as err:
@@ -143,12 +167,12 @@ class Forest:
         self._library.predict(X, out, low, high)
 
 
-def _map(content: bytes, n_features: int) -> Library:
+def _map(content: bytes, n_features: int, kernel_path: str) -> Library:
     if hasattr(os, "memfd_create"):
         try:
             fd = os.memfd_create("etacore-forest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         except OSError:
-            return _map_copy(content, n_features)
+            return _map_copy(content, n_features, kernel_path)
         try:
             _write_all(fd, content)
             seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
@@ -159,18 +183,18 @@ def _map(content: bytes, n_features: int) -> Library:
             spelling = "/".join("." if digit == "1" else "" for digit in f"{next(_mapped):b}")
             path = f"/proc/self/fd/{spelling}/{fd}"
             if Path(path).exists():
-                return Library(path.encode(), n_features)
+                return Library(path.encode(), n_features, kernel_path)
         finally:
             os.close(fd)
-    return _map_copy(content, n_features)
+    return _map_copy(content, n_features, kernel_path)
 
 
-def _map_copy(content: bytes, n_features: int) -> Library:
+def _map_copy(content: bytes, n_features: int, kernel_path: str) -> Library:
     # A folder only we can enter, and a name never used before; the file may go as soon as it is mapped.
     with tempfile.TemporaryDirectory(prefix="etacore-") as folder:
         path = Path(folder) / "forest.so"
         path.write_bytes(content)
-        return Library(os.fsencode(path), n_features)
+        return Library(os.fsencode(path), n_features, kernel_path)
 
 
 def _write_all(fd: int, content: bytes) -> None:

@@ -142,7 +142,8 @@ def _split_values(trees: Trees, n_features: int) -> list[set[float]]:
 
 def _pool(values: set[float], rng: np.random.Generator) -> Matrix:
     exact = np.array(sorted(values), np.float32)
-    low, high = (float(exact[0]), float(exact[-1])) if len(exact) else (0.0, 1.0)
+    usual = exact[np.abs(exact) < 1e30]
+    low, high = (float(usual[0]), float(usual[-1])) if len(usual) else (0.0, 1.0)
     span = max(high - low, 1.0)
     within = rng.uniform(low - span / 4, high + span / 4, max(64, len(exact)))
     with np.errstate(over="ignore"):
@@ -161,6 +162,9 @@ def _near_splits(trees: Trees, pools: Sequence[Matrix], rng: np.random.Generator
     for tree in trees:
         left, right = tree["left_children"], tree["right_children"]
         feature, threshold = tree["split_indices"], np.asarray(tree["split_conditions"], np.float32)
+        with np.errstate(over="ignore"):
+            just_below = np.nextafter(threshold, np.float32(-np.inf))
+            just_above = np.nextafter(threshold, np.float32(np.inf))
         categorical = set(tree.get("categories_nodes", ()))
         pending: list[tuple[int, dict[int, tuple[float, float]]]] = [(0, {})]
         while pending:
@@ -174,12 +178,7 @@ def _near_splits(trees: Trees, pools: Sequence[Matrix], rng: np.random.Generator
                 row = np.array([pool[rng.integers(len(pool))] for pool in usual], np.float32)
                 for i, (start, end) in box.items():
                     row[i] = _between(start, end, rng)
-                for value in (
-                    threshold[node],
-                    np.nextafter(threshold[node], np.float32(-np.inf)),
-                    np.nextafter(threshold[node], np.float32(np.inf)),
-                    np.float32(np.nan),
-                ):
+                for value in (threshold[node], just_below[node], just_above[node], np.float32(np.nan)):
                     row[j] = value
                     yield row.copy()
                 below, above = {**box, j: (low, min(high, cut))}, {**box, j: (max(low, cut), high)}

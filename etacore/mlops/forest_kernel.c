@@ -1,0 +1,557 @@
+/*
+ * A forest of regression trees, predicted by comparing small numbers in vectors.
+ *
+ * This file is compiled once for each path: FOREST_PATH names the path, FOREST_LANES says how many bytes a vector of
+ * the wide kernel has (64: AVX-512 BW, 32: AVX2, undefined: plain C and no wide kernel). forest_tables.h holds the
+ * numbers of one model, forest_tables.s its tables. Both are written by bitmask.py.
+ *
+ * 1. Bins. A tree only asks whether x < threshold. Let c_0 < c_1 < ... be all thresholds of a feature in the whole
+ *    forest. How many of them are <= x, the bin of x, answers every such question: x < c_k if and only if
+ *    bin <= k. From here on there are no floats, only small integers.
+ *
+ *    NaN is missing, and a split says where missing goes. The narrow kernel has one more bin for it. The wide kernel
+ *    puts it into the first bin (everything goes left) or the last (everything goes right), in a column of its own
+ *    for each direction that the forest uses.
+ *
+ * 2. Narrow kernel: few rows, or trees of any shape. Trees lie in lanes. The leaves of a tree are numbered from left
+ *    to right, one bit each. When a row goes right at a split, it cannot reach the leaves left of that split. For
+ *    each bin of each feature there is a table row with one mask a tree, in which the leaves that this bin excludes
+ *    are 0. AND over the features leaves the leaves that no feature excludes, and the first of them is where the row
+ *    ends: every leaf further left was excluded by the split at which the row turned right. (This is QuickScorer,
+ *    Lucchese et al., SIGIR 2015, with the masks of a feature multiplied beforehand.) Features that are in one bin
+ *    for all rows at hand, such as the hour of a fleet, are ANDed once.
+ *
+ * 3. Wide kernel: many rows, trees at most 6 splits deep. Rows lie in lanes, one byte each, and all walk down a tree
+ *    at once. `at` is the number of the node that a row has reached, counted within its level. The seven nodes of the
+ *    first three levels are simply all compared. Below, every feature that a level uses is visited once: a byte
+ *    shuffle looks up the cut of each row's node, and nodes that split by another feature have the cut NEVER:
+ *
+ *        next = 2 * at + sum over the level's features of (bin of the feature > cut[at])
+ *
+ *    The last comparison selects between the left and the right leaf. Leaf values are looked up byte by byte, four
+ *    shuffles for a float, and the bytes put together again by unpacking.
+ *
+ *    Bins are stored as 126 - bin, so that "bin > k" is "cut > stored" with the memory operand where the instruction
+ *    wants it; a byte holds 254 thresholds, and a feature with more has more columns. Columns that are the same in
+ *    all rows of a block are compared before the walk, once, and disappear from the tree.
+ *
+ * Order of summation: in both kernels base score, first tree, second tree, ... in float32, one after the other, for
+ * every row: that of XGBoost, so the sums are the same to the last bit.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#include "forest_tables.h"
+
+#ifdef FOREST_LANES
+#ifdef FOREST_EMULATED
+#define SIMDE_ENABLE_NATIVE_ALIASES
+#include <simde/x86/avx512.h>
+#else
+#include <immintrin.h>
+#endif
+#endif
+
+#define PASTE(a, b) a##b
+#define NAME(a, b) PASTE(a, b)
+#define INLINE static inline __attribute__((always_inline))
+#define ALIGNED __attribute__((aligned(64)))
+#define TABLE extern __attribute__((visibility("hidden"))) const
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+
+/* A feature that the forest uses. Its cuts are a tree of nodes of 8 cuts and 9 children, level after level. */
+typedef struct {
+    int32_t column, n_cuts, n_levels, level[4]; /* column of X; where each level begins, in nodes */
+    int32_t first_mask;                         /* row of the mask table for bin 0; NaN follows the last bin */
+    int32_t first_byte, n_bytes;                /* its byte columns in the wide kernel */
+} feature_t;
+
+/* A column of bins in the wide kernel: thresholds from `first` on; `missing` is the bin of NaN. */
+typedef struct {
+    int32_t first, missing;
+} byte_column_t;
+
+TABLE feature_t forest_features[];
+TABLE float forest_cuts[][8];
+TABLE mask_t forest_masks[][N_MASK_ROWS][GROUP];
+TABLE float forest_leaves[][GROUP][MASK_BITS];
+
+/* ---- bins ---- */
+
+#ifdef FOREST_LANES
+INLINE uint32_t count_cuts(const float *cuts, float x)
+{
+    __m256 below = _mm256_cmp_ps(_mm256_load_ps(cuts), _mm256_set1_ps(x), _CMP_LE_OQ);
+    return (uint32_t)__builtin_popcount((unsigned)_mm256_movemask_ps(below));
+}
+#else
+typedef float floats4_t __attribute__((vector_size(16)));
+typedef int32_t ints4_t __attribute__((vector_size(16)));
+INLINE uint32_t count_cuts(const float *cuts, float x)
+{
+    const floats4_t *c = (const floats4_t *)cuts;
+    ints4_t n = (c[0] <= x) + (c[1] <= x); /* true is -1 */
+    return (uint32_t)-(n[0] + n[1] + n[2] + n[3]);
+}
+#endif
+
+INLINE int32_t find_bin_in(const feature_t *feature, float x, const int n_levels)
+{
+    uint32_t node = 0;
+    for (int k = 0; k < n_levels; k++)
+        node = 9 * node + count_cuts(forest_cuts[(uint32_t)feature->level[k] + node], x);
+    return (int32_t)node; /* 0 for NaN: no comparison with it is true */
+}
+
+INLINE int32_t find_bin(const feature_t *feature, float x)
+{
+    switch (feature->n_levels) {
+    case 1: return find_bin_in(feature, x, 1);
+    case 2: return find_bin_in(feature, x, 2);
+    case 3: return find_bin_in(feature, x, 3);
+    default: return find_bin_in(feature, x, 4);
+    }
+}
+
+INLINE uint32_t bits_of(const float *x)
+{
+    uint32_t bits;
+    memcpy(&bits, x, sizeof bits);
+    return bits;
+}
+
+/* ---- narrow kernel ---- */
+
+#define NARROW_ROWS 256 /* rows that share a pass over the masks of a group of trees, which fit the second cache */
+#define UNIT 8          /* rows whose sums grow side by side: an addition waits for the one before it */
+#ifdef FOREST_LANES
+#define STRIP MIN(8, N_VECTORS) /* vectors that are ANDed in registers */
+#else
+#define STRIP 4
+#endif
+typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
+#define N_VECTORS ((int)(sizeof(mask_t) * GROUP / sizeof(masks_t)))
+
+/* The number of the first 1, for all masks of a vector: alone, it is a power of two, and as a float it has its number
+ * plus 127 in the bits from 23 on. The lowest byte is right even for the last mask bit, which is a float's sign. */
+#if defined FOREST_LANES && MASK_BITS == 32
+#define FIRST_BITS(v) ((masks_t)_mm256_srli_epi32((__m256i)_mm256_cvtepi32_ps((__m256i)((v) & -(v))), 23))
+#define LEAF(v) ((size_t)(uint8_t)(v) - 127)
+#else
+#define FIRST_BITS(v) (v)
+#define LEAF(v) ((size_t)(unsigned)FIRST_BIT(v))
+#endif
+
+INLINE void add_leaves(mask_t reachable[UNIT][GROUP], const float (*leaves)[MASK_BITS], int n_trees, float *sums,
+                       const int n)
+{
+    float sum[UNIT];
+    for (int r = 0; r < n; r++)
+        sum[r] = sums[r];
+    for (int t = 0; t < n_trees; t++)
+        for (int r = 0; r < n; r++)
+            sum[r] += leaves[t][LEAF(reachable[r][t])];
+    for (int r = 0; r < n; r++)
+        sums[r] = sum[r];
+}
+
+static void narrow(const float *X, int n, float *out)
+{
+    uint16_t mask_row[NARROW_ROWS][N_USED];
+    int varying[N_USED], constant[N_USED], n_varying = 0, n_constant = 0;
+    for (int f = 0; f < N_USED; f++) {
+        const feature_t *feature = &forest_features[f];
+        const float *x = X + feature->column;
+        uint32_t before = 0;
+        int row = 0, same = 1;
+        for (int r = 0; r < n; r++, x += N_FEATURES) {
+            uint32_t bits = bits_of(x);
+            if (r == 0 || bits != before) {
+                row = feature->first_mask + (*x != *x ? feature->n_cuts + 1 : find_bin(feature, *x));
+                if (n <= UNIT)
+                    for (int g = 0; g < N_GROUPS; g++)
+                        for (size_t i = 0; i < sizeof forest_masks[0][0]; i += 64)
+                            __builtin_prefetch((const char *)forest_masks[g][row] + i);
+            }
+            before = bits;
+            mask_row[r][f] = (uint16_t)row;
+            same &= row == mask_row[0][f];
+        }
+        if (same)
+            constant[n_constant++] = f;
+        else
+            varying[n_varying++] = f;
+    }
+    for (int r = 0; r < n; r++)
+        out[r] = BASE_SCORE;
+    for (int g = 0; g < N_GROUPS; g++) {
+        const int n_trees = MIN(N_TREES - g * GROUP, GROUP);
+        mask_t reachable[UNIT][GROUP] ALIGNED;
+        masks_t common[N_VECTORS];
+        for (int w = 0; w < N_VECTORS; w += STRIP) {
+            masks_t strip[STRIP];
+            for (int i = 0; i < STRIP; i++)
+                strip[i] = ~(masks_t){0};
+            for (int k = 0; k < n_constant; k++)
+                for (int i = 0; i < STRIP; i++)
+                    strip[i] &= ((const masks_t *)forest_masks[g][mask_row[0][constant[k]]])[w + i];
+            for (int i = 0; i < STRIP; i++)
+                common[w + i] = strip[i];
+        }
+        for (int first = 0; first < n; first += UNIT) {
+            const int m = MIN(n - first, UNIT);
+            for (int r = 0; r < m; r++)
+                for (int w = 0; w < N_VECTORS; w += STRIP) {
+                    masks_t strip[STRIP];
+                    for (int i = 0; i < STRIP; i++)
+                        strip[i] = common[w + i];
+                    for (int k = 0; k < n_varying; k++)
+                        for (int i = 0; i < STRIP; i++)
+                            strip[i] &= ((const masks_t *)forest_masks[g][mask_row[first + r][varying[k]]])[w + i];
+                    for (int i = 0; i < STRIP; i++)
+                        ((masks_t *)reachable[r])[w + i] = FIRST_BITS(strip[i]);
+                }
+            switch (m) {
+#define CASE(k) case k: add_leaves(reachable, forest_leaves[g], n_trees, out + first, k); break;
+                CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#undef CASE
+            }
+        }
+    }
+}
+
+/* ---- wide kernel ---- */
+
+#if defined FOREST_LANES && WIDE_LEVELS
+#if FOREST_LANES == 64
+typedef __m512i bytes_t;
+typedef __m512 floats_t;
+typedef __mmask64 flags_t;
+#define OP(name) NAME(_mm512_, name)
+#define LOAD(p) _mm512_load_si512((const void *)(p))
+#define REPEAT4(x) _mm512_set1_epi32((int)(x))
+#define REPEAT16(p) _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)(p)))
+#define ZERO _mm512_setzero_si512()
+#define GREATER(a, b) _mm512_cmpgt_epi8_mask(a, b)
+#define EITHER(f, g) ((f) | (g))
+#define CHOOSE_FLAGS(f, no, yes) (((f) & (yes)) | (~(f) & (no)))
+#define CHOOSE(f, no, yes) _mm512_mask_blend_epi8(f, no, yes)
+#define SIGNS(a) _mm512_movepi8_mask(a)
+#define BYTES_OR(a, b) _mm512_or_si512(a, b)
+#define IF_FLAG(f, x) _mm512_maskz_mov_epi8(f, _mm512_set1_epi8(x))
+#define ADD_FLAG(a, f) _mm512_mask_add_epi8(a, f, a, _mm512_set1_epi8(1))
+#define AS_FLOATS(a) _mm512_castsi512_ps(a)
+#else
+typedef __m256i bytes_t;
+typedef __m256 floats_t;
+typedef __m256i flags_t;
+#define OP(name) NAME(_mm256_, name)
+#define LOAD(p) _mm256_load_si256((const __m256i *)(p))
+#define REPEAT4(x) _mm256_set1_epi32((int)(x))
+#define REPEAT16(p) _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(p)))
+#define ZERO _mm256_setzero_si256()
+#define GREATER(a, b) _mm256_cmpgt_epi8(a, b) /* true is -1 */
+#define EITHER(f, g) _mm256_or_si256(f, g)
+#define CHOOSE_FLAGS(f, no, yes) _mm256_blendv_epi8(no, yes, f)
+#define CHOOSE(f, no, yes) _mm256_blendv_epi8(no, yes, f)
+#define SIGNS(a) (a) /* a blend looks at signs only */
+#define BYTES_OR(a, b) _mm256_or_si256(a, b)
+#define IF_FLAG(f, x) _mm256_and_si256(f, _mm256_set1_epi8(x))
+#define ADD_FLAG(a, f) _mm256_sub_epi8(a, f)
+#define AS_FLOATS(a) _mm256_castsi256_ps(a)
+#endif
+
+#define LANES FOREST_LANES
+#define PAIR 2                   /* vectors of rows that walk side by side */
+#define TILE (PAIR * LANES)      /* rows of a walk */
+#define N_TILES (BLOCK / TILE)   /* BLOCK is a multiple of 128: rows that are binned, then walk, tree by tree */
+#define QUARTER (LANES / 4)      /* floats in a vector */
+#define WIDE_ROWS 20             /* fewer rows are left to the narrow kernel */
+#define SPECIALISED_ROWS 256     /* fewer rows are not worth it */
+#define NEVER (-128)
+#define ALWAYS 127
+#define SIXTH (WIDE_LEVELS == 3) /* 32 nodes on the last level: two tables, by the first decision */
+
+typedef int8_t table_t __attribute__((vector_size(16), aligned(16), may_alias));
+
+/* Trees as they are walked; a specialised copy has the same shape. */
+typedef struct {
+    const uint32_t (*top_cuts)[7];    /* for each tree: cuts of its first seven nodes, each byte the same */
+    const uint16_t (*top_columns)[8]; /* and where the columns of these nodes begin in the bins */
+    const uint8_t *n_visits;          /* for each tree and level below: how many features it uses */
+    const table_t *starts;            /* for each tree and level below: next[at] before any visit */
+    const table_t *visits;            /* for each visit: cut[at] */
+    const uint16_t *columns;          /* for each visit: where its column begins */
+    const table_t *planes;            /* for each tree and byte of a float: left leaves, right leaves */
+} walk_t;
+
+TABLE uint32_t forest_top_cuts[][7];
+TABLE uint16_t forest_top_columns[][8];
+TABLE uint8_t forest_n_visits[];
+TABLE int8_t forest_starts[][16], forest_visits[][16];
+TABLE uint8_t forest_planes[][16];
+TABLE uint16_t forest_columns[];
+TABLE uint32_t forest_chunks[][2]; /* first visit, and first table of visits, of each CHUNK of trees */
+TABLE byte_column_t forest_byte_columns[];
+
+INLINE bytes_t look_up(const table_t *table, bytes_t at, flags_t first, int two)
+{
+    (void)first;
+    bytes_t found = OP(shuffle_epi8)(REPEAT16(table), at); /* by the low four bits of `at` */
+    return two ? CHOOSE(first, found, OP(shuffle_epi8)(REPEAT16(table + 1), at)) : found;
+}
+
+INLINE void walk_trees(walk_t p, int n_trees, const int8_t *bins, floats_t (*sums)[4], const int n)
+{
+    floats_t sum[PAIR][4];
+    for (int u = 0; u < n; u++)
+        for (int q = 0; q < 4; q++)
+            sum[u][q] = sums[u][q];
+    for (int t = 0; t < n_trees; t++) {
+        bytes_t at[PAIR], next[PAIR];
+        flags_t first[PAIR], right[PAIR];
+        for (int u = 0; u < n; u++) {
+#define GOES_RIGHT(k) GREATER(REPEAT4(p.top_cuts[t][k]), LOAD(bins + p.top_columns[t][k] + u * LANES))
+            flags_t f0 = GOES_RIGHT(0), f1 = GOES_RIGHT(1), f2 = GOES_RIGHT(2);
+            flags_t l = CHOOSE_FLAGS(f1, GOES_RIGHT(3), GOES_RIGHT(4));
+            flags_t r = CHOOSE_FLAGS(f2, GOES_RIGHT(5), GOES_RIGHT(6));
+#undef GOES_RIGHT
+            first[u] = f0;
+            at[u] = BYTES_OR(IF_FLAG(f0, 4), IF_FLAG(CHOOSE_FLAGS(f0, f1, f2), 2));
+            at[u] = ADD_FLAG(at[u], CHOOSE_FLAGS(f0, l, r));
+        }
+#pragma GCC unroll 2
+        for (int level = 1; level < WIDE_LEVELS; level++) {
+            for (int u = 0; u < n; u++)
+                next[u] = look_up(p.starts, at[u], first[u], 0);
+            p.starts++;
+            for (int k = *p.n_visits++; k > 0; k--) {
+                const int8_t *column = bins + *p.columns++;
+                for (int u = 0; u < n; u++)
+                    next[u] = ADD_FLAG(next[u], GREATER(look_up(p.visits, at[u], first[u], 0), LOAD(column + u * LANES)));
+                p.visits++;
+            }
+            for (int u = 0; u < n; u++)
+                at[u] = next[u];
+        }
+        for (int u = 0; u < n; u++)
+            right[u] = SIGNS(look_up(p.starts, at[u], first[u], SIXTH));
+        p.starts += 1 + SIXTH;
+        for (int k = *p.n_visits++; k > 0; k--) {
+            const int8_t *column = bins + *p.columns++;
+            for (int u = 0; u < n; u++) {
+                bytes_t cut = look_up(p.visits, at[u], first[u], SIXTH);
+                right[u] = EITHER(right[u], GREATER(cut, LOAD(column + u * LANES)));
+            }
+            p.visits += 1 + SIXTH;
+        }
+        bytes_t plane[PAIR][4];
+        for (int b = 0; b < 4; b++) {
+            for (int u = 0; u < n; u++)
+                plane[u][b] = CHOOSE(right[u], look_up(p.planes, at[u], first[u], SIXTH),
+                                     look_up(p.planes + 1 + SIXTH, at[u], first[u], SIXTH));
+            p.planes += 2 + 2 * SIXTH;
+        }
+        for (int u = 0; u < n; u++) {
+            bytes_t low_a = OP(unpacklo_epi8)(plane[u][0], plane[u][1]);
+            bytes_t low_b = OP(unpackhi_epi8)(plane[u][0], plane[u][1]);
+            bytes_t high_a = OP(unpacklo_epi8)(plane[u][2], plane[u][3]);
+            bytes_t high_b = OP(unpackhi_epi8)(plane[u][2], plane[u][3]);
+            sum[u][0] = OP(add_ps)(sum[u][0], AS_FLOATS(OP(unpacklo_epi16)(low_a, high_a)));
+            sum[u][1] = OP(add_ps)(sum[u][1], AS_FLOATS(OP(unpackhi_epi16)(low_a, high_a)));
+            sum[u][2] = OP(add_ps)(sum[u][2], AS_FLOATS(OP(unpacklo_epi16)(low_b, high_b)));
+            sum[u][3] = OP(add_ps)(sum[u][3], AS_FLOATS(OP(unpackhi_epi16)(low_b, high_b)));
+        }
+    }
+    for (int u = 0; u < n; u++)
+        for (int q = 0; q < 4; q++)
+            sums[u][q] = sum[u][q];
+}
+
+/* Out of line, so that each has the registers for itself. */
+static __attribute__((noinline)) void walk_two(const walk_t *p, int n_trees, const int8_t *bins, floats_t (*sums)[4])
+{
+    walk_trees(*p, n_trees, bins, sums, 2);
+}
+
+static __attribute__((noinline)) void walk_one(const walk_t *p, int n_trees, const int8_t *bins, floats_t (*sums)[4])
+{
+    walk_trees(*p, n_trees, bins, sums, 1);
+}
+
+INLINE void find_bins(const feature_t *feature, const float *value, int32_t *bin, const int n_levels)
+{
+    bin[0] = find_bin_in(feature, value[0], n_levels);
+    for (int r = 1; r < 128; r++)
+        bin[r] = bits_of(value + r) == bits_of(value + r - 1) ? bin[r - 1] : find_bin_in(feature, value[r], n_levels);
+}
+
+/* Bins of 128 rows, or of the last `n`; the rows that are missing repeat the first. */
+static void fill_bins(const float *X, int n, int8_t bins[N_BYTE_COLUMNS][128])
+{
+    uint32_t differs[N_FEATURES] = {0};
+    for (int r = 1; r < n; r++)
+        for (int j = 0; j < N_FEATURES; j++)
+            differs[j] |= bits_of(X + r * N_FEATURES + j) ^ bits_of(X + j);
+    for (int f = 0; f < N_USED; f++) {
+        const feature_t *feature = &forest_features[f];
+        const float *x = X + feature->column;
+        float value[128] ALIGNED;
+        int32_t bin[128] ALIGNED;
+        if (differs[feature->column] == 0) {
+            bin[0] = find_bin(feature, *x);
+            value[0] = *x;
+            for (int c = feature->first_byte; c < feature->first_byte + feature->n_bytes; c++) {
+                int32_t b = (value[0] != value[0] ? forest_byte_columns[c].missing : bin[0]) - forest_byte_columns[c].first;
+                memset(bins[c], 126 - (b < 0 ? 0 : b > 254 ? 254 : b), 128);
+            }
+            continue;
+        }
+        for (int r = 0; r < n; r++)
+            value[r] = x[r * N_FEATURES];
+        for (int r = n; r < 128; r++)
+            value[r] = value[0];
+        if (feature->n_levels == 1) {
+            memset(bin, 0, sizeof bin);
+            for (int k = 0; k < feature->n_cuts; k++) {
+                float cut = forest_cuts[feature->level[0]][k];
+                for (int r = 0; r < 128; r++)
+                    bin[r] += cut <= value[r];
+            }
+        } else if (feature->n_levels == 2) {
+            find_bins(feature, value, bin, 2);
+        } else if (feature->n_levels == 3) {
+            find_bins(feature, value, bin, 3);
+        } else {
+            find_bins(feature, value, bin, 4);
+        }
+        for (int c = feature->first_byte; c < feature->first_byte + feature->n_bytes; c++) {
+            int32_t first_cut = forest_byte_columns[c].first, missing = forest_byte_columns[c].missing;
+            for (int r = 0; r < 128; r++) {
+                int32_t b = (value[r] != value[r] ? missing : bin[r]) - first_cut;
+                b = b < 0 ? 0 : b;
+                b = b > 254 ? 254 : b;
+                bins[c][r] = (int8_t)(126 - b);
+            }
+        }
+    }
+}
+
+/* Trees with the comparisons of constant columns made. */
+typedef struct {
+    uint32_t top_cuts[CHUNK][7];
+    uint8_t n_visits[CHUNK * WIDE_LEVELS];
+    table_t starts[CHUNK * (WIDE_LEVELS + SIXTH)];
+    table_t visits[MAX_VISITS];
+    uint16_t columns[MAX_VISITS];
+} special_t;
+
+static walk_t specialise(walk_t p, int n_trees, const int8_t *bins, const uint8_t *constant, special_t *s)
+{
+    for (int t = 0; t < n_trees; t++)
+        for (int k = 0; k < 7; k++) {
+            int c = p.top_columns[t][k];
+            uint32_t cut = p.top_cuts[t][k];
+            s->top_cuts[t][k] = !constant[c / 128] ? cut : (uint8_t)((int8_t)cut > bins[c] ? ALWAYS : NEVER) * 0x01010101u;
+        }
+    int visit = 0, kept = 0, table_in = 0, table_out = 0, start = 0;
+    for (int i = 0; i < n_trees * WIDE_LEVELS; i++) {
+        const int last = i % WIDE_LEVELS == WIDE_LEVELS - 1, n_tables = last ? 1 + SIXTH : 1, kept_before = kept;
+        for (int h = 0; h < n_tables; h++)
+            s->starts[start + h] = p.starts[start + h];
+        for (int k = p.n_visits[i]; k > 0; k--, visit++, table_in += n_tables) {
+            const uint16_t c = p.columns[visit];
+            for (int h = 0; h < n_tables; h++) {
+                const table_t cut = p.visits[table_in + h], goes_right = cut > bins[c];
+                if (!constant[c / 128])
+                    s->visits[table_out + h] = cut;
+                else if (last)
+                    s->starts[start + h] |= goes_right;
+                else
+                    s->starts[start + h] -= goes_right;
+            }
+            if (!constant[c / 128]) {
+                s->columns[kept++] = c;
+                table_out += n_tables;
+            }
+        }
+        s->n_visits[i] = (uint8_t)(kept - kept_before);
+        start += n_tables;
+    }
+    return (walk_t){s->top_cuts, p.top_columns, s->n_visits, s->starts, s->visits, s->columns, p.planes};
+}
+
+static void wide(const float *X, int n, float *out)
+{
+    int8_t bins[BLOCK / 128][N_BYTE_COLUMNS][128] ALIGNED;
+    floats_t sums[N_TILES][PAIR][4];
+    uint8_t constant[N_BYTE_COLUMNS] = {0};
+    int n_constant = 0;
+    const int n_tiles = (n + TILE - 1) / TILE, last_rows = n - (n_tiles - 1) * TILE;
+    for (int i = 0; i * 128 < n; i++)
+        fill_bins(X + (size_t)i * 128 * N_FEATURES, MIN(n - i * 128, 128), bins[i]);
+    if (n >= SPECIALISED_ROWS)
+        for (int c = 0; c < N_BYTE_COLUMNS; c++) {
+            int differs = 0;
+            for (int i = 0; i * 128 < n && !differs; i++)
+                differs = bins[i][c][0] != bins[0][c][0] || memcmp(bins[i][c], bins[i][c] + 1, 127) != 0;
+            constant[c] = !differs;
+            n_constant += !differs;
+        }
+    for (int i = 0; i < n_tiles; i++)
+        for (int u = 0; u < PAIR; u++)
+            for (int q = 0; q < 4; q++)
+                sums[i][u][q] = OP(set1_ps)(BASE_SCORE);
+    for (int first = 0, chunk = 0; first < N_TREES; first += CHUNK, chunk++) {
+        const int n_trees = MIN(N_TREES - first, CHUNK);
+        special_t special;
+        walk_t p = {
+            forest_top_cuts + first,
+            forest_top_columns + first,
+            forest_n_visits + first * WIDE_LEVELS,
+            (const table_t *)forest_starts + first * (WIDE_LEVELS + SIXTH),
+            (const table_t *)forest_visits + forest_chunks[chunk][1],
+            forest_columns + forest_chunks[chunk][0],
+            (const table_t *)forest_planes + first * 8 * (1 + SIXTH),
+        };
+        if (n_constant > 0)
+            p = specialise(p, n_trees, bins[0][0], constant, &special);
+        for (int i = 0; i < n_tiles; i++) {
+            const int8_t *tile = bins[i * TILE / 128][0] + i * TILE % 128;
+            if (i == n_tiles - 1 && last_rows <= LANES)
+                walk_one(&p, n_trees, tile, sums[i]);
+            else
+                walk_two(&p, n_trees, tile, sums[i]);
+        }
+    }
+    for (int i = 0; i < n_tiles; i++) {
+        /* Unpacking works within 16 bytes, so the 4 floats of lane l in sum q are rows 16 l + 4 q and following. */
+        float row[TILE];
+        for (int u = 0; u < PAIR; u++)
+            for (int q = 0; q < 4; q++)
+                for (int l = 0; l < LANES / 16; l++)
+                    memcpy(row + u * LANES + 16 * l + 4 * q, (const float *)&sums[i][u][q] + 4 * l, 4 * sizeof *row);
+        memcpy(out + (size_t)i * TILE, row, (size_t)(i < n_tiles - 1 ? TILE : last_rows) * sizeof *row);
+    }
+}
+#endif
+
+/* Predict `n` rows of N_FEATURES floats each. */
+__attribute__((visibility("hidden"))) void NAME(forest_rows_, FOREST_PATH)(const float *X, int64_t n, float *out)
+{
+    while (n > 0) {
+        int m;
+#ifdef TILE
+        if (n >= WIDE_ROWS) {
+            m = (int)MIN(n, BLOCK);
+            if (m > TILE && m % TILE < WIDE_ROWS) /* a short rest is left to the narrow kernel */
+                m -= m % TILE;
+            wide(X, m, out);
+        } else
+#endif
+            narrow(X, m = (int)MIN(n, NARROW_ROWS), out);
+        X += (size_t)m * N_FEATURES;
+        out += m;
+        n -= m;
+    }
+}
