@@ -7,17 +7,22 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, date, datetime
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import orjson
 
+from etacore.checked_json import Reader
 from etacore.errors import RegistryError
+from etacore.predictors import PREDICTORS
 from etacore.schema import MAX_ETA_S, MIN_ETA_S, feature_codes, feature_groups
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
 MAX_KEY_LENGTH: Final = 200
+
+RESERVED: Final = ("archive", "evaluations")
+"""Folders of a registry that are no bundles."""
 
 _KEY: Final = re.compile(r"[A-Za-z0-9_=+@-][A-Za-z0-9._=+@-]*")
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._+=-]")
@@ -27,13 +32,16 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 def check_model_key(key: str) -> str:
     """Return `key` if it can be a folder's name, so that no key ever leaves the registry folder.
 
-    Allowed are ASCII letters, digits and ``. _ = + - @``, no leading dot, at most 200 characters.
+    Allowed are ASCII letters, digits and ``. _ = + - @``, no leading dot, at most 200 characters; not the names of
+    a registry's own folders.
 
     Raises
     ------
     RegistryError
         If it cannot.
     """
+    if key in RESERVED:
+        raise RegistryError(f"model key {key!r} is a folder of the registry itself", hint="use another key")
     if not isinstance(key, str) or not _KEY.fullmatch(key) or len(key) > MAX_KEY_LENGTH or key.endswith(".json"):
         raise RegistryError(
             f"model key {key!r} cannot be a file name",
@@ -89,7 +97,7 @@ def parse_time(text: str) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """The model as its library wrote it, byte for byte."""
+    """A file of the bundle and its content hash: the model as it was trained, byte for byte, or a table of its own."""
 
     file: str
     sha256: str
@@ -122,7 +130,11 @@ class Parity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything that is known about a model. The fields are those of ``manifest.json``."""
+    """Everything that is known about a model. The fields are those of ``manifest.json``.
+
+    ``predictor`` says what predicts: a compiled ``forest``, or a ``polynomial`` or ``mean_table`` in the source file.
+    ``routes`` are the route ids that ``route_code`` counts; ``typical`` is the table of typical travel times.
+    """
 
     model_key: str
     model_type: str
@@ -146,11 +158,26 @@ class Manifest:
     n_trips: int | None = None
     train_samples: int | None = None
     test_samples: int | None = None
+    predictor: str = "forest"
+    routes: tuple[str, ...] = ()
+    typical: SourceFile | None = None
     format_version: int = FORMAT_VERSION
 
+    def files(self) -> dict[str, str]:
+        """Names of the bundle's files, the manifest aside, and their SHA-256."""
+        named = (self.source, *self.libraries, *((self.typical,) if self.typical else ()))
+        return {entry.file: entry.sha256 for entry in named}
+
     def to_json(self) -> bytes:
-        """The manifest as indented JSON. A number that is not finite becomes null."""
-        return orjson.dumps(self, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+        """The manifest as indented JSON. A number that is not finite becomes null.
+
+        Fields that came later are left out where they say nothing, so that older versions read such a bundle too.
+        """
+        raw = {f.name: getattr(self, f.name) for f in fields(self)}
+        for name, nothing in _LATER.items():
+            if raw[name] == nothing:
+                del raw[name]
+        return orjson.dumps(raw, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
 
     @classmethod
     def from_json(cls, data: bytes, name: str = MANIFEST_FILE) -> Manifest:
@@ -181,7 +208,8 @@ class Manifest:
         unknown = read.raw.keys() - {f.name for f in fields(cls)}
         if unknown:
             read.fail(min(unknown), "is not a field of a manifest")
-        source = read.inner("source", read.raw.get("source"))
+        for name, nothing in _LATER.items():
+            read.raw.setdefault(name, nothing)
         manifest = cls(
             model_key=check_model_key(read.text("model_key")),
             model_type=read.text("model_type"),
@@ -190,7 +218,7 @@ class Manifest:
             saved_at=read.converted("saved_at", "an ISO 8601 time", parse_time)[0],
             features=read.texts("features"),
             time_zone=read.converted("time_zone", "the name of a time zone", ZoneInfo)[0],
-            source=SourceFile(source.file_name(), source.sha256()),
+            source=read.source_file("source"),
             libraries=tuple(
                 LibraryFile(
                     file=entry.file_name(),
@@ -212,93 +240,37 @@ class Manifest:
             n_trips=read.optional("n_trips", read.integer),
             train_samples=read.optional("train_samples", read.integer),
             test_samples=read.optional("test_samples", read.integer),
+            predictor=read.text("predictor"),
+            routes=read.different("routes"),
+            typical=read.optional("typical", read.source_file),
         )
         if manifest.distance not in ("straight", "along_route"):
             read.fail("distance", f"is {manifest.distance!r}, not 'straight' or 'along_route'")
         if manifest.nan_at_serving not in (None, 0.0):
             read.fail("nan_at_serving", f"is {manifest.nan_at_serving!r}, not 0.0 or null")
+        for feature, name in (("route_code", "routes"), ("typical_travel_s", "typical")):
+            if feature in manifest.features and not getattr(manifest, name):
+                read.fail(name, f"is empty, and feature {feature} needs it")
         feature_codes(manifest.features)
+        if manifest.predictor not in PREDICTORS:
+            read.fail("predictor", f"is {manifest.predictor!r}, not {', '.join(PREDICTORS)}", "upgrade etacore")
+        if manifest.predictor != "forest" and manifest.libraries:
+            read.fail("libraries", f"is not empty, and a {manifest.predictor} has none")
+        if len(manifest.files()) != 1 + len(manifest.libraries) + (manifest.typical is not None):
+            read.fail("source", "and the other files do not all have different names")
         return manifest
 
 
-class _Reader:
-    """Typed access to a decoded JSON object; every failure names the field and the file."""
-
-    def __init__(self, raw: object, name: str, path: str = "") -> None:
-        self.name = name
-        self.path = path
-        if not isinstance(raw, dict):
-            raise RegistryError(f"{name}: {path.rstrip('.') or 'the content'} is not a JSON object")
-        self.raw: dict[str, Any] = raw
-
-    def fail(self, key: str, reason: str, hint: str | None = None) -> NoReturn:
-        raise RegistryError(f"{self.name}: field {self.path}{key} {reason}", hint=hint)
-
-    def value(self, key: str, kind: type | tuple[type, ...], what: str) -> Any:
-        if key not in self.raw:
-            self.fail(key, "is missing")
-        value = self.raw[key]
-        if not isinstance(value, kind) or isinstance(value, bool):
-            self.fail(key, f"is {value!r}, not {what}")
-        return value
-
-    def text(self, key: str) -> str:
-        value: str = self.value(key, str, "a text")
-        return value if value else self.fail(key, "is empty")
-
-    def integer(self, key: str) -> int:
-        return cast(int, self.value(key, int, "an integer"))
-
-    def number(self, key: str) -> float:
-        return float(self.value(key, (int, float), "a number"))
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        return cast(dict[str, Any], self.value(key, dict, "an object"))
-
-    def sequence(self, key: str) -> list[Any]:
-        return cast(list[Any], self.value(key, list, "a list"))
-
-    def optional(self, key: str, read: Any) -> Any:
-        if key not in self.raw:
-            self.fail(key, "is missing")
-        return None if self.raw[key] is None else read(key)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        values = self.sequence(key)
-        if not values or not all(isinstance(value, str) for value in values):
-            self.fail(key, "is not a list of at least one text")
-        return tuple(values)
-
-    def converted(self, key: str, what: str, convert: Any) -> tuple[str, Any]:
-        text = self.text(key)
-        try:
-            return text, convert(text)
-        except (ValueError, OSError, LookupError):
-            self.fail(key, f"is {text!r}, not {what}")
-
-    def dates(self, key: str) -> tuple[date, ...]:
-        try:
-            return tuple(date.fromisoformat(text) for text in self.sequence(key))
-        except (ValueError, TypeError) as err:
-            self.fail(key, f"holds something that is not an ISO date: {err}")
-
-    def bounds(self, key: str) -> tuple[float, float]:
-        values = self.sequence(key)
-        if len(values) != 2 or not all(type(v) in (int, float) for v in values) or not values[0] < values[1]:
-            self.fail(key, f"is {values!r}, not [low, high]")
-        return float(values[0]), float(values[1])
-
-    def metric(self, key: str, value: object) -> float | None:
-        if value is not None and type(value) not in (int, float):
-            self.fail(f"metrics.{key}", f"is {value!r}, not a number or null")
-        return None if value is None else float(cast(float, value))
-
-    def inner(self, key: str, raw: object) -> _Reader:
-        return _Reader(raw, self.name, f"{self.path}{key}.")
+class _Reader(Reader):
+    """What a manifest holds besides plain values."""
 
     def parity(self, key: str) -> Parity:
         inner = self.inner(key, self.raw[key])
         return Parity(inner.integer("rows"), inner.number("max_abs_error"), inner.number("bound"))
+
+    def source_file(self, key: str) -> SourceFile:
+        inner = self.inner(key, self.raw.get(key))
+        return SourceFile(inner.file_name(), inner.sha256())
 
     def file_name(self) -> str:
         name = self.text("file")
@@ -309,6 +281,10 @@ class _Reader:
     def sha256(self) -> str:
         text = self.text("sha256")
         return text if _SHA256.fullmatch(text) else self.fail("sha256", f"is {text!r}, not 64 hexadecimal digits")
+
+
+# Fields that older bundles do not have, and what their absence means.
+_LATER: Final[Mapping[str, Any]] = {"predictor": "forest", "routes": (), "typical": None}
 
 
 def finite_or_none(value: object) -> float | None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from datetime import date
+from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore.forest import Forest
+from etacore.bundle_files import read_checked
+from etacore.errors import ModelLoadError
+from etacore.forest import CPU, PLATFORM, Forest
 from etacore.manifest import Manifest
+from etacore.predictors import MeanTable, Polynomial, Predictor, load_predictor
 from etacore.schema import feature_codes
+from etacore.typical import TypicalTimes
+
+BACKENDS: Final = ("bitmask", "tl2cgen")
 
 
 class Model:
@@ -28,13 +36,18 @@ class Model:
     time_zone : str
     holidays : tuple of date
     nan_fill : float or None
-        What a NaN feature is replaced by (0.0), or None if the forest shall see it as missing.
+        What a NaN feature is replaced by (0.0), or None if the model shall see it as missing.
     along_route_distance : bool
         Whether ``distance_to_stop`` is measured along the route.
     clip_s : tuple of float
         Bounds of a prediction.
+    routes : tuple of str
+        Route ids; ``route_code`` is the position in it.
+    typical : TypicalTimes or None
+        Where ``typical_travel_s`` comes from.
     manifest : Manifest
-    forest : Forest
+    predictor : Predictor
+        A `Forest`, or one of `etacore.predictors`.
     """
 
     __slots__ = (
@@ -42,20 +55,24 @@ class Model:
         "clip_s",
         "feature_codes",
         "features",
-        "forest",
         "holidays",
         "key",
         "manifest",
         "model_type",
         "nan_fill",
+        "predictor",
         "route_id",
+        "routes",
         "scope",
         "time_zone",
+        "typical",
     )
 
-    def __init__(self, manifest: Manifest, forest: Forest) -> None:
+    def __init__(self, manifest: Manifest, predictor: Predictor, typical: TypicalTimes | None = None) -> None:
         self.manifest = manifest
-        self.forest = forest
+        self.predictor = predictor
+        self.typical = typical
+        self.routes = manifest.routes
         self.key = manifest.model_key
         self.model_type = manifest.model_type
         self.route_id = manifest.route_id
@@ -76,6 +93,8 @@ class Model:
     def predict(self, X: NDArray[np.float32], out: NDArray[np.float32]) -> None:  # noqa: N803
         """Seconds to arrival for every row of `X`, clipped to ``clip_s``. Safe to call from several threads.
 
+        A row that cannot be predicted gets NaN, never an infinity; the encoder shows such a stop with an error.
+
         Parameters
         ----------
         X : ndarray of float32, shape (n_rows, n_features), C-contiguous
@@ -88,4 +107,51 @@ class Model:
         ValueError
             If a shape or dtype does not fit.
         """
-        self.forest.predict(X, out, *self.clip_s)
+        self.predictor.predict(X, out, *self.clip_s)
+
+
+def load_model(manifest: Manifest, folder: Path) -> Model:
+    """Make a bundle ready to predict. Every file is held against its hash before anything is done with it.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of the bundle.
+    folder : Path
+        Where its files are.
+
+    Raises
+    ------
+    ModelLoadError
+        If a file is missing, damaged, or made for another machine; names it.
+    """
+    predictor = _forest(manifest, folder) if manifest.predictor == "forest" else _small(manifest, folder)
+    typical = None
+    if manifest.typical is not None:
+        path = folder / manifest.typical.file
+        typical = TypicalTimes.from_json(read_checked(path, manifest.typical.sha256), str(path))
+    return Model(manifest, predictor, typical)
+
+
+def _forest(manifest: Manifest, folder: Path) -> Forest:
+    usable = [library for library in manifest.libraries if library.backend in BACKENDS]
+    fitting = [library for library in usable if (library.platform, library.cpu) == (PLATFORM, CPU)]
+    if not fitting:
+        made_for = ", ".join(f"{library.platform}-{library.cpu}" for library in usable) or "no machine"
+        raise ModelLoadError(
+            f"model {manifest.model_key} is compiled for {made_for}, this machine is {PLATFORM}-{CPU}",
+            hint=f"on such a machine: etacore compile {folder / manifest.source.file}",
+        )
+    library = fitting[0]
+    return Forest.load(folder / library.file, library.sha256, len(manifest.features))
+
+
+def _small(manifest: Manifest, folder: Path) -> Polynomial | MeanTable:
+    path = folder / manifest.source.file
+    predictor = load_predictor(read_checked(path, manifest.source.sha256), len(manifest.features), str(path))
+    if predictor.kind != manifest.predictor:
+        raise ModelLoadError(
+            f"{path}: field kind is {predictor.kind!r}, the manifest says {manifest.predictor!r}",
+            hint="restore the bundle",
+        )
+    return predictor

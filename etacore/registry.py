@@ -5,82 +5,43 @@
     <registry>/registry.json                 {model_key: {saved_at, model_type, route_id, dataset, metrics, ...}}
     <registry>/<model_key>/manifest.json     everything about the model
                            model.json|.ubj   the source, byte for byte
+                           typical.json      travel times, if the model needs them
                            <hash>-<platform>-<cpu>.so
+    <registry>/archive/                      models out of service: a registry of its own, in the same form
 
 Readers take no lock: the index is only ever replaced as a whole, and a bundle never changes once it is listed.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
-from etacore.forest import CPU, PLATFORM, Forest, sha256_hex
-from etacore.manifest import (
-    MANIFEST_FILE,
-    Manifest,
-    check_model_key,
-    finite_or_none,
-    make_model_key,
-    parse_time,
+from etacore.bundle_files import (
+    check_files,
+    delete_folder,
+    link_folder,
+    read_manifest,
+    sweep,
+    write_folder,
+    write_whole,
 )
-from etacore.model import Model
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
+from etacore.manifest import MANIFEST_FILE, Manifest, check_model_key, make_model_key
+from etacore.model import Model, load_model
+from etacore.registry_index import EMPTY, INDEX_FILE, Entry, Index, index_entry, read_index
 from etacore.schema import WEATHER_FEATURES
 
-__all__ = ["INDEX_FILE", "Entry", "Manifest", "Model", "Registry", "check_model_key", "make_model_key"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
-INDEX_FILE: Final = "registry.json"
-BACKENDS: Final = ("tl2cgen",)
-_TEMPORARY: Final = ".tmp-"
-_INDEX_FORMAT: Final = 1
+__all__ = ["ARCHIVE", "INDEX_FILE", "Entry", "Manifest", "Model", "Registry", "check_model_key", "make_model_key"]
 
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of the index: enough to choose a model without opening its bundle."""
-
-    key: str
-    model_type: str
-    route_id: str | None
-    dataset: str
-    saved_at: datetime
-    metrics: Mapping[str, Any]
-    features: tuple[str, ...]
-
-    @property
-    def test_mae_s(self) -> float:
-        """``metrics.test_mae_seconds``; infinite if there is no finite one."""
-        value = finite_or_none(self.metrics.get("test_mae_seconds"))
-        return math.inf if value is None else value
-
-    @property
-    def servable(self) -> bool:
-        """Whether serving can compute all of its features: there is no weather source."""
-        return not set(self.features) & set(WEATHER_FEATURES)
-
-
-@dataclass(frozen=True, slots=True)
-class _Index:
-    signature: object
-    raw: dict[str, Any]
-    entries: dict[str, Entry]
-    # Entries that are ours and cannot be used, and why: damaged, or written by a newer version.
-    refused: dict[str, RegistryError]
-
-
-_EMPTY: Final = _Index(None, {}, {}, {})
+ARCHIVE: Final = "archive"
 
 
 class Registry:
@@ -100,8 +61,9 @@ class Registry:
     def __init__(self, path: Path | str, *, lock_timeout_s: float = 60.0) -> None:
         self.path = Path(path)
         self.lock_timeout_s = lock_timeout_s
-        self._index: _Index | None = None
+        self._index: Index | None = None
         self._models: dict[str, Model] = {}
+        self._lock: BaseFileLock | None = None
 
     def keys(self) -> list[str]:
         """Keys of all models, sorted; none if there is no registry yet."""
@@ -116,6 +78,10 @@ class Registry:
         index = self._read()
         pickles = {path.stem for path in self.path.glob("*.pkl")} if self.path.is_dir() else set()
         return sorted((index.raw.keys() | pickles) - index.entries.keys() - index.refused.keys())
+
+    def raw_entries(self) -> dict[str, Any]:
+        """The index as it is written, entries of an older system included; not to be changed."""
+        return self._read().raw
 
     def refused(self) -> dict[str, str]:
         """Keys of entries that cannot be used, and why: damaged, or written by a newer version."""
@@ -191,17 +157,7 @@ class Registry:
                 f"model {key} needs {', '.join(weather)}, and serving has no weather source",
                 hint="choose a model without weather features",
             )
-        usable = [library for library in manifest.libraries if library.backend in BACKENDS]
-        fitting = [library for library in usable if (library.platform, library.cpu) == (PLATFORM, CPU)]
-        if not fitting:
-            made_for = ", ".join(f"{library.platform}-{library.cpu}" for library in usable) or "no machine"
-            raise ModelLoadError(
-                f"model {key} is compiled for {made_for}, this machine is {PLATFORM}-{CPU}",
-                hint=f"on such a machine: etacore compile {self.path / key / manifest.source.file}",
-            )
-        library = fitting[0]
-        forest = Forest.load(self.path / key / library.file, library.sha256, len(manifest.features))
-        model = self._models[key] = Model(manifest, forest)
+        model = self._models[key] = load_model(manifest, self.path / key)
         return model
 
     def manifest(self, key: str) -> Manifest:
@@ -219,12 +175,25 @@ class Registry:
             raise index.refused[key]
         if key not in index.entries:
             raise ModelNotFoundError(f"Model {key} not found in registry")
-        manifest = _read_manifest(self.path / check_model_key(key), index.raw[key].get("manifest_sha256"))
+        manifest = read_manifest(self.path / check_model_key(key), index.raw[key].get("manifest_sha256"))
         if manifest.model_key != key:
             raise ModelLoadError(
                 f"{self.path / key / MANIFEST_FILE} is that of {manifest.model_key}", hint="restore the bundle"
             )
         return manifest
+
+    def manifest_sha256(self, key: str) -> str:
+        """What the manifest of a model hashed to when it was saved: names the model's content for good.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If the key is not in the index.
+        """
+        entry = self._read().raw.get(key)
+        if key not in self._read().entries or not isinstance(entry, dict):
+            raise ModelNotFoundError(f"Model {key} not found in registry")
+        return str(entry.get("manifest_sha256", ""))
 
     def save(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
         """Add a bundle: all of it or nothing, whatever happens in between.
@@ -247,34 +216,24 @@ class Registry:
             If the key exists or is no file name, the manifest is wrong, a file is missing or has another hash,
             another writer holds the lock for too long, or the folder cannot be written.
         """
-        content = manifest.to_json()
-        manifest = Manifest.from_json(content, f"manifest of {manifest.model_key}")
-        _check_files(manifest, files)
+        manifest = Manifest.from_json(manifest.to_json(), f"manifest of {manifest.model_key}")
+        content = manifest.to_json()  # as a reader will see it: a whole number given for a float has become one
+        check_files(manifest, files)
         key = manifest.model_key
-        with self._locked():
+        with self.locked():
             index = self._read().raw
             if key in index:
                 raise RegistryError(
                     f"model {key} is already in the registry", hint="remove it first, or use another key"
                 )
-            for leftover in self.path.glob(f"{_TEMPORARY}*"):
-                shutil.rmtree(leftover, ignore_errors=True)
-            folder = self._temporary()
-            final = self.path / key
+            sweep(self.path)
             try:
-                folder.mkdir()
-                for name, data in {**files, MANIFEST_FILE: content}.items():
-                    _write_synced(folder / name, data)
-                _sync_folder(folder)
-                if final.exists():  # a writer died after this rename and before the index knew of it
-                    shutil.rmtree(final)
-                os.rename(folder, final)  # noqa: PTH104
-                self._write_index({**index, key: _index_entry(manifest)})
+                write_folder(self.path / key, {**files, MANIFEST_FILE: content})
+                self._write_index({**index, key: index_entry(manifest, content)})
             except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
                 self._index = None
                 if key not in self._read().raw:
-                    shutil.rmtree(final, ignore_errors=True)
+                    delete_folder(self.path / key)
                 raise
         return key
 
@@ -293,10 +252,9 @@ class Registry:
         RegistryError
             As `save`.
         """
-        manifest = _read_manifest(folder)
-        names = [manifest.source.file, *(library.file for library in manifest.libraries)]
+        manifest = read_manifest(folder)
         try:
-            files = {name: (folder / name).read_bytes() for name in names}
+            files = {name: (folder / name).read_bytes() for name in manifest.files()}
         except OSError as err:
             raise ModelLoadError(
                 f"{err.filename} cannot be read: {err.strerror}", hint="copy the whole bundle"
@@ -313,29 +271,103 @@ class Registry:
         RegistryError
             If another writer holds the lock for too long, or the folder cannot be written.
         """
-        with self._locked():
+        with self.locked():
             index = self._read()
             if key not in index.entries and key not in index.refused:
                 raise ModelNotFoundError(f"Model {key} not found in registry")
             self._write_index({k: v for k, v in index.raw.items() if k != key})
-            if not _is_key(key):
-                return
-            grave = self._temporary()
-            with suppress(FileNotFoundError):
-                os.rename(self.path / key, grave)  # noqa: PTH104
-            shutil.rmtree(grave, ignore_errors=True)
+            if _is_key(key):
+                delete_folder(self.path / key)
 
-    def _temporary(self) -> Path:
-        return self.path / f"{_TEMPORARY}{os.getpid()}-{secrets.token_hex(4)}"
+    def archive(self, keys: Sequence[str]) -> None:
+        """Take models out of service: their bundles and index entries move to ``archive``, all of them or none.
+
+        It asks nobody whether they are in use; `etacore.mlops.retention` does. Processes that have a model loaded
+        keep it. An entry whose bundle is missing or damaged moves with what there is.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If a key is not in the index.
+        RegistryError
+            If a key cannot be a file name, another writer holds the lock for too long, or the folder cannot be
+            written.
+        """
+        with self.locked():
+            self._move(self, self.archive_registry, keys)
+
+    def restore(self, keys: Sequence[str]) -> None:
+        """Take models back into service from ``archive``, all of them or none.
+
+        Raises
+        ------
+        ModelNotFoundError
+            If a key is not in the archive.
+        RegistryError
+            If a key is in the registry again, and as `archive`.
+        """
+        with self.locked():
+            taken = sorted(set(keys) & self._read().raw.keys())
+            if taken:
+                raise RegistryError(f"model {taken[0]} is already in the registry", hint="archive or remove that one")
+            self._move(self.archive_registry, self, keys)
+
+    def archived(self) -> list[str]:
+        """Keys of the models in the archive, sorted."""
+        # One that is in both was being moved when the power went: it counts where it still serves.
+        return sorted(self.archive_registry._read().raw.keys() - self._read().raw.keys())
+
+    @property
+    def archive_registry(self) -> Registry:
+        """The archive, as the registry that it is; to be looked at, and changed through this one only."""
+        return Registry(self.path / ARCHIVE, lock_timeout_s=self.lock_timeout_s)
+
+    @staticmethod
+    def _move(source: Registry, target: Registry, keys: Sequence[str]) -> None:
+        # Copied first (by links), listed there, then taken off the list here, then deleted here. Whatever the moment
+        # of a crash, the model is whole and listed in at least one of the two; the same call again finishes the move.
+        found, there = source._read(), target._read().raw
+        keys = list(dict.fromkeys(check_model_key(key) for key in keys))
+        for key in keys:
+            if key not in found.entries and key not in found.refused:
+                raise ModelNotFoundError(f"Model {key} not found in {source.path}")
+        target.path.mkdir(exist_ok=True)
+        sweep(target.path)
+        try:
+            for key in keys:
+                link_folder(source.path / key, target.path / key)
+            target._write_index({**there, **{key: found.raw[key] for key in keys}})
+            source._write_index({key: entry for key, entry in found.raw.items() if key not in keys})
+        except BaseException:
+            source._index = None
+            if set(keys) <= source._read().raw.keys():
+                with suppress(OSError):
+                    if target._read().raw != there:
+                        target._write_index(there)
+                    for key in keys:
+                        if key not in there:
+                            delete_folder(target.path / key)
+            raise
+        for key in keys:
+            delete_folder(source.path / key)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold off other writers; may be nested. Inside it, an `OSError` becomes a `RegistryError`.
+
+        Raises
+        ------
+        RegistryError
+            If another writer holds the lock for too long, or the folder cannot be written.
+        """
         # Imported here: only writers need it, and readers start faster without it.
         from filelock import FileLock, Timeout
 
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.path / ".lock", timeout=self.lock_timeout_s):
+            if self._lock is None:
+                self._lock = FileLock(self.path / ".lock")
+            with self._lock.acquire(timeout=self.lock_timeout_s):
                 self._index = None  # another writer may have been quicker than the clock of the file system
                 yield
         except Timeout:
@@ -352,37 +384,14 @@ class Registry:
             ) from err
 
     def _write_index(self, index: Mapping[str, Any]) -> None:
-        temporary = self.path / f".{INDEX_FILE}.new"
-        _write_synced(temporary, orjson.dumps(index, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
-        os.replace(temporary, self.path / INDEX_FILE)  # noqa: PTH105
-        _sync_folder(self.path)
+        content = orjson.dumps(index, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+        write_whole(self.path / INDEX_FILE, content)
         self._index = None
 
-    def _read(self) -> _Index:
-        path = self.path / INDEX_FILE
-        try:
-            stat = os.stat(path)  # noqa: PTH116
-            signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
-            if self._index is not None and self._index.signature == signature:
-                return self._index
-            raw = json.loads(path.read_bytes())  # not orjson: older systems wrote NaN into their metrics
-        except (FileNotFoundError, NotADirectoryError):
-            self._models = {}
-            return _EMPTY
-        except OSError as err:
-            raise RegistryError(f"{path} cannot be read: {err.strerror or err}") from err
-        except (ValueError, RecursionError) as err:
-            raise RegistryError(f"{path} is not JSON: {err}", hint="restore it from a backup") from None
-        if not isinstance(raw, dict):
-            raise RegistryError(f"{path} is not a JSON object of models")
-        self._models = {}
-        self._index = index = _Index(signature, raw, {}, {})
-        for key, value in raw.items():
-            if isinstance(value, dict) and "format" in value:
-                try:
-                    index.entries[key] = _entry(key, value, path)
-                except RegistryError as err:
-                    index.refused[key] = err
+    def _read(self) -> Index:
+        index = read_index(self.path / INDEX_FILE, self._index)
+        if index is not self._index or index is EMPTY:
+            self._index, self._models = index, {}
         return index
 
 
@@ -392,76 +401,3 @@ def _is_key(key: str) -> bool:
     except RegistryError:
         return False
     return True
-
-
-def _index_entry(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "format": _INDEX_FORMAT,
-        "saved_at": manifest.saved_at,
-        "model_type": manifest.model_type,
-        "route_id": manifest.route_id,
-        "dataset": manifest.dataset,
-        "metrics": dict(manifest.metrics),
-        "features": list(manifest.features),
-        "manifest_sha256": sha256_hex(manifest.to_json()),
-    }
-
-
-def _entry(key: str, raw: dict[str, Any], path: Path) -> Entry:
-    if raw["format"] != _INDEX_FORMAT:
-        raise RegistryError(
-            f"{path}: entry {key!r} has format {raw['format']!r}, this version knows {_INDEX_FORMAT}",
-            hint="a newer etacore wrote it: update this one",
-        )
-    try:
-        route_id, metrics, features = raw["route_id"], raw["metrics"], raw["features"]
-        if not isinstance(metrics, dict) or not isinstance(features, list):
-            raise TypeError("unexpected content")
-        texts = (raw["model_type"], raw["dataset"], "" if route_id is None else route_id, *features)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a text is not a text")
-        saved_at = parse_time(raw["saved_at"])
-        return Entry(key, raw["model_type"], route_id, raw["dataset"], saved_at, metrics, tuple(features))
-    except (KeyError, TypeError, ValueError) as err:
-        raise RegistryError(f"{path}: entry {key!r} is damaged: {err!r}", hint="restore it from a backup") from None
-
-
-def _read_manifest(folder: Path, sha256: str | None = None) -> Manifest:
-    path = folder / MANIFEST_FILE
-    try:
-        content = path.read_bytes()
-    except OSError as err:
-        raise ModelLoadError(f"{path} cannot be read: {err.strerror}", hint="copy the whole bundle again") from None
-    if sha256 is not None and sha256_hex(content) != sha256:
-        raise ModelLoadError(
-            f"{path} is not the manifest that was saved: its hash differs from the index", hint="restore the bundle"
-        )
-    return Manifest.from_json(content, str(path))
-
-
-def _check_files(manifest: Manifest, files: Mapping[str, bytes]) -> None:
-    named = {manifest.source.file: manifest.source.sha256}
-    named.update((library.file, library.sha256) for library in manifest.libraries)
-    if named.keys() != files.keys():
-        raise RegistryError(f"bundle {manifest.model_key} names {sorted(named)} and holds {sorted(files)}")
-    for name, sha256 in named.items():
-        found = sha256_hex(files[name])
-        if found != sha256:
-            raise RegistryError(
-                f"{name} of bundle {manifest.model_key} has SHA-256 {found}, the manifest says {sha256}"
-            )
-
-
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from etacore.forest import CPU, PLATFORM, sha256_hex
-from etacore.manifest import LibraryFile, Manifest, SourceFile
+from etacore.manifest import LibraryFile, Manifest, Parity, SourceFile
 from etacore.schema import BASE_FEATURES
 
 if TYPE_CHECKING:
     from etacore.mlops.compiling import CompiledModel
+    from etacore.registry import Registry
 
 FOLDER = Path(tempfile.mkdtemp(prefix="etacore-tests-"))
+PARITY = Parity(rows=1, max_abs_error=0.0, bound=1.0)
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
 
@@ -90,3 +93,11 @@ def bundle(key: str, *, library: bytes | None = None, **changes: Any) -> tuple[M
         **changes,
     }
     return Manifest(model_key=key, **fields), {"model.json": source, "forest.so": library}
+
+
+def add_table(registry: Registry, key: str, *, seconds: float = 60.0, **changes: Any) -> str:
+    """A model that can be served and is quick to make: it always predicts `seconds`."""
+    content = orjson.dumps({"kind": "mean_table", "keys": [], "values": [], "default": seconds})
+    source = SourceFile("model.json", sha256_hex(content))
+    manifest, _ = bundle(key, **{"source": source, "libraries": (), "predictor": "mean_table", **changes})
+    return registry.save(manifest, {"model.json": content})

@@ -11,10 +11,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
@@ -23,16 +23,26 @@ import numpy as np
 
 from etacore.errors import CompileError
 from etacore.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
-from etacore.manifest import LibraryFile, Manifest, Parity, SourceFile, make_model_key
-from etacore.mlops import codegen
+from etacore.manifest import LibraryFile, Parity
+from etacore.mlops import bitmask, codegen
+from etacore.mlops.holiday_calendar import HOLIDAY_YEARS, holiday_dates
 from etacore.mlops.parity import check_parity, parity_rows
+from etacore.mlops.saving import save_bundle
 from etacore.mlops.source_model import check_tools, format_of, read_model
 from etacore.registry import Registry
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
-BACKEND: Final = "tl2cgen"
-HOLIDAY_YEARS: Final = (-15, 10)
-"""Years before and after the compilation whose holidays a bundle carries: recorded days are replayed too."""
+__all__ = [
+    "HOLIDAY_YEARS",
+    "CompiledModel",
+    "compile_model",
+    "compile_to_registry",
+    "find_compiler",
+    "holiday_dates",
+]
+
+BRANCHES: Final = "tl2cgen"
+"""Backend of forests that ``bitmask`` does not fit."""
 
 NODES_PER_UNIT: Final = 1200
 # The plain CPU of the platform, so that a library runs on every machine of its kind, and nothing that differs from
@@ -41,7 +51,8 @@ NODES_PER_UNIT: Final = 1200
 FLAGS: Final = ("-std=c99", "-O1", "-g0", "-fPIC", "-ffp-contract=off", "-fno-ident", "-fno-asynchronous-unwind-tables")
 CPU_FLAGS: Final = {"x86_64": ("-march=x86-64", "-mtune=generic")}
 LINK_FLAGS: Final = ("-shared", "-s", "-nostdlib", "-Wl,--build-id=none", "-Wl,--hash-style=gnu")
-LIBRARIES: Final = ("-Wl,--as-needed", "-lm", "-lc")  # a forest without a link function needs neither
+# A forest without a link function needs neither libm nor libc; libgcc knows the CPU.
+LIBRARIES: Final = ("-Wl,--as-needed", "-lm", "-lc", "-lgcc")
 
 _LEAF: Final = re.compile(r"(result\[0\] \+= )([-+0-9.eE]+);")
 _BASE: Final = re.compile(r"\n *// Apply base_scores\n( *result\[0\] \+= [^;]*;\n)")
@@ -62,6 +73,7 @@ class CompiledModel:
     n_trees: int
     parity: Parity
     versions: Mapping[str, str] = field(default_factory=dict)
+    backend_reason: str = ""
 
 
 def compile_model(
@@ -70,12 +82,14 @@ def compile_model(
     features: Sequence[str] | None = None,
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
+    backend: str | None = None,
 ) -> CompiledModel:
     """Compile an XGBoost model to a shared library and hold it against XGBoost.
 
-    All trees are compiled, as ``Booster.predict`` uses them. The sources are those of tl2cgen with two changes that
-    make the sum the same, float by float, as XGBoost's: leaves are float32 numbers and not doubles, and the base
-    score comes first.
+    All trees are compiled, as ``Booster.predict`` uses them. A forest that fits becomes tables for the package's own
+    kernel (``forest_kernel.c``), any other branches, by tl2cgen. The sources of tl2cgen are changed in two places
+    that make the sum the same, float by float, as XGBoost's: leaves are float32 numbers and not doubles, and the
+    base score comes first.
 
     Parameters
     ----------
@@ -87,6 +101,8 @@ def compile_model(
         C compiler command; default ``$CC``, else ``cc``, ``gcc`` or ``clang``.
     progress : callable, optional
         Called with a line of text at each step.
+    backend : str, optional
+        ``bitmask`` or ``tl2cgen``; default: the first if the forest fits.
 
     Raises
     ------
@@ -98,6 +114,8 @@ def compile_model(
     """
     tell = progress or (lambda _: None)
     check_tools()
+    if backend not in (None, bitmask.BACKEND, BRANCHES):
+        raise CompileError(f"unknown backend {backend!r}", hint=f"{bitmask.BACKEND} or {BRANCHES}")
     command = tuple(compiler) if compiler else find_compiler()
     try:
         content = source.read_bytes()
@@ -112,38 +130,52 @@ def compile_model(
         names, trees = model.features, model.trees
         if best := model.learner.get("attributes", {}).get("best_iteration"):
             tell(f"note: training stopped early at round {best}; all rounds are compiled, as Booster.predict uses them")
-        n_nodes = sum(len(tree["left_children"]) for tree in trees)
-        n_units = max(1, min(len(trees), n_nodes // NODES_PER_UNIT))
-        tell(f"writing C for {len(trees)} trees, {n_nodes} nodes")
-        facts = _generate(model_path, model_format, work, n_units)
+        facts = _generate(model_path, model_format, work)
         if facts["link"] != model.link or facts["n_targets"] != 1 or facts["n_classes"] != [1] or facts["averages"]:
             raise CompileError(f"treelite reads {source} as {facts}, not as one target with link {model.link!r}")
-        tell(f"compiling {n_units} units with {shlex.join(command)}")
-        library = _build(work, command)
+        forest = bitmask.load(work / "trees.npz")
+        reason = bitmask.refusal(forest)
+        if backend == bitmask.BACKEND and reason:
+            raise CompileError(f"{source} does not fit the backend {backend}: {reason}")
+        backend, reason = _choose(backend, reason)
+        n_nodes = sum(len(tree["left_children"]) for tree in trees)
+        if backend == BRANCHES:
+            n_units = max(1, min(len(trees), n_nodes // NODES_PER_UNIT))
+            tell(f"writing C for {len(trees)} trees, {n_nodes} nodes ({reason})")
+            facts |= _generate(model_path, model_format, work, n_units)
+            stems = sorted((p.stem for p in work.glob("tu*.c")), key=lambda name: int(name[2:]))
+            units = [Unit(stem, f"{stem}.c") for stem in ("main", *stems)]
+        else:
+            tell(f"writing tables for {len(trees)} trees, {n_nodes} nodes")
+            bitmask.write_sources(forest, work)
+            units = [Unit(*unit) for unit in bitmask.units(CPU)]
+        tell(f"compiling {len(units)} units with {shlex.join(command)}")
+        library = _build(work, command, units)
         sha256 = sha256_hex(library)
         path = work / library_name(sha256)
         path.write_bytes(library)
         rows = parity_rows(trees, len(names))
         tell(f"checking {len(rows)} rows against XGBoost")
-        compiled = np.empty(len(rows), np.float32)
-        Forest.load(path, sha256, len(names)).predict(rows, compiled)
-        parity = check_parity(
-            names, rows, compiled, model.predict(rows), model.magnitudes(rows), len(trees), model.link
-        )
+        expected, magnitudes = model.predict(rows), model.magnitudes(rows)
+        for kernel_path in ("portable", "auto"):  # each path is checked that this machine would take
+            compiled = np.empty(len(rows), np.float32)
+            Forest.load(path, sha256, len(names), kernel_path=kernel_path).predict(rows, compiled)
+            parity = check_parity(names, rows, compiled, expected, magnitudes, len(trees), model.link)
     tell(f"{parity.rows} rows agree, largest difference {parity.max_abs_error:.3g}, allowed {parity.bound:.3g}")
     versions = {name: _version(name) for name in ("etacore", "xgboost", "numpy")}
-    versions |= {name: str(facts[name]) for name in ("treelite", "tl2cgen")}
+    versions |= {name: str(facts[name]) for name in ("treelite", "tl2cgen") if name in facts}
     versions |= {"python": platform.python_version(), "source_xgboost": model.version}
     return CompiledModel(
         source=content,
         source_file=model_path.name,
         library=library,
-        library_file=LibraryFile(path.name, sha256, PLATFORM, CPU, BACKEND, _compiler_name(command)),
+        library_file=LibraryFile(path.name, sha256, PLATFORM, CPU, backend, _compiler_name(command)),
         features=names,
         objective=model.objective,
         n_trees=len(trees),
         parity=parity,
         versions=versions,
+        backend_reason=reason,
     )
 
 
@@ -166,6 +198,8 @@ def compile_to_registry(
     provenance: Mapping[str, Any] | None = None,
     samples: Mapping[str, int] | None = None,
     saved_at: datetime | None = None,
+    routes: Sequence[str] = (),
+    typical: bytes | None = None,
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> str:
@@ -201,6 +235,10 @@ def compile_to_registry(
         Any of ``n_samples``, ``n_trips``, ``train_samples``, ``test_samples``.
     saved_at : datetime, optional
         Aware; default now.
+    routes : sequence of str
+        Route ids in the order of ``route_code``.
+    typical : bytes, optional
+        Typical travel times as `etacore.typical.TypicalTimes.to_json` writes them.
 
     Returns
     -------
@@ -211,73 +249,45 @@ def compile_to_registry(
     ------
     CompileError, SchemaError
         As `compile_model`; also for an unknown holiday region.
+    TrainingError
+        If the typical times cannot be read.
     RegistryError
         If the key is taken or unusable, or a field is wrong.
     """
     saved_at = saved_at or datetime.now(UTC)
     holidays = holiday_dates(holiday_region, saved_at.year) if holiday_region else ()
     built = compile_model(source, features=features, compiler=compiler, progress=progress)
-    key = model_key or make_model_key(model_type, dataset, built.features, route_id, saved_at, hyperparameters)
-    manifest = Manifest(
-        model_key=key,
+    facts = {
+        "versions": dict(built.versions),
+        "objective": built.objective,
+        "n_trees": built.n_trees,
+        "backend": built.library_file.backend,
+        "backend_reason": built.backend_reason,
+    }
+    return save_bundle(
+        registry,
+        source=(built.source_file, built.source),
+        libraries={built.library_file: built.library},
+        typical=typical,
+        parity=built.parity,
+        model_key=model_key,
         model_type=model_type,
         dataset=dataset,
         route_id=route_id,
-        saved_at=saved_at.isoformat(),
+        saved_at=saved_at,
         features=built.features,
         time_zone=time_zone,
-        source=SourceFile(built.source_file, sha256_hex(built.source)),
-        libraries=(built.library_file,),
-        parity=built.parity,
-        metrics=dict(metrics or {}),
-        hyperparameters=dict(hyperparameters or {}),
-        provenance={
-            **(provenance or {}),
-            "versions": dict(built.versions),
-            "objective": built.objective,
-            "n_trees": built.n_trees,
-        },
+        metrics=metrics,
+        hyperparameters=hyperparameters,
+        provenance={**(provenance or {}), **facts},
         holiday_region=holiday_region,
         holidays=holidays,
         nan_at_serving=nan_at_serving,
         distance=distance,
         clip_seconds=clip_seconds,
-        **(samples or {}),
+        routes=routes,
+        samples=samples,
     )
-    registry.save(manifest, {built.source_file: built.source, built.library_file.file: built.library})
-    return key
-
-
-def holiday_dates(region: str, year: int, span: tuple[int, int] = HOLIDAY_YEARS) -> tuple[date, ...]:
-    """Public holidays of a region in the years around `year`, sorted.
-
-    Parameters
-    ----------
-    region : str
-        ISO country code, with a subdivision after a dash if any: ``CR``, ``CA-ON``.
-    year : int
-        The year in the middle.
-    span : tuple of int
-        First and last year, relative to `year`.
-
-    Raises
-    ------
-    CompileError
-        If the region is unknown, or the package ``holidays`` is absent.
-    """
-    check_tools("holidays")
-    import holidays
-
-    country, _, subdivision = region.partition("-")
-    years = range(year + span[0], year + span[1] + 1)
-    hint = "a country code such as CR, or CA-ON with a subdivision"
-    if country not in holidays.list_supported_countries():
-        raise CompileError(f"holiday region {region!r} is unknown", hint=hint)
-    try:
-        days: Iterable[date] = holidays.country_holidays(country, subdiv=subdivision or None, years=years)
-    except NotImplementedError as err:
-        raise CompileError(f"holiday region {region!r} is unknown: {err}", hint=hint) from None
-    return tuple(sorted(days))
 
 
 def find_compiler() -> tuple[str, ...]:
@@ -307,9 +317,25 @@ def _version(name: str) -> str:
     return "unknown"
 
 
-def _generate(model_path: Path, model_format: str, folder: Path, n_units: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A source that is compiled by itself, with flags of its own."""
+
+    name: str
+    source: str
+    flags: tuple[str, ...] = ()
+
+
+def _choose(wanted: str | None, refusal: str) -> tuple[str, str]:
+    """Backend and why."""
+    if wanted is not None:
+        return wanted, "as asked for"
+    return (BRANCHES, refusal) if refusal else (bitmask.BACKEND, "the forest fits")
+
+
+def _generate(model_path: Path, model_format: str, folder: Path, n_units: int | None = None) -> dict[str, Any]:
     name = {"json": "json", "ubj": "ubjson"}[model_format]
-    arguments = [codegen.__file__, str(model_path), name, str(folder), str(n_units)]
+    arguments = [codegen.__file__, str(model_path), name, str(folder), *([] if n_units is None else [str(n_units)])]
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise CompileError(f"treelite or tl2cgen refuses the model: {_tail(done.stderr)}")
@@ -322,9 +348,8 @@ def _generate(model_path: Path, model_format: str, folder: Path, n_units: int) -
     return facts
 
 
-def _build(folder: Path, command: Sequence[str]) -> bytes:
+def _build(folder: Path, command: Sequence[str], units: Sequence[Unit]) -> bytes:
     # Names only, from inside the folder: no path gets into the library. The order of the objects is fixed.
-    units = ["main", *sorted((p.stem for p in folder.glob("tu*.c")), key=lambda name: int(name[2:]))]
     flags = (*FLAGS, *CPU_FLAGS.get(CPU, ()))
 
     def run(*arguments: str) -> None:
@@ -338,8 +363,8 @@ def _build(folder: Path, command: Sequence[str]) -> bytes:
             )
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        list(pool.map(lambda unit: run(*flags, "-c", f"{unit}.c", "-o", f"{unit}.o"), units))
-    run(*LINK_FLAGS, *(f"{unit}.o" for unit in units), *LIBRARIES, "-o", "forest.so")
+        list(pool.map(lambda unit: run(*flags, *unit.flags, "-c", unit.source, "-o", f"{unit.name}.o"), units))
+    run(*LINK_FLAGS, *(f"{unit.name}.o" for unit in units), *LIBRARIES, "-o", "forest.so")
     return (folder / "forest.so").read_bytes()
 
 

