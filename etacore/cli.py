@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -29,8 +30,28 @@ SECRET_FLAGS: Final = {"--redis-password": "REDIS_PASSWORD", "--redis-url": "RED
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+OFFLINE_COMMANDS: Final = {
+    "capture": "etacore.mlops.commands.capture",
+    "dataset": "etacore.mlops.commands.dataset",
+    "train": "etacore.mlops.commands.train",
+    "evaluate": "etacore.mlops.commands.evaluate",
+    "promote": "etacore.mlops.commands.promote",
+    "registry": "etacore.mlops.commands.registry",
+}
+"""Commands about datasets and models: each is the attribute of its name in a module that is imported when asked for."""
+
+
 class _Group(click.Group):
     """Shows our own errors as one line and a hint, without a traceback."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *OFFLINE_COMMANDS})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in OFFLINE_COMMANDS:
+            command: click.Command = getattr(import_module(OFFLINE_COMMANDS[cmd_name]), cmd_name)
+            return command
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -40,10 +61,11 @@ class _Group(click.Group):
             ctx.exit(EXIT_USAGE)
 
 
-class _Number(click.FloatRange):
+class Number(click.FloatRange):
     """A finite number in a range; click lets NaN through."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or a message about it."""
         number = super().convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{value} is no number.", param, ctx)
@@ -73,7 +95,8 @@ def hide_secret_arguments(argv: list[str]) -> None:
         os.execv(sys.executable, [sys.executable, *kept[1:]])  # noqa: S606
 
 
-def _redis_options(command: F) -> F:
+def redis_options(command: F) -> F:
+    """Add the flags that say which Redis."""
     options = (
         click.option("--redis-host", envvar="REDIS_HOST", help="Default localhost."),
         click.option("--redis-port", type=int, envvar="REDIS_PORT", help="Default 6379."),
@@ -90,7 +113,7 @@ def _redis_options(command: F) -> F:
     return command
 
 
-_registry_option = click.option(
+registry_option = click.option(
     "--model-registry-dir",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="MODEL_REGISTRY_DIR",
@@ -99,8 +122,8 @@ _registry_option = click.option(
 
 
 @main.command()
-@_redis_options
-@_registry_option
+@redis_options
+@registry_option
 @click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
 @click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
@@ -115,7 +138,7 @@ _registry_option = click.option(
 @click.option("--profiling-dir", type=click.Path(file_okay=False, path_type=Path), help="Write latency CSV files here.")
 def run(**options: Any) -> None:
     """Run the prediction loop until SIGTERM or Ctrl-C; finishes the batch in hand and exits 0."""
-    stop = _stop_on_signals()
+    stop = stop_on_signals()
     from etacore.runtime import Runtime, Silent, Window
 
     class Lines(Silent):
@@ -137,8 +160,8 @@ def run(**options: Any) -> None:
 
 
 @main.command()
-@_redis_options
-@_registry_option
+@redis_options
+@registry_option
 @click.option("--model-key", help="Check this model; default: all of the registry.")
 def doctor(**options: Any) -> None:
     """Check Redis, the registry, its bundles and the compiler, and say what to do."""
@@ -159,7 +182,7 @@ def doctor(**options: Any) -> None:
 
 @main.command("compile")
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_registry_option
+@registry_option
 @click.option("--features", help="Comma-separated feature names in order; default: those in the model.")
 @click.option("--model-key", help="Default: made from type, dataset, features, scope and time.")
 @click.option("--dataset", default="unknown", show_default=True, help="Name of the dataset it was trained on.")
@@ -170,7 +193,7 @@ def doctor(**options: Any) -> None:
 @click.option("--holiday-region", help="Country code of the holiday calendar, for example CR.")
 @click.option("--nan-as-zero/--nan-as-missing", default=False, help="How the model was trained. Default: missing.")
 @click.option("--distance", type=click.Choice(["straight", "along_route"]), default="straight", show_default=True)
-@click.option("--test-mae-seconds", type=_Number(0), help="Its test error: how the best model is chosen.")
+@click.option("--test-mae-seconds", type=Number(0), help="Its test error: how the best model is chosen.")
 def compile_command(model: Path, **options: Any) -> None:
     """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
     from etacore.mlops.compiling import compile_to_registry
@@ -195,10 +218,10 @@ def compile_command(model: Path, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--seconds", type=_Number(1, 3600), default=30.0, show_default=True)
+@click.option("--seconds", type=Number(1, 3600), default=30.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=7, show_default=True)
 @click.option("--plain", is_flag=True, default=None, help="Lines instead of the live view.")
-@_registry_option
+@registry_option
 def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path | None) -> None:
     """Watch a simulated city being predicted, through a real Redis."""
     from etacore.demo.show import run_demo
@@ -212,11 +235,11 @@ def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path
 @click.option("--start", type=click.DateTime(), help="Event time in the feed's zone, from here on.")
 @click.option("--end", type=click.DateTime(), help="Event time in the feed's zone, before this.")
 @click.option("--routes", help="Comma-separated route ids; default all.")
-@click.option("--speed", type=_Number(0, min_open=True), help="Event seconds per second; default no limit.")
+@click.option("--speed", type=Number(0, min_open=True), help="Event seconds per second; default no limit.")
 @click.option("--arrivals", type=click.Path(exists=True, path_type=Path), help="Arrivals to score against (Parquet).")
 @click.option("--model-key", help="Default: the registry's best.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores here too.")
-@_registry_option
+@registry_option
 def replay(
     positions: Path,
     gtfs: Path,
@@ -228,7 +251,7 @@ def replay(
     **options: Any,
 ) -> None:
     """Play recorded POSITIONS through Redis and the loop, and score every prediction against what happened."""
-    _need("polars", "pyarrow")
+    need_modules("polars", "pyarrow")
     from etacore.mlops.replay import replay_to_console
 
     replay_to_console(
@@ -243,13 +266,21 @@ def replay(
     )
 
 
-def _need(*modules: str) -> None:
+def need_modules(*modules: str) -> None:
+    """Refuse a command whose libraries are not installed.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is absent.
+    """
     absent = [name for name in modules if find_spec(name) is None]
     if absent:
         raise ConfigError(f"this command needs {', '.join(absent)}", hint="pip install 'etacore[train]'")
 
 
-def _stop_on_signals() -> threading.Event:
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and Ctrl-C set."""
     stop = threading.Event()
 
     def handle(number: int, _frame: object) -> None:

@@ -64,6 +64,22 @@ class FeedError(EtacoreError, ValueError):
     """A GTFS feed or a positions file cannot be used."""
 
 
+class DatasetError(EtacoreError, ValueError):
+    """A dataset cannot be built or used."""
+
+
+class TrainingError(EtacoreError, ValueError):
+    """A model cannot be trained from this data with these settings."""
+
+
+class EvaluationError(EtacoreError, ValueError):
+    """Models cannot be compared as asked."""
+
+
+class PromotionError(EtacoreError, ValueError):
+    """A model must not be promoted, or there is nothing to go back to."""
+
+
 class RedisUnavailableError(EtacoreError, ConnectionError):
     """Redis cannot be reached, or refuses us."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
 
@@ -43,7 +44,7 @@ class RedisStore:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._keys = config.keys
-        self._client = _client(config)
+        self._client = connect(config)
         self._where = _describe(self._client)
 
     def __enter__(self) -> RedisStore:
@@ -167,6 +168,14 @@ class RedisStore:
         """What promotion announced, as stored."""
         return self.fetch([self._keys.active_model.encode()])[0]
 
+    def announce_model(self, announcement: bytes | None) -> None:
+        """Store a promotion's announcement, without a time to live; None takes it away."""
+        with self._errors("SET", self._keys.active_model):
+            if announcement is None:
+                self._client.delete(self._keys.active_model)
+            else:
+                self._client.set(self._keys.active_model, announcement)
+
     def seed(self, pairs: Iterable[tuple[str, bytes]], ttl_seconds: int | None) -> int:
         """Write keys, for example those of `etacore.seeding`; returns how many."""
         n = 0
@@ -186,7 +195,7 @@ class RedisStore:
         return _Translated(self._where, command, keys)
 
 
-class _Translated:
+class _Translated(AbstractContextManager[None]):
     """Turns redis-py's errors into ours, with the address and without the secret."""
 
     def __init__(self, where: str, command: str, keys: str) -> None:
@@ -227,7 +236,19 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
         yield items[start : start + KEYS_PER_CALL]
 
 
-def _client(config: RuntimeConfig) -> redis.Redis:
+def redis_errors(client: redis.Redis, command: str) -> AbstractContextManager[None]:
+    """Turns redis-py's errors inside it into ours, as `RedisStore` does; `command` is for the message."""
+    return _Translated(_describe(client), command, "")
+
+
+def connect(config: RuntimeConfig) -> redis.Redis:
+    """Open a client with our timeouts and retries, for what is no part of the loop.
+
+    Raises
+    ------
+    ConfigError
+        If ``redis_url`` cannot be read.
+    """
     common: dict[str, Any] = {
         "decode_responses": False,
         "socket_timeout": SOCKET_TIMEOUT_S,

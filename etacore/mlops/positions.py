@@ -1,9 +1,10 @@
-"""Reads recorded vehicle positions (Parquet or CSV) into columns."""
+"""Reads recorded vehicle positions (Parquet, CSV, GTFS-Realtime captures) into columns."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, fields, replace
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,9 +14,28 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
+from etacore.mlops.gtfs import Feed
+from etacore.mlops.realtime import FIX_SCHEMA, is_capture, read_captures
+from etacore.mlops.tables import ids, numbers, read_table, times_us
 from etacore.schema import NO_SEQUENCE
 
 REQUIRED: Final = ("vehicle_id", "timestamp", "lat", "lon", "route_id")
+ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "vehicle_id": ("vehicleId",),
+    "timestamp": (),
+    "lat": ("latitude",),
+    "lon": ("longitude", "lng"),
+    "speed_mps": ("speed",),
+    "bearing": ("heading",),
+    "route_id": ("route", "routeId"),
+    "trip_id": ("trip", "tripId"),
+    "current_stop_sequence": ("stop_sequence",),
+    "stop_id": (),
+    "current_status": (),
+}
+"""Columns of a recording, and other names that snapshots have for them; ``speed`` is m/s, as the loop takes it."""
+
+TABLES: Final = (".parquet", ".csv", ".csv.gz")
 _US: Final = 1_000_000
 
 
@@ -58,6 +78,8 @@ class Positions:
     stop_sequence : ndarray of int32
         `NO_SEQUENCE` if missing.
     vehicle_id, route_id, trip_id, stop_id, current_status : TextColumn
+    left_out : mapping of str to int
+        What the reader did not take, by reason.
     """
 
     time_us: npt.NDArray[np.int64]
@@ -71,6 +93,7 @@ class Positions:
     trip_id: TextColumn
     stop_id: TextColumn
     current_status: TextColumn
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -80,7 +103,10 @@ class Positions:
         columns: dict[str, Any] = {}
         for column in fields(self):
             whole = getattr(self, column.name)
-            columns[column.name] = whole.take(rows) if isinstance(whole, TextColumn) else whole[rows]
+            if isinstance(whole, TextColumn):
+                columns[column.name] = whole.take(rows)
+            else:
+                columns[column.name] = whole[rows] if isinstance(whole, np.ndarray) else whole
         return type(self)(**columns)
 
     def sampling_s(self) -> float:
@@ -130,50 +156,55 @@ class Positions:
         return self.take(keep)
 
 
-def read_positions(path: str | Path) -> Positions:
+def read_positions(source: str | Path | Iterable[str | Path], *, feed: Feed | None = None) -> Positions:
     """Read a recording.
 
     Parameters
     ----------
-    path : str or Path
-        Parquet or CSV with ``vehicle_id, timestamp, lat, lon, route_id`` and,
-        if there are any, ``trip_id, speed_mps, bearing, current_stop_sequence,
-        stop_id, current_status``. ``timestamp`` is POSIX seconds or a time
-        type (naive means UTC); in CSV also ISO 8601 text.
+    source : path, or paths
+        Files, and folders with files at any depth: Parquet and CSV tables and captures of GTFS-Realtime
+        VehiclePositions (``.pb``, ``.bin``, either with ``.gz``), mixed as they come. In a folder, files of other
+        kinds and hidden ones are passed over. A table has ``vehicle_id, timestamp, lat, lon, route_id`` and, if there
+        are any, ``trip_id, speed_mps, bearing, current_stop_sequence, stop_id, current_status``; the names of
+        snapshots (`ALIASES`) will do too. ``timestamp`` is POSIX seconds (above 1e11 milliseconds) or a time type
+        (naive means UTC); in CSV also ISO 8601 text.
+    feed : Feed, optional
+        Gives a fix without a route that of its trip.
+
+    Returns
+    -------
+    Positions
+        Fixes of tables that are there twice (same vehicle, same time) are kept, for whoever builds on them to judge;
+        those that captures repeat are there once. ``left_out`` counts what captures had and was not taken:
+        ``repeated_fix``, ``no_route``, ``no_position``, ``no_time``, ``no_vehicle_id``, ``deleted_entity``,
+        ``unreadable_file``, ``file_without_vehicles``.
 
     Raises
     ------
     FeedError
-        If the file is absent, no table, empty, lacks a required column, or has
-        a row without vehicle, time or route.
+        If a path is absent, nothing is there to read, no capture can be read, or a table is no table, empty, lacks a
+        required column, or has a row without vehicle, time or route: names file, row (the first is 0) and column.
     """
-    path = Path(path)
-    frame = _read_table(path)
-    absent = [column for column in REQUIRED if column not in frame.columns]
-    if absent:
-        raise FeedError(f"{path} has no column {', '.join(absent)} (has: {', '.join(frame.columns)})")
-    if not len(frame):
-        raise FeedError(f"{path} has no rows")
-    time_us = _times_us(path, frame["timestamp"])
-    for name in ("vehicle_id", "route_id"):
-        if (missing := frame[name].is_null() | (frame[name].cast(pl.String) == "")).any():
-            raise FeedError(f"{path} row {int(missing.arg_true()[0])}: {name} is missing")
-    names = (("speed_mps", pl.Float32), ("bearing", pl.Float32), ("lat", pl.Float64), ("lon", pl.Float64))
-    numbers = {
-        name: _numbers(path, frame, name, dtype).fill_null(float("nan")).to_numpy().copy() for name, dtype in names
-    }
-    sequence = _numbers(path, frame, "current_stop_sequence", pl.Int32).fill_null(NO_SEQUENCE)
-    texts = {name: _text(frame, name) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "current_status")}
-    positions = Positions(
-        time_us=time_us,
-        lat=numbers["lat"],
-        lon=numbers["lon"],
-        speed_mps=numbers["speed_mps"],
-        bearing_deg=numbers["bearing"],
-        stop_sequence=sequence.to_numpy(),
-        **texts,
-    )
-    return positions.take(np.lexsort((positions.vehicle_id.codes, time_us)))
+    paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
+    if not paths:
+        raise FeedError("no positions given", hint="give a Parquet or CSV file, or a folder of them or of captures")
+    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
+    left_out: Counter[str] = Counter()
+    captures = [file for file in files if is_capture(file)]
+    tables = [_read_fixes(file, feed) for file in files if not is_capture(file)]
+    if captures:
+        fixes = _fill_routes(read_captures(captures, left_out), feed)
+        if without := fixes["route_id"].null_count():
+            left_out["no_route"] += without
+            fixes = fixes.drop_nulls("route_id")
+        tables.append(fixes)
+    fixes = pl.concat(tables)
+    del tables
+    if not len(fixes):
+        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "the captures are empty"
+        hint = "give the GTFS feed too: it knows the routes of the trips" if left_out["no_route"] else None
+        raise FeedError(f"{paths[0]} has no position that can be used ({reasons})", hint=hint)
+    return _columns(fixes, dict(left_out))
 
 
 def to_us(moment: datetime) -> int:
@@ -187,53 +218,86 @@ def from_us(time_us: int) -> datetime:
     return datetime.fromtimestamp(int(time_us) / _US, UTC)
 
 
-def _read_table(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise FeedError(f"{path} does not exist or is no file", hint="give a Parquet or CSV file of positions")
-    with path.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    try:
-        if is_parquet:
-            return pl.read_parquet(path)
-        frame = pl.read_csv(path, infer_schema=False, encoding="utf8")
-    except (pl.exceptions.PolarsError, OSError) as error:
-        kind = "Parquet" if is_parquet else "CSV"
-        raise FeedError(f"{path} is no readable {kind} file ({str(error).splitlines()[0]})") from None
-    return frame.rename({column: column.strip() for column in frame.columns})
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+        return
+    found = False
+    for file in sorted(path.rglob("*")):
+        is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
+        if not is_hidden and (is_capture(file) or file.name.lower().endswith(TABLES)) and file.is_file():
+            found = True
+            yield file
+    if not found:
+        raise FeedError(f"{path} has no positions in it", hint="files of positions end in .parquet, .csv or .pb")
 
 
-def _times_us(path: Path, column: pl.Series) -> npt.NDArray[np.int64]:
-    if isinstance(column.dtype, pl.Datetime):
-        value = column.dt.cast_time_unit("us").cast(pl.Int64)
-    else:
-        value = (column.cast(pl.Float64, strict=False) * _US).round().cast(pl.Int64, strict=False)
-        if column.dtype == pl.String:
-            parsed = column.str.to_datetime(strict=False, time_unit="us", time_zone="UTC").cast(pl.Int64)
-            value = pl.select(pl.coalesce(value, parsed)).to_series()
-    if (bad := value.is_null()).any():
-        row = int(bad.arg_true()[0])
-        raise FeedError(f"{path} row {row}: timestamp {column[row]!r} is neither POSIX seconds nor a time")
-    return value.to_numpy().astype(np.int64)
+def _columns(fixes: pl.DataFrame, left_out: Mapping[str, int]) -> Positions:
+    texts = {name: _text(fixes[name]) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "current_status")}
+    time_us = fixes["time_us"].to_numpy()
+    order = np.lexsort((texts["vehicle_id"].codes, time_us))
+
+    def values(name: str) -> npt.NDArray[Any]:
+        column = fixes[name]
+        filled = column.fill_null(NO_SEQUENCE if column.dtype == pl.Int32 else float("nan"))
+        ordered: npt.NDArray[Any] = filled.to_numpy()[order]
+        return ordered
+
+    return Positions(
+        time_us=time_us[order],
+        lat=values("lat"),
+        lon=values("lon"),
+        speed_mps=values("speed_mps"),
+        bearing_deg=values("bearing"),
+        stop_sequence=values("stop_sequence"),
+        **{name: text.take(order) for name, text in texts.items()},
+        left_out=left_out,
+    )
 
 
-def _numbers(path: Path, frame: pl.DataFrame, name: str, dtype: type[pl.DataType]) -> pl.Series:
-    if name not in frame.columns:
-        return pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))
-    column = frame[name]
-    if column.dtype == pl.String:
-        column = column.replace("", None)
-    value = column.cast(dtype, strict=False)
-    if (bad := value.is_null() & column.is_not_null()).any():
-        row = int(bad.arg_true()[0])
-        raise FeedError(f"{path} row {row}: {name} {column[row]!r} is no number")
-    return value
-
-
-def _text(frame: pl.DataFrame, name: str) -> TextColumn:
-    if name not in frame.columns:
-        return TextColumn(np.full(len(frame), -1, dtype=np.int32), ())
-    text = frame[name].cast(pl.String).replace("", None)
+def _text(text: pl.Series) -> TextColumn:
     values = text.drop_nulls().unique().sort()
     lookup = pl.DataFrame({"text": values, "code": np.arange(len(values), dtype=np.int32)})
     codes = text.rename("text").to_frame().join(lookup, on="text", how="left", maintain_order="left")["code"]
-    return TextColumn(codes.fill_null(-1).to_numpy().astype(np.int32), tuple(values))
+    return TextColumn(codes.fill_null(-1).to_numpy(), tuple(values))
+
+
+def _fill_routes(fixes: pl.DataFrame, feed: Feed | None) -> pl.DataFrame:
+    """Routes of the trips where a fix gives none."""
+    if feed is None or not fixes["route_id"].null_count():
+        return fixes
+    routes = pl.Series([pattern.route_id for pattern in feed.patterns], dtype=pl.String)
+    of_trip = pl.DataFrame({"trip_id": feed.trips.trip_id, "of_trip": routes.gather(feed.trips.pattern_ix)})
+    joined = fixes.join(of_trip, on="trip_id", how="left", maintain_order="left")
+    return joined.with_columns(pl.coalesce("route_id", "of_trip").alias("route_id")).drop("of_trip")
+
+
+# -- tables ---------------------------------------------------------------------------------------------------------
+
+
+def _read_fixes(path: Path, feed: Feed | None) -> pl.DataFrame:
+    """A table of positions as `FIX_SCHEMA`."""
+    frame = read_table(path, {name for names in ALIASES.items() for name in (names[0], *names[1])})
+    own = {name: next((n for n in (name, *others) if n in frame.columns), None) for name, others in ALIASES.items()}
+    absent = [name for name in REQUIRED if own[name] is None and not (name == "route_id" and feed and own["trip_id"])]
+    if absent:
+        has = ", ".join(read_table(path).columns)
+        raise FeedError(f"{path} has no column {', '.join(absent)} (has: {has})")
+    if not len(frame):
+        raise FeedError(f"{path} has no rows")
+    columns: dict[str, pl.Series] = {}
+    for name, dtype in FIX_SCHEMA.items():
+        source = own[{"time_us": "timestamp", "stop_sequence": "current_stop_sequence"}.get(name, name)]
+        if source is None:
+            columns[name] = pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))
+        elif name == "time_us":
+            columns[name] = pl.Series(times_us(path, frame[source]))
+        else:
+            columns[name] = ids(frame[source]) if dtype == pl.String else numbers(path, frame[source], dtype)
+        if source is not None:
+            frame = frame.drop(source)
+    fixes = _fill_routes(pl.DataFrame(columns), feed)
+    for name in ("vehicle_id", "route_id"):
+        if (missing := fixes[name].is_null()).any():
+            raise FeedError(f"{path} row {int(missing.arg_true()[0])}: {own[name] or name} is missing")
+    return fixes

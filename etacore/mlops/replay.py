@@ -34,10 +34,11 @@ from etacore.mlops.arrivals import observe_arrivals, read_arrivals
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, from_us, read_positions
 from etacore.mlops.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
+from etacore.mlops.seed_redis import seed_redis
 from etacore.mlops.tracks import match_tracks
+from etacore.redis_io import connect, redis_errors
 from etacore.redis_server import RedisServer
 from etacore.schema import MAX_ETA_S, NO_SEQUENCE
-from etacore.seeding import SEED_TTL_S, seed_pairs
 
 if TYPE_CHECKING:
     from etacore.runtime import PollResult
@@ -48,7 +49,6 @@ SILENT_AFTER_S: Final = 300.0
 
 _US: Final = 1_000_000
 _ROUTE_REFRESH_S: Final = 3600.0
-_SEED_CHUNK: Final = 2_000
 
 ProgressFunction = Callable[[int, int], None]
 ClockFunction = Callable[[], int]
@@ -220,7 +220,7 @@ def replay(
         truth = truth_of_frame(read_arrivals(arrivals), chosen, feed)
     clock = _Clock()
     with _redis(redis_url) as (url, client):
-        _seed(client, feed)
+        seed_redis(client, feed)
         config = RuntimeConfig(
             redis_url=url,
             model_key=model_key,
@@ -263,22 +263,15 @@ def _redis(url: str | None) -> Iterator[tuple[str, redis.Redis]]:
     with contextlib.ExitStack() as stack:
         if url is None:
             url = stack.enter_context(RedisServer()).url
-        client = stack.enter_context(contextlib.closing(redis.Redis.from_url(url)))
-        if client.dbsize():
+        client = stack.enter_context(contextlib.closing(connect(RuntimeConfig(redis_url=url))))
+        with redis_errors(client, "DBSIZE"):
+            is_in_use = client.dbsize() > 0
+        if is_in_use:
             raise ConfigError(
                 "the Redis database for the replay is not empty",
                 hint="a replay writes old positions under vehicle:*; give an empty database, or none at all",
             )
         yield url, client
-
-
-def _seed(client: redis.Redis, feed: Feed) -> None:
-    pipe = client.pipeline(transaction=False)
-    for key, value in seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes):
-        pipe.set(key, value, ex=SEED_TTL_S)
-        if len(pipe) >= _SEED_CHUNK:
-            pipe.execute()
-    pipe.execute()
 
 
 def _play(
@@ -317,12 +310,15 @@ def _play(
         for code in silent:
             del last_seen_us[code]
             pipe.delete(keys[code])
-        pipe.execute()
+        with redis_errors(client, "SET"):
+            pipe.execute()
         result = loop.poll()
         played.n_polls += 1
         played.status.update({status.label: count for status, count in result.counts.items() if count})
         names = [config.keys.predictions + vehicles[code] for code in newest]
-        for row, blob in zip(newest.values(), client.mget(names), strict=True):
+        with redis_errors(client, "MGET"):
+            blobs = client.mget(names)
+        for row, blob in zip(newest.values(), blobs, strict=True):
             _record(played, positions, row, blob)
         if progress is not None:
             progress(high, n)

@@ -147,6 +147,7 @@ def test_what_is_no_feed(tmp_path: Path) -> None:
         read_feed(feed)
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize(
     ("parts", "n_trips", "n_patterns", "end_s"),
     [

@@ -6,9 +6,10 @@ import polars as pl
 import pytest
 
 from etacore.errors import FeedError
+from etacore.mlops.gtfs import read_feed
 from etacore.mlops.positions import from_us, read_positions, to_us
 from etacore.schema import NO_SEQUENCE
-from tests.transit import real_data, write_positions
+from tests.transit import real_data, write_feed, write_positions
 
 ROWS = [
     {"vehicle_id": "b", "timestamp": 1_700_000_040, "lat": 1.0, "lon": 2.0, "route_id": "7", "trip_id": "t1"},
@@ -59,6 +60,64 @@ def test_kinds_of_time(tmp_path: Path, times: pl.Series) -> None:
     assert read_positions(tmp_path / "p.parquet").time_us.tolist() == [1_700_000_000_250_000]
 
 
+def test_the_names_of_snapshots_will_do(tmp_path: Path) -> None:
+    row = {
+        "vehicleId": "a",
+        "timestamp": 1_700_000_000_250,
+        "latitude": 1.0,
+        "lng": 2.0,
+        "route": "7",
+        "trip": "t",
+        "speed": 3.5,
+        "heading": 90.0,
+        "stop_sequence": 4,
+        "occupancy": "many",
+    }
+    positions = read_positions(write_positions(tmp_path / "p.csv", [row]))
+    assert (positions.vehicle_id[0], positions.route_id[0], positions.trip_id[0]) == ("a", "7", "t")
+    assert (positions.lat[0], positions.lon[0], positions.time_us[0]) == (1.0, 2.0, 1_700_000_000_250_000)
+    assert (positions.speed_mps[0], positions.bearing_deg[0], positions.stop_sequence[0]) == (3.5, 90.0, 4)
+    own = read_positions(write_positions(tmp_path / "own.parquet", [row | {"route_id": "8", "speed_mps": 1.0}]))
+    assert (own.route_id[0], own.speed_mps[0]) == ("8", 1.0)
+
+
+def test_ids_that_came_as_floats_get_no_fraction(tmp_path: Path) -> None:
+    rows = [ROWS[0] | {"route_id": 26.0, "trip_id": 5.0}, ROWS[1] | {"route_id": 26.0, "trip_id": None}]
+    positions = read_positions(write_positions(tmp_path / "p.parquet", rows))
+    assert positions.route_id.values == ("26",)
+    assert positions.trip_id.values == ("5",)
+    assert read_positions(write_positions(tmp_path / "q.parquet", [ROWS[0] | {"route_id": 2.5}])).route_id[0] == "2.5"
+
+
+def test_many_files_are_one_recording(tmp_path: Path) -> None:
+    first = write_positions(tmp_path / "1.parquet", ROWS[:2])
+    second = write_positions(tmp_path / "2.csv", [ROWS[2] | {"speed_mps": 4.0}])
+    positions = read_positions([first, str(second)])
+    whole = read_positions(write_positions(tmp_path / "whole.parquet", ROWS))
+    assert positions.time_us.tolist() == whole.time_us.tolist()
+    assert [positions.vehicle_id[i] for i in range(3)] == ["a", "b", "b"]
+    assert positions.speed_mps[0] == 4.0
+    assert np.isnan(positions.speed_mps[1:]).all()
+    assert positions.take(np.array([0])).left_out == {}
+    with pytest.raises(FeedError, match="no positions given"):
+        read_positions([])
+    write_positions(tmp_path / "3.csv", [{"stop_id": "arrivals"}])
+    with pytest.raises(FeedError, match=r"3\.csv has no column vehicle_id, timestamp, .* \(has: stop_id\)"):
+        read_positions(tmp_path)
+
+
+def test_a_table_without_routes_takes_those_of_the_trips(tmp_path: Path) -> None:
+    feed = read_feed(write_feed(tmp_path / "feed"))
+    rows = [{name: value for name, value in row.items() if name != "route_id"} | {"trip_id": "loop"} for row in ROWS]
+    path = write_positions(tmp_path / "p.parquet", rows)
+    assert read_positions(path, feed=feed).route_id.values == ("r2",)
+    with pytest.raises(FeedError, match="has no column route_id"):
+        read_positions(path)
+    write_positions(path, [*rows, rows[0] | {"trip_id": "elsewhere"}])
+    with pytest.raises(FeedError, match=r"p\.parquet row 3: route_id is missing"):
+        read_positions(path, feed=feed)
+
+
 def test_select_by_time_and_route(tmp_path: Path) -> None:
     positions = read_positions(write_positions(tmp_path / "p.parquet", ROWS))
     assert len(positions.select(routes=["9"])) == 1
@@ -80,6 +139,7 @@ def test_select_by_time_and_route(tmp_path: Path) -> None:
         ({"vehicle_id": None}, "row 0: vehicle_id is missing"),
         ({"route_id": ""}, "row 0: route_id is missing"),
         ({"timestamp": "noon"}, "row 0: timestamp 'noon' is neither"),
+        ({"timestamp": "1e17"}, "row 0: timestamp '1e17' is neither"),
         ({"lat": "north"}, "row 0: lat 'north' is no number"),
     ],
 )
@@ -107,6 +167,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
         read_positions(tmp_path / "empty.csv")
 
 
+@pytest.mark.real_data
 @pytest.mark.parametrize(
     ("folder", "n"), [("ttc_2016", 970_191), ("capmetro_2016", 149_588), ("mbta_green_2025", 16_731)]
 )

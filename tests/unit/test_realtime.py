@@ -1,0 +1,215 @@
+import gzip
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from google.transit import gtfs_realtime_pb2
+
+from etacore.errors import FeedError
+from etacore.mlops.gtfs import read_feed
+from etacore.mlops.positions import read_positions
+from etacore.mlops.realtime import FIX_SCHEMA, read_captures
+from etacore.schema import NO_SEQUENCE
+from tests.transit import real_data, write_feed, write_positions
+
+NOW_S = 1_700_000_000
+
+
+def message(*vehicles: dict[str, Any], header_s: int = NOW_S) -> Any:
+    """A feed message; `vehicles` have the fields of VehiclePosition, and `entity_id`, `is_deleted`."""
+    whole = gtfs_realtime_pb2.FeedMessage()
+    whole.header.gtfs_realtime_version = "2.0"
+    whole.header.timestamp = header_s
+    for i, fields in enumerate(vehicles):
+        entity = whole.entity.add(
+            id=fields.pop("entity_id", str(i)),
+            is_deleted=fields.pop("is_deleted", False),
+        )
+        entity.vehicle.CopyFrom(gtfs_realtime_pb2.VehiclePosition(**fields))
+    return whole
+
+
+def bus(name: str = "bus", time_s: int = NOW_S, **changes: Any) -> dict[str, Any]:
+    base = {
+        "vehicle": {"id": name},
+        "timestamp": time_s,
+        "position": {"latitude": 1.5, "longitude": 2.5},
+        "trip": {"trip_id": "out", "route_id": "r1"},
+    }
+    return {key: value for key, value in (base | changes).items() if value is not None}
+
+
+def capture(path: Path, *vehicles: dict[str, Any], header_s: int = NOW_S) -> Path:
+    content = message(*vehicles, header_s=header_s).SerializeToString()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+@pytest.mark.parametrize("name", ["c.pb", "c.bin", "c.pb.gz"])
+def test_all_fields(tmp_path: Path, name: str) -> None:
+    position = {"latitude": 1.5, "longitude": 2.5, "speed": 3.5, "bearing": 90.0}
+    more: dict[str, Any] = {
+        "position": position,
+        "current_stop_sequence": 0,
+        "stop_id": "S",
+        "current_status": "STOPPED_AT",
+    }
+    positions = read_positions(capture(tmp_path / name, bus(**more)))
+    assert (positions.vehicle_id[0], positions.route_id[0], positions.trip_id[0]) == ("bus", "r1", "out")
+    assert positions.time_us.tolist() == [NOW_S * 1_000_000]
+    assert (positions.lat[0], positions.lon[0]) == (1.5, 2.5)
+    assert (positions.speed_mps[0], positions.bearing_deg[0], positions.stop_sequence[0]) == (3.5, 90.0, 0)
+    assert (positions.stop_id[0], positions.current_status[0]) == ("S", "STOPPED_AT")
+    assert positions.left_out == {}
+
+
+def test_a_field_that_is_not_given_is_missing_and_not_its_default(tmp_path: Path) -> None:
+    positions = read_positions(capture(tmp_path / "c.pb", bus()))
+    assert np.isnan(positions.speed_mps[0])
+    assert np.isnan(positions.bearing_deg[0])
+    assert positions.stop_sequence[0] == NO_SEQUENCE
+    assert positions.current_status[0] is None
+    assert positions.stop_id[0] is None
+
+
+def test_the_vehicle_has_a_name_and_a_time_if_there_is_any(tmp_path: Path) -> None:
+    path = capture(
+        tmp_path / "c.pb",
+        bus(vehicle={"label": "label"}, timestamp=None),
+        bus(vehicle=None, entity_id="entity"),
+        bus(vehicle={"id": "id", "label": "label"}, timestamp=NOW_S - 10),
+        header_s=NOW_S + 5,
+    )
+    positions = read_positions(path)
+    assert [positions.vehicle_id[i] for i in range(3)] == ["id", "entity", "label"]
+    assert (positions.time_us // 1_000_000 - NOW_S).tolist() == [-10, 0, 5]
+
+
+def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
+    path = capture(
+        tmp_path / "c.pb",
+        bus("a"),
+        bus("b", position=None),
+        bus("c", is_deleted=True),
+        bus("d", trip=None),
+        bus("", entity_id=""),
+    )
+    positions = read_positions(path)
+    assert positions.vehicle_id.values == ("a",)
+    assert positions.left_out == {"no_position": 1, "deleted_entity": 1, "no_route": 1, "no_vehicle_id": 1}
+    untimed = capture(tmp_path / "untimed.pb", bus(timestamp=None), header_s=0)
+    with pytest.raises(FeedError, match=r"no position that can be used \(1 no_time\)"):
+        read_positions(untimed)
+
+
+def test_a_route_that_is_missing_comes_from_the_trip(tmp_path: Path) -> None:
+    feed = read_feed(write_feed(tmp_path / "feed"))
+    path = capture(
+        tmp_path / "c.pb",
+        bus("a", trip={"trip_id": "loop"}),
+        bus("b", trip={"trip_id": "elsewhere"}),
+        bus("c", trip={"trip_id": "loop", "route_id": "own"}),
+    )
+    positions = read_positions(path, feed=feed)
+    assert [positions.route_id[i] for i in range(len(positions))] == ["r2", "own"]
+    assert positions.left_out == {"no_route": 1}
+    with pytest.raises(FeedError, match=r"2 no_route\)(.|\n)*give the GTFS feed"):
+        read_positions(capture(tmp_path / "d.pb", bus("a", trip={"trip_id": "loop"}), bus("b", trip=None)))
+
+
+def test_a_fix_that_captures_repeat_is_there_once(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    capture(tmp_path / "day" / "1.pb", bus("a", NOW_S), bus("b", NOW_S))
+    capture(tmp_path / "day" / "2.pb", bus("a", NOW_S), bus("b", NOW_S + 20))
+    capture(tmp_path / "late.pb", bus("a", NOW_S + 20), bus("b", NOW_S))  # older than what was seen of b
+    positions = read_positions(tmp_path)
+    found = [(positions.vehicle_id[i], int(positions.time_us[i]) // 1_000_000 - NOW_S) for i in range(len(positions))]
+    assert found == [("a", 0), ("b", 0), ("a", 20), ("b", 20)]
+    assert positions.left_out == {"repeated_fix": 2}
+
+
+def test_a_folder_mixes_kinds(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    row = {"vehicle_id": "t", "timestamp": NOW_S, "lat": 1.0, "lon": 2.0, "route_id": "7"}
+    write_positions(tmp_path / "a" / "1.parquet", [row, row])
+    write_positions(tmp_path / "a" / "b" / "2.csv", [row | {"timestamp": NOW_S + 1}])
+    capture(tmp_path / "c.pb", bus())
+    (tmp_path / "notes.txt").write_text("no positions")
+    (tmp_path / ".c.pb.partial").write_text("half")
+    (tmp_path / ".hidden.pb").write_text("half")
+    positions = read_positions(tmp_path)
+    assert len(positions) == 4  # what a table repeats is for the builder to judge
+    assert len(read_positions([tmp_path / "c.pb", tmp_path, tmp_path / "c.pb"])) == 4
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FeedError, match="empty has no positions in it"):
+        read_positions([tmp_path, tmp_path / "empty"])
+
+
+def test_a_bad_capture_among_good_ones_is_skipped_and_counted(tmp_path: Path) -> None:
+    capture(tmp_path / "1.pb", bus())
+    whole = (tmp_path / "1.pb").read_bytes()
+    (tmp_path / "2.pb").write_bytes(whole[:-3])
+    (tmp_path / "3.pb").write_bytes(b"")
+    (tmp_path / "4.pb.gz").write_bytes(gzip.compress(whole)[:-12])
+    positions = read_positions(tmp_path)
+    assert len(positions) == 1
+    assert positions.left_out == {"unreadable_file": 3}
+    (tmp_path / "1.pb").unlink()
+    with pytest.raises(FeedError, match=r"none of 3 captures can be used; the first: .*2\.pb is no GTFS-Realtime"):
+        read_positions(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>Too many requests</html>", b'{"entity": []}', b"PAR1\x00\x01"])
+def test_a_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "c.pb").write_bytes(content)
+    with pytest.raises(FeedError, match=r"c\.pb is no GTFS-Realtime message"):
+        read_positions(tmp_path / "c.pb")
+
+
+def test_the_other_kinds_of_feed_are_named(tmp_path: Path) -> None:
+    whole = message()
+    whole.entity.add(id="1").trip_update.trip.trip_id = "t"
+    whole.entity.add(id="2").alert.header_text.translation.add(text="detour")
+    (tmp_path / "updates.pb").write_bytes(whole.SerializeToString())
+    with pytest.raises(FeedError, match=r"updates\.pb holds 1 trip updates, 1 alerts and no vehicle positions"):
+        read_positions(tmp_path / "updates.pb")
+    capture(tmp_path / "positions.pb", bus())
+    assert read_positions(tmp_path).left_out == {"file_without_vehicles": 1}
+
+
+def test_a_quiet_night_is_no_error_beside_others(tmp_path: Path) -> None:
+    capture(tmp_path / "night.pb")
+    left_out: Counter[str] = Counter()
+    table = read_captures([tmp_path / "night.pb"], left_out)
+    assert (len(table), list(table.columns), left_out) == (0, list(FIX_SCHEMA), Counter())
+    with pytest.raises(FeedError, match=r"no position that can be used \(the captures are empty\)"):
+        read_positions(tmp_path / "night.pb")
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "n_speed", "n_status"),
+    [
+        ("brodie-g__hfx-transit-data__e3cb74__VehiclePositions.pb", 72, 37, 0),
+        ("drachins__ETS_DEW_Line__25af97__VehiclePositions.pb", 104, 61, 0),
+        ("robertej19__CCMF__f985ea__VehiclePositions.pb", 449, 50, 449),
+        ("sashaboi__gtfs-mississauga__a39162__VehiclePositions.pb", 125, 62, 0),
+        ("thelatemail__bcc_transit__af9b06__SEQ-VehiclePositions.pb", 920, 0, 920),
+    ],
+)
+@pytest.mark.real_data
+def test_real_captures(name: str, n: int, n_speed: int, n_status: int) -> None:
+    positions = read_positions(real_data("gtfs_rt", name))
+    assert len(positions) == n
+    assert np.isfinite(positions.speed_mps).sum() == n_speed
+    assert (positions.current_status.codes >= 0).sum() == n_status
+    assert (np.abs(positions.lat) > 1).all()
+    assert (positions.trip_id.codes >= 0).all()
+
+
+@pytest.mark.real_data
+def test_a_real_folder_with_trip_updates_among_the_captures() -> None:
+    positions = read_positions(real_data("gtfs_rt"))
+    assert len(positions) == 1670
+    assert positions.left_out == {"file_without_vehicles": 1}
