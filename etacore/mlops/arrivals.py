@@ -32,6 +32,7 @@ MAX_GAP_S: Final = 600.0
 """No interpolation between fixes that lie farther apart in time."""
 
 _WINDOW_M: Final = 250.0
+_TRACK_US: Final = 2 * 86_400_000_000
 
 
 class Rule(IntEnum):
@@ -75,7 +76,14 @@ class Arrivals:
         return np.where(self.interp_us == NO_ARRIVAL, self.rule_us, self.interp_us)
 
 
-def observe_arrivals(positions: Positions, feed: Feed, tracks: Tracks | None = None) -> Arrivals:
+def observe_arrivals(
+    positions: Positions,
+    feed: Feed,
+    tracks: Tracks | None = None,
+    *,
+    first_within_m: float = FIRST_WITHIN_M,
+    closest_within_m: float = CLOSEST_WITHIN_M,
+) -> Arrivals:
     """Arrivals of every trip that was recorded.
 
     Parameters
@@ -86,6 +94,8 @@ def observe_arrivals(positions: Positions, feed: Feed, tracks: Tracks | None = N
         The timetable whose trip ids they carry.
     tracks : Tracks, optional
         What `match_tracks` gave for these positions, if already known.
+    first_within_m, closest_within_m : float
+        Limits of the rule: the first fix within the one, else the closest within the other.
     """
     tracks = match_tracks(positions, feed) if tracks is None else tracks
     n_stops = np.array([pattern.n_stops for pattern in feed.patterns], dtype=np.int64)[tracks.pattern_ix]
@@ -97,10 +107,13 @@ def observe_arrivals(positions: Positions, feed: Feed, tracks: Tracks | None = N
     target_m = stop_s_m + track_ix * APART_M
 
     interp_us = _passages(column_m, target_m, time_us, tracks.offset, track_ix)
-    low = np.searchsorted(column_m, target_m - _WINDOW_M, side="left")
-    high = np.searchsorted(column_m, target_m + _WINDOW_M, side="right")
-    rule_us, rule = _by_rule(positions, tracks.row, time_us, low, high, lat, lon)
-    interp_us, rule_us = (_not_before_earlier_stops(times, track_ix) for times in (interp_us, rule_us))
+    window_m = max(_WINDOW_M, first_within_m + 50.0, closest_within_m + 50.0)
+    low = np.searchsorted(column_m, target_m - window_m, side="left")
+    high = np.searchsorted(column_m, target_m + window_m, side="right")
+    limits_m = first_within_m, closest_within_m
+    rule_us, rule = _by_rule(positions, tracks.row, time_us, low, high, lat, lon, limits_m)
+    first_us = time_us[tracks.offset[:-1]][track_ix]
+    interp_us, rule_us = (_not_before_earlier_stops(times, track_ix, first_us) for times in (interp_us, rule_us))
     seen = (interp_us != NO_ARRIVAL) | (rule_us != NO_ARRIVAL)
     return Arrivals(
         tracks,
@@ -150,8 +163,9 @@ def _by_rule(
     high: npt.NDArray[np.int64],
     lat: npt.NDArray[np.float64],
     lon: npt.NDArray[np.float64],
+    limits_m: tuple[float, float],
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8]]:
-    """First fix of ``low:high`` within 50 m of the stop, else the closest if within 200 m."""
+    """First fix of ``low:high`` within the first limit of the stop, else the closest if within the second."""
     rule_us = np.full(len(low), NO_ARRIVAL)
     rule = np.zeros(len(low), dtype=np.uint8)
     some = np.flatnonzero(high > low)
@@ -163,12 +177,12 @@ def _by_rule(
     pair = np.repeat(some, counts)
     pair_m = distance_m(positions.lat[row[fix]], positions.lon[row[fix]], lat[pair], lon[pair])
     never = len(fix)
-    first = np.minimum.reduceat(np.where(pair_m <= FIRST_WITHIN_M, np.arange(never), never), starts)
+    first = np.minimum.reduceat(np.where(pair_m <= limits_m[0], np.arange(never), never), starts)
     closest_m = np.minimum.reduceat(pair_m, starts)
     is_closest = pair_m == np.repeat(closest_m, counts)
     closest = np.minimum.reduceat(np.where(is_closest, np.arange(never), never), starts)
     within = first < never
-    near = ~within & (closest_m <= CLOSEST_WITHIN_M)
+    near = ~within & (closest_m <= limits_m[1])
     rule[some[within]], rule[some[near]] = Rule.FIRST_50M, Rule.CLOSEST_200M
     rule_us[some[within]] = time_us[fix[first[within]]]
     rule_us[some[near]] = time_us[fix[closest[near]]]
@@ -176,18 +190,19 @@ def _by_rule(
 
 
 def _not_before_earlier_stops(
-    times_us: npt.NDArray[np.int64], track_ix: npt.NDArray[np.int64]
+    times_us: npt.NDArray[np.int64], track_ix: npt.NDArray[np.int64], first_us: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.int64]:
-    """A stop is not reached before the stops in front of it: late labels push later ones."""
+    """A stop is not reached before the stops in front of it: late labels push later ones.
+
+    ``first_us`` is the time of the track's first fix: counted from there, times of a track stay below two days and
+    those of all tracks fit into one ascending column, whatever a clock said.
+    """
     known = np.flatnonzero(times_us != NO_ARRIVAL)
     if not known.size:
         return times_us
-    origin = times_us[known].min()
-    span = int(times_us[known].max() - origin) + 1
-    apart = track_ix[known] * span
-    climbing = np.maximum.accumulate(times_us[known] - origin + apart) - apart + origin
+    origin = track_ix[known] * _TRACK_US - first_us[known]
     monotone = times_us.copy()
-    monotone[known] = climbing
+    monotone[known] = np.maximum.accumulate(times_us[known] + origin) - origin
     return monotone
 
 

@@ -1,0 +1,1 @@
+"""Datasets: from recorded positions and a timetable to rows of features with the time of arrival."""
