@@ -1,0 +1,174 @@
+"""Trained models into the registry: all that can be saved, in order, or on a crash none."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from etacore.errors import EtacoreError, RegistryError
+from etacore.manifest import make_model_key
+from etacore.mlops.compiling import compile_to_registry
+from etacore.mlops.progress import Progress
+from etacore.mlops.saving import save_predictor
+from etacore.mlops.training.config import TrainingConfig
+from etacore.mlops.training.scope import Candidate, RouteOutcome, what_failed
+from etacore.registry import Registry
+
+if TYPE_CHECKING:
+    from etacore.mlops.dataset.columns import Dataset
+
+SHOWN_IN_KEY: Final = ("alpha", "degree", "learning_rate", "max_depth", "n_estimators", "ridge_alpha")
+"""Hyperparameters that a model key shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What became of one candidate: its key, or what was wrong; and seconds of compiling and checking."""
+
+    outcome: RouteOutcome
+    candidate: Candidate
+    key: str | None
+    failure: str | None
+    seconds: float
+
+
+def save_outcomes(
+    outcomes: Sequence[RouteOutcome],
+    dataset: Dataset,
+    registry: Registry,
+    config: TrainingConfig,
+    split: Mapping[str, Any],
+    progress: Progress,
+    saved_at: datetime | None = None,
+) -> list[Saved]:
+    """Compile, check and save trained models.
+
+    Every bundle is made in a folder of its own first. Only when all are made do they go into the registry; if
+    anything but a refusal of one of them stops that, those that are in are taken out again.
+
+    Parameters
+    ----------
+    outcomes : sequence of RouteOutcome
+        What was trained, in order.
+    dataset : Dataset
+        On what.
+    registry : Registry
+        Where to.
+    config : TrainingConfig
+        With which settings.
+    split : mapping
+        As `Split.to_dict` gives it.
+    progress : Progress
+        Told of each model.
+    saved_at : datetime, optional
+        Aware; default now.
+
+    Returns
+    -------
+    list of Saved
+        One for each candidate, in order.
+    """
+    saved_at = saved_at or datetime.now(UTC)
+    pairs = [(outcome, candidate) for outcome in outcomes for candidate in outcome.candidates]
+    taken = {*registry.keys(), *registry.refused(), *registry.legacy()}
+    results: list[Saved] = []
+    with tempfile.TemporaryDirectory(prefix="etacore-training-") as folder:
+        workshop = Registry(Path(folder) / "made")
+        for n_done, (outcome, candidate) in enumerate(pairs):
+            progress("compiling and checking", n_done, len(pairs))
+            start = time.perf_counter()
+            key = failure = None
+            try:
+                key = _make(outcome, candidate, dataset, workshop, config, split, saved_at, taken)
+                taken.add(key)
+            except Exception as err:
+                failure = what_failed(err)
+            results.append(Saved(outcome, candidate, key, failure, time.perf_counter() - start))
+        progress("compiling and checking", len(pairs), len(pairs))
+        return _move(results, workshop, registry)
+
+
+def _move(results: Sequence[Saved], workshop: Registry, registry: Registry) -> list[Saved]:
+    moved: list[Saved] = []
+    try:
+        for result in results:
+            key, failure = result.key, result.failure
+            if key is not None:
+                try:
+                    registry.import_bundle(workshop.path / key)
+                except RegistryError as err:
+                    key, failure = None, what_failed(err)
+            moved.append(Saved(result.outcome, result.candidate, key, failure, result.seconds))
+    except BaseException:
+        for result in moved:
+            if result.key is not None:
+                with suppress(EtacoreError):
+                    registry.remove(result.key)
+        raise
+    return moved
+
+
+def _make(
+    outcome: RouteOutcome,
+    candidate: Candidate,
+    dataset: Dataset,
+    workshop: Registry,
+    config: TrainingConfig,
+    split: Mapping[str, Any],
+    saved_at: datetime,
+    taken: set[str],
+) -> str:
+    fitted = candidate.fitted
+    hyperparameters = dict(fitted.parameters)
+    shown = {name: value for name, value in hyperparameters.items() if name in SHOWN_IN_KEY}
+    for time_of_key in _seconds_from(saved_at):
+        key = make_model_key(candidate.model_type, dataset.name, fitted.features, outcome.route_id, time_of_key, shown)
+        if key not in taken:
+            break
+    provenance: dict[str, Any] = {
+        "made_by": "etacore train",
+        "dataset_path": dataset.path.name,
+        "dataset_sha256": dataset.sha256,
+        "label": config.label,
+        "seed": config.seed,
+        **split,
+    }
+    if candidate.model_type == "xgboost" and fitted.best_iteration is not None:
+        provenance["best_iteration"] = fitted.best_iteration
+    facts: dict[str, Any] = {
+        "model_type": candidate.model_type,
+        "features": fitted.features,
+        "time_zone": dataset.time_zone,
+        "holiday_region": dataset.holiday_region,
+        "dataset": dataset.name,
+        "route_id": outcome.route_id,
+        "metrics": candidate.metrics,
+        "model_key": key,
+        "nan_at_serving": fitted.nan_fill,
+        "distance": dataset.distance,
+        "hyperparameters": hyperparameters,
+        "provenance": provenance,
+        "samples": outcome.samples,
+        "saved_at": time_of_key,
+        "routes": fitted.routes,
+        "typical": fitted.typical,
+    }
+    if candidate.model_type != "xgboost":
+        return save_predictor(workshop, content=fitted.content, **facts)
+    source = workshop.path.parent / "model.ubj"
+    source.write_bytes(fitted.content)
+    return compile_to_registry(source, workshop, **facts)
+
+
+def _seconds_from(time_of_first: datetime) -> Iterator[datetime]:
+    """The time, and a second later, and so on: a key that is taken is never overwritten."""
+    moment = time_of_first
+    while True:
+        yield moment
+        moment += timedelta(seconds=1)
