@@ -1,9 +1,9 @@
-"""How wrong were the predictions: error figures and the ETA Accuracy Benchmark, on arrays.
+"""How wrong were the predictions: error figures, the ETA Accuracy Benchmark and the MBTA's bands, on arrays.
 
 Two signs are in use, and both are kept because readers know them: ``bias_s``
 is predicted minus actual (the convention of model metrics), while the bands
-of the ETA Accuracy Benchmark look at actual minus predicted (positive: the
-bus came later than promised).
+of the ETA Accuracy Benchmark and of the MBTA look at actual minus predicted
+(positive: the bus came later than promised).
 """
 
 from __future__ import annotations
@@ -99,6 +99,103 @@ def bands_score(predicted_s: npt.ArrayLike, actual_s: npt.ArrayLike) -> float:
     and must not pass for this one.
     """
     return float(np.mean(band_shares(predicted_s, actual_s)))
+
+
+MBTA_BANDS: Final = (
+    Band(0, 3, -60, 60),
+    Band(3, 6, -90, 120),
+    Band(6, 12, -150, 210),
+    Band(12, 30, -240, 360),
+)
+"""Bins of the MBTA's prediction accuracy, by minutes to the *predicted* arrival, ``from_min <= m < to_min``.
+
+An error at either end of the window is not accurate. Source: the bins and the query of
+github.com/mbta/prediction_analyzer.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class MbtaBin:
+    """One of `MBTA_BANDS` with what fell into it.
+
+    Attributes
+    ----------
+    band : Band
+    n : int
+        Predictions whose horizon lies in the bin.
+    n_accurate : int
+        Those of them with ``earliest_s < actual - predicted < latest_s``.
+    """
+
+    band: Band
+    n: int
+    n_accurate: int
+
+    @property
+    def share(self) -> float:
+        """Share (0..1) of accurate predictions; NaN without any."""
+        return self.n_accurate / self.n if self.n else math.nan
+
+
+@dataclass(frozen=True, slots=True)
+class MbtaReport:
+    """The MBTA's prediction accuracy; made by `mbta_accuracy`.
+
+    Attributes
+    ----------
+    bins : tuple of MbtaBin
+        One per entry of `MBTA_BANDS`.
+    n_outside : int
+        Predictions of 30 minutes and more, which have no bin and do not count.
+    """
+
+    bins: tuple[MbtaBin, ...]
+    n_outside: int
+
+    @property
+    def overall(self) -> float:
+        """Accurate predictions of all bins over all predictions of all bins (0..1), as the MBTA sums them."""
+        n = sum(piece.n for piece in self.bins)
+        return sum(piece.n_accurate for piece in self.bins) / n if n else math.nan
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types for JSON; what is not known is None, shares are 0..1."""
+        return {
+            "overall": _known(self.overall, 4),
+            "n_outside": self.n_outside,
+            "by_predicted_minutes": [
+                {
+                    "from_min": piece.band.from_min,
+                    "to_min": piece.band.to_min,
+                    "n": piece.n,
+                    "share": _known(piece.share, 4),
+                }
+                for piece in self.bins
+            ],
+        }
+
+
+def mbta_accuracy(predicted_s: npt.ArrayLike, actual_s: npt.ArrayLike) -> MbtaReport:
+    """Prediction accuracy as the MBTA counts it: by predicted horizon, with strict windows.
+
+    Parameters
+    ----------
+    predicted_s, actual_s : array_like of float, shape (n,)
+        Seconds from the sample to the predicted and to the actual arrival.
+
+    Raises
+    ------
+    ValueError
+        If shapes differ or a value is not finite.
+    """
+    lateness_s = -_errors(predicted_s, actual_s)
+    minutes = np.asarray(predicted_s, dtype=np.float64) / 60.0
+    pieces = []
+    for band in MBTA_BANDS:
+        inside = lateness_s[(minutes >= band.from_min) & (minutes < band.to_min)]
+        accurate = (inside > band.earliest_s) & (inside < band.latest_s)
+        pieces.append(MbtaBin(band, int(inside.size), int(accurate.sum())))
+    return MbtaReport(tuple(pieces), int(minutes.size) - sum(piece.n for piece in pieces))
 
 
 @dataclass(frozen=True, slots=True)

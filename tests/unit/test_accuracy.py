@@ -98,3 +98,45 @@ def test_json_has_no_nan_and_rows_fit_the_headings() -> None:
 def test_what_cannot_be_scored_is_refused(predicted: list[float], actual: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         accuracy.score(predicted, actual)
+
+
+@pytest.mark.parametrize(
+    ("bin_ix", "minutes", "earliest_s", "latest_s"),
+    [
+        (0, 0, -60, 60),
+        (0, 2.999, -60, 60),
+        (1, 3, -90, 120),
+        (2, 6, -150, 210),
+        (3, 12, -240, 360),
+        (3, 29.5, -240, 360),
+    ],
+)
+def test_mbta_bins_go_by_the_prediction_and_leave_out_their_edges(
+    bin_ix: int, minutes: float, earliest_s: float, latest_s: float
+) -> None:
+    predicted = 60.0 * minutes
+    for lateness_s, accurate in [
+        (earliest_s, 0),
+        (latest_s, 0),
+        (earliest_s + 0.01, 1),
+        (latest_s - 0.01, 1),
+        (0, 1),
+    ]:
+        report = accuracy.mbta_accuracy([predicted], [predicted + lateness_s])
+        assert [piece.n for piece in report.bins] == [int(i == bin_ix) for i in range(4)]
+        assert report.bins[bin_ix].n_accurate == accurate
+        assert report.overall == accurate
+
+
+def test_mbta_overall_counts_predictions_not_bins() -> None:
+    # four predictions in the first bin (one accurate), one accurate in the last, one too far ahead to count
+    predicted = np.array([60.0, 60.0, 60.0, 60.0, 1000.0, 1800.0])
+    actual = predicted + np.array([0.0, 500.0, 500.0, 500.0, 0.0, 0.0])
+    report = accuracy.mbta_accuracy(predicted, actual)
+    assert report.overall == pytest.approx(2 / 5)
+    assert [piece.share for piece in report.bins] == pytest.approx([0.25, math.nan, math.nan, 1.0], nan_ok=True)
+    assert report.n_outside == 1
+    document = report.to_dict()
+    json.dumps(document, allow_nan=False)
+    assert document["by_predicted_minutes"][1] == {"from_min": 3, "to_min": 6, "n": 0, "share": None}
+    assert accuracy.mbta_accuracy([], []).to_dict()["overall"] is None

@@ -1,0 +1,151 @@
+"""An evaluation for people: Markdown, tables on the console, and a folder with everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from etacore.errors import EvaluationError
+from etacore.mlops.evaluation import document, plots, tables
+from etacore.mlops.evaluation.results import Findings
+from etacore.mlops.evaluation.tables import TextTable
+from etacore.mlops.files import whole_file
+
+REPORT_FILE: Final = "report.md"
+JSON_FILE: Final = "evaluation.json"
+
+
+def to_markdown(evaluation: Findings, *, images: Iterable[str] = ()) -> str:
+    """The whole report.
+
+    Parameters
+    ----------
+    evaluation : Findings
+        What to report.
+    images : iterable of str
+        File names of `etacore.mlops.evaluation.plots.PLOTS` to show, beside the report.
+    """
+    shown = set(images)
+    lines = [f"# Evaluation on {evaluation.dataset}", "", evaluation.recommendation.text, "", *_facts(evaluation), ""]
+    pictures = {name: f"![{title}]({name})" for name, title in plots.TITLES.items() if name in shown}
+    for table, name in (
+        (tables.leaderboard(evaluation), plots.LEADERBOARD),
+        (tables.partial(evaluation), None),
+        (tables.reasons(evaluation), None),
+        (tables.eta_bands(evaluation), None),
+        (tables.mbta_bands(evaluation), plots.ERROR_FAN),
+        (tables.by_horizon(evaluation), plots.MAE_BY_HORIZON),
+        (tables.by_route(evaluation), None),
+        (tables.by_hour(evaluation), plots.BIAS_BY_HOUR),
+        (tables.rolling(evaluation), plots.ROLLING),
+        (tables.all_metrics(evaluation), None),
+        (tables.legend(evaluation), None),
+    ):
+        if table is not None:
+            lines += _markdown(table)
+            if name in pictures:
+                lines += [pictures[name], ""]
+    return "\n".join(lines)
+
+
+def _facts(evaluation: Findings) -> list[str]:
+    config = evaluation.config
+    days = ", ".join(map(str, evaluation.test_days))
+    dropped = f" ({evaluation.n_dropped:,} more have no usable label)" if evaluation.n_dropped else ""
+    return [
+        f"- held-out days: {days} ({evaluation.days_from})",
+        f"- {evaluation.n_rows:,} rows of {evaluation.n_trips:,} trips{dropped}; label: {config.label}; "
+        f"time zone {evaluation.time_zone}",
+        f"- decided by {evaluation.metric.name}; a candidate must be {100 * config.improvement_threshold:g} % better "
+        "than the active model, with an interval that excludes no difference",
+        f"- active model: {f'`{config.active_model}`' if config.active_model else 'none'}",
+        f"- dataset SHA-256 `{evaluation.dataset_sha256}`, evaluated {evaluation.created_at:%Y-%m-%d %H:%M:%S} UTC",
+    ]
+
+
+def _markdown(table: TextTable) -> list[str]:
+    rule = ["---"] * table.n_texts + ["---:"] * (len(table.headings) - table.n_texts)
+    lines = [f"## {table.title}", ""]
+    lines += [table.note, ""] if table.note else []
+    lines += [_row(table.headings), _row(rule), *map(_row, table.rows), ""]
+    return lines
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+
+
+def print_evaluation(evaluation: Findings, console: Console) -> None:
+    """Show the leaderboard, the partial results, the reasons and the recommendation."""
+    console.print(
+        f"{evaluation.n_rows:,} rows of {evaluation.n_trips:,} trips on {', '.join(map(str, evaluation.test_days))} "
+        f"({escape(evaluation.days_from)}), label {evaluation.config.label}",
+        highlight=False,
+    )
+    for table in (
+        tables.leaderboard(evaluation),
+        tables.partial(evaluation),
+        tables.rolling(evaluation),
+        tables.reasons(evaluation),
+    ):
+        if table is not None:
+            print_table(table, console)
+    console.print(escape(evaluation.recommendation.text), style="bold", soft_wrap=True, highlight=False)
+
+
+def print_table(table: TextTable, console: Console) -> None:
+    """Show one table."""
+    shown = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, heading in enumerate(table.headings):
+        shown.add_column(heading, justify="left" if i < table.n_texts else "right", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*map(escape, row))
+    console.print(shown)
+    if table.note:
+        console.print(table.note, style="dim", highlight=False)
+        console.print()
+
+
+def write_evaluation(evaluation: Findings, folder: Path | str) -> list[Path]:
+    """Write ``report.md``, ``evaluation.json`` and the plots; each file whole or not at all.
+
+    Parameters
+    ----------
+    evaluation : Findings
+        What to write.
+    folder : Path
+        Made if need be; files of these names are replaced.
+
+    Returns
+    -------
+    list of Path
+        What was written.
+
+    Raises
+    ------
+    EvaluationError
+        If it cannot be written.
+    """
+    folder = Path(folder)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = plots.draw_all(evaluation)
+        contents = {
+            **pictures,
+            JSON_FILE: document.to_json(evaluation),
+            REPORT_FILE: to_markdown(evaluation, images=pictures).encode(),
+        }
+        for name, content in contents.items():
+            with whole_file(folder / name) as draft:
+                draft.write_bytes(content)
+            written.append(folder / name)
+    except OSError as err:
+        raise EvaluationError(f"the report cannot be written to {folder}: {err.strerror or err}") from None
+    return written
