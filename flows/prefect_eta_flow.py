@@ -33,7 +33,6 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import SecretStr
 
@@ -43,16 +42,12 @@ from etacore.runtime import Runtime
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings, merge, resolve
+from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, set_up_logging
 from flows.stopping import PROCESS_END_S, end_by_deadline, serve, sigterm_raises
-
-log: Final = logging.getLogger("etacore.flows")
 
 FLOW_NAME: Final = "prefect-eta-runtime"
 MAX_SHOWN_STEPS: Final = 60
 """Task runs that a bounded run shows. One costs 5 ms here and 40 ms of the server's time."""
-API_TIMEOUT_S: Final = 5.0
-API_IS_GONE_END_S: Final = 3.0
-"""No use in waiting for a server that did not answer the last report; a temporary one hears Ctrl-C too."""
 
 _owned_by_command_line = False
 
@@ -223,23 +218,6 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
         client.update_flow_run(run_id, parameters=kept)
 
 
-def one_line(error: EtacoreError) -> str:
-    """What was wrong and what to do about it."""
-    return f"{error.message} ({error.hint})" if error.hint else error.message
-
-
-def set_up_logging() -> None:
-    """Our own lines go to stderr by our own handler: Prefect's can end the process when its reader is gone."""
-    ours = logging.getLogger("etacore")
-    if ours.handlers:
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
-
-
 # -- command line ------------------------------------------------------------------------------------------------------
 
 
@@ -280,7 +258,7 @@ def main(**options: Any) -> None:
         given["notification_blocks"] = list(given["notification_blocks"])
     try:
         merge(given, {}, os.environ)  # what is wrong with the flags alone is said before a server is started
-        state = _run_with_prefect(given) if _api_answers() else _run_alone(given)
+        state = _run_with_prefect(given) if api_answers() else _run_alone(given)
     except EtacoreError as error:
         _fail(one_line(error))
     if state.is_failed() or state.is_crashed():
@@ -290,23 +268,6 @@ def main(**options: Any) -> None:
 def _fail(text: str) -> NoReturn:
     click.echo(f"{FLOW_NAME}: {text}", err=True)
     sys.exit(EXIT_USAGE)
-
-
-def _api_answers() -> bool:
-    """Whether there is an API; without an address Prefect starts a temporary one."""
-    try:
-        with (
-            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
-            get_client(sync_client=True, httpx_settings={"timeout": API_TIMEOUT_S}) as client,
-        ):
-            problem = client.api_healthcheck()
-    except Exception as error:
-        problem = error
-    if problem is None:
-        return True
-    where = PREFECT_API_URL.value() or "no address is set and a temporary one did not start"
-    log.warning("Prefect's API cannot be reached (%s, %s): running without it", where, type(problem).__name__)
-    return False
 
 
 def _run_with_prefect(given: dict[str, Any]) -> State[Any]:

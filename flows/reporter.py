@@ -15,10 +15,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -27,16 +26,13 @@ from etacore.profiler import METRICS, Profiler
 from etacore.runtime import PollResult, Silent, Window
 from flows.artifacts import artifact_key, latency_markdown, progress_percent
 from flows.notify import Alert, AlertRules, Receiver, send
+from flows.prefect_api import PrefectApi
 from flows.runtime_config import BLOCK_SLUG, RunSettings
-
-if TYPE_CHECKING:
-    from prefect.client.orchestration.routes import ServerRoutes
 
 log: Final = logging.getLogger("etacore.flows")
 
 EVENT: Final = "etacore.runtime.window"
 QUEUE_SIZE: Final = 64
-CALL_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 6.0
 
 
@@ -81,8 +77,7 @@ class Reporter(Silent):
         self._queue: Final[queue.Queue[Window | Alert | logging.LogRecord | None]] = queue.Queue(QUEUE_SIZE)
         self.thread: threading.Thread | None = None
         self._loop: Loop | None = None
-        self._client: SyncPrefectClient | None = None
-        self._artifacts: Final[dict[str, str]] = {}
+        self._api: Final = PrefectApi(flow_run_id)
         self.api_is_gone = False
         self._deadline: float | None = None
         self._n_polls = 0
@@ -192,7 +187,7 @@ class Reporter(Silent):
             step()
         except Exception as error:
             self.n_failed += 1
-            self._forget_client()
+            self._api.close()
             if not self.api_is_gone:
                 log.warning("Prefect's API fails (%s); predictions go on without it", type(error).__name__)
             self.api_is_gone = True
@@ -202,19 +197,6 @@ class Reporter(Silent):
             self.api_is_gone = False
         return True
 
-    def _request(self, method: Any, route: ServerRoutes | str, **arguments: Any) -> Any:
-        # The client's own methods for artifacts emit an event each, through a queue without a timeout.
-        if self._client is None:
-            self._client = get_client(sync_client=True, httpx_settings={"timeout": CALL_TIMEOUT_S}).__enter__()
-        response = self._client.request(method, route, **arguments)  # type: ignore[arg-type]
-        response.raise_for_status()
-        return response.json() if response.content else None
-
-    def _forget_client(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.__exit__(None, None, None)
-
     def _send_line(self, record: logging.LogRecord) -> None:
         line = {
             "name": record.name,
@@ -223,7 +205,7 @@ class Reporter(Silent):
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "flow_run_id": str(self._run),
         }
-        self._request("POST", "/logs/", json=[line])
+        self._api.request("POST", "/logs/", json=[line])
 
     def _emit(self, window: Window) -> None:
         assert self._loop is not None
@@ -265,11 +247,11 @@ class Reporter(Silent):
                 "reports_failed": self.n_failed,
             },
         )
-        self._request("POST", "/events", json=[event.model_dump(mode="json")])
+        self._api.request("POST", "/events", json=[event.model_dump(mode="json")])
 
     def _publish_progress(self, window: Window) -> None:
         iterations = self._settings.config.iterations
-        self._publish(
+        self._api.publish(
             "progress",
             progress_percent(window, self._n_polls, iterations),
             f"{self._n_polls} polls of {iterations}"
@@ -282,27 +264,18 @@ class Reporter(Silent):
         assert self._loop is not None
         profiler = self._loop.profiler
         text = latency_markdown(metric, profiler.csv_text(metric), profiler.snapshot()[metric])
-        self._publish(
+        self._api.publish(
             "markdown",
             text,
             f"{metric}_times.csv since the start",
             artifact_key(self._settings.artifact_prefix, metric),
         )
 
-    def _publish(self, kind: str, data: str | float, description: str, key: str) -> None:
-        """One artifact a run and key, made once and then brought up to date: rows do not pile up in the server."""
-        body = {"data": data, "description": description}
-        if (known := self._artifacts.get(key)) is not None:
-            self._request("PATCH", "/artifacts/{id}", path_params={"id": known}, json=body)
-            return
-        body |= {"key": key, "type": kind, "flow_run_id": str(self._run)}
-        self._artifacts[key] = self._request("POST", "/artifacts/", json=body)["id"]
-
     def _look_for_promotion(self) -> None:
         block = self._settings.watched_block
         if block is None:
             return
-        document = self._request(
+        document = self._api.request(
             "GET",
             "/block_types/slug/{slug}/block_documents/name/{block_document_name}",
             path_params={"slug": BLOCK_SLUG, "block_document_name": block},

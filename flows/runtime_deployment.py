@@ -35,8 +35,9 @@ from pydantic import ValidationError
 
 from etacore.cli import EXIT_USAGE
 from etacore.errors import ConfigError, EtacoreError
-from flows.prefect_eta_flow import FLOW_NAME, one_line
+from flows.prefect_eta_flow import FLOW_NAME
 from flows.runtime_config import SETTINGS, EtaRuntimeSettings, block_name, environment_settings
+from flows.shell import one_line
 
 ROOT: Final = Path(_root)
 WORK_POOLS: Final = ("eta-runtime-pool", "eta-training-pool")

@@ -85,7 +85,7 @@ def sigterm_raises() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def end_by_deadline(stop: threading.Event, limit_s: float = PROCESS_END_S) -> threading.Thread:
+def end_by_deadline(stop: threading.Event, limit_s: float = PROCESS_END_S, exit_code: int = 0) -> threading.Thread:
     """End this process `limit_s` after `stop` is set, whatever hangs in it; for a process that is all ours.
 
     Prefect retries the report of a final state for 140 s, and waits at exit
@@ -97,7 +97,7 @@ def end_by_deadline(stop: threading.Event, limit_s: float = PROCESS_END_S) -> th
         sleep(limit_s)
         print("Prefect's API does not answer: ending without reporting the final state", file=sys.stderr, flush=True)
         _end_temporary_servers()
-        os._exit(0)
+        os._exit(exit_code)
 
     thread = threading.Thread(target=watch, name="eta-deadline", daemon=True)
     thread.start()

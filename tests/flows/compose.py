@@ -24,7 +24,7 @@ from etacore.redis_server import find_redis_server
 from tests.flows.image import ROOT, Image
 
 FILE: Final = ROOT / "docker-compose.prefect.yml"
-CONTAINER_PORTS: Final = re.compile(r"\b(4200|6379|8080)\b")
+CONTAINER_PORTS: Final = re.compile(r"\b(4200|6379|8080|8081)\b")
 VARIABLE: Final = re.compile(r"\$(?:(\$)|\{(\w+)(?::-([^}]*))?\})")
 
 
@@ -47,10 +47,10 @@ def load(variables: Mapping[str, str] | None = None) -> dict[str, Any]:
 class Stack:
     """Services of the compose file, as processes below `folder`."""
 
-    def __init__(self, image: Image, folder: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, images: Mapping[str, Image], folder: Path, variables: Mapping[str, str]) -> None:
         self.document: Final = load(variables)
         self.processes: Final[dict[str, subprocess.Popen[bytes]]] = {}
-        self._image: Final = image
+        self._images: Final = images  # by the name of their stage
         self._folder: Final = folder
         self._ports: Final[dict[str, int]] = {}
 
@@ -117,10 +117,15 @@ class Stack:
         service: dict[str, Any] = self.document["services"][name]
         return service
 
+    def _image(self, name: str) -> Image | None:
+        """None for an image that is not ours."""
+        build = self._service(name).get("build")
+        return self._images[build["target"]] if build else None
+
     def _start(self, name: str) -> subprocess.Popen[bytes]:
         service = self._service(name)
-        stage = self._image.stage
-        entrypoint = stage.entrypoint if "build" in service else []
+        image = self._image(name)
+        entrypoint = image.stage.entrypoint if image else []
         with self._log_path(name).open("wb") as output:
             return subprocess.Popen(
                 [self._place(name, word) for word in (*entrypoint, *service["command"])],
@@ -150,8 +155,9 @@ class Stack:
 
     def _environment(self, name: str) -> dict[str, str]:
         service = self._service(name)
-        if "build" in service:
-            values = dict(self._image.stage.environment)
+        image = self._image(name)
+        if image:
+            values = dict(image.stage.environment)
         else:
             values = {"PATH": os.pathsep.join([os.fspath(find_redis_server().parent), os.environ["PATH"]])}
         values |= service.get("environment", {})
@@ -164,30 +170,30 @@ class Stack:
         return value
 
     def _workdir(self, name: str) -> str:
-        if "build" in self._service(name):
-            return self._image.place(self._image.stage.workdir)
+        if image := self._image(name):
+            return image.place(image.stage.workdir)
         return os.fspath(self._volume(self._mounts(name)["/data"]))
 
     def _place(self, name: str, text: str) -> str:
         """`text` of a service with paths, ports and addresses as they are here."""
         text = CONTAINER_PORTS.sub(lambda port: str(self.port(port[0])), text).replace("0.0.0.0", "127.0.0.1")
+        image = self._image(name)
         for target, volume in self._mounts(name).items():
-            text = text.replace(target, os.fspath(self._volume(volume, target)))
+            text = text.replace(target, os.fspath(self._volume(volume, image.place(target) if image else None)))
         for secret in self._service(name).get("secrets", ()):
             text = text.replace(f"/run/secrets/{secret}", self.document["secrets"][secret]["file"])
         text = re.sub(r"(?<![\w./-])/var/lib(?=/)", os.fspath(self._private(name)), text)
-        return self._image.place(text)
+        return image.place(text) if image else text
 
     def _mounts(self, name: str) -> dict[str, str]:
         pairs = (mount.split(":")[:2] for mount in self._service(name).get("volumes", ()))
         return {target: volume for volume, target in pairs}
 
-    def _volume(self, name: str, target: str = "") -> Path:
+    def _volume(self, name: str, origin: str | None = None) -> Path:
         """A new volume begins with what the image has at its place."""
         folder = self._folder / "volumes" / name
         if not folder.exists():
-            origin = Path(self._image.place(target))
-            if origin.is_dir() and target:
+            if origin and Path(origin).is_dir():
                 shutil.copytree(origin, folder)
             else:
                 folder.mkdir(parents=True)

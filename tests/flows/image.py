@@ -3,6 +3,9 @@
 Its instructions are read from the file and carried out below a folder of their
 own: every absolute path of the image stands for a path there. What needs a
 Debian system, packages and a user account, is noted and left out.
+
+A stage that stands on one that was built as an image already begins with a
+copy of that, in a folder of its own, so that both can run.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Final
 
@@ -27,6 +30,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 LEFT_OUT: Final = ("apt-get", "useradd")
 DEBIAN_TOOLS: Final = ("cat", "env", "find", "grep", "ls", "mkdir", "rm", "sed", "sh", "sleep", "uname")
 IMAGE_PATHS: Final = re.compile(r"(?<![\w./-])/(?:opt|build|dist|app|var/lib|run/secrets)(?![\w-])")
+CACHE_MOUNT: Final = re.compile(r"--mount=type=cache,target=(\S+)\s+")
 PASSED_ON: Final = re.compile(r"(?i)(PIP_|SSL_|REQUESTS_|(https?|no)_proxy$|TMPDIR$)")
 
 
@@ -51,9 +55,18 @@ class Stage:
 
 
 class Image:
-    """The last stage of the Dockerfile, built below `folder`."""
+    """A stage of the Dockerfile, built below `folder`.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : Path
+    target : str
+        Name of the stage.
+    parent : Image, optional
+        What the stage stands on, built before.
+    """
+
+    def __init__(self, folder: Path, target: str, parent: Image | None = None) -> None:
         self._folder: Final = folder
         self.context: Final = folder / "context"
         self.root: Final = folder / "root"
@@ -61,8 +74,18 @@ class Image:
         self._stages: Final[dict[str, Stage]] = {}
         copy_context(self.context)
         self._base_path: Final = os.fspath(_debian_tools(folder / "tools"))
+        skipped = parent is not None
         for keyword, arguments in instructions((ROOT / "Dockerfile").read_text()):
-            self._carry_out(keyword, arguments)
+            if keyword == "FROM":
+                name = arguments.split()[-1]
+                if target in self._stages:
+                    break
+                if parent is not None and name == target:
+                    self._stages[name] = parent.moved(self.root, self._base_path)
+                    skipped = False
+                    continue
+            if not skipped:
+                self._carry_out(keyword, arguments)
 
     # -- running what was built -------------------------------------------------------------------------------------
 
@@ -113,6 +136,20 @@ class Image:
         home.mkdir(exist_ok=True)
         return home
 
+    def moved(self, root: Path, path: str) -> Stage:
+        """The stage in another place; `path` stands for the programs of Debian."""
+        shutil.copytree(self.root, root, symlinks=True, copy_function=os.link)
+        before, after = (os.fspath(folder).encode() for folder in (self.root, root))
+        for script in (root / "opt/etacore/bin").iterdir():
+            if not script.is_symlink() and before in (content := script.read_bytes()):
+                mode = script.stat().st_mode
+                script.unlink()  # the other place has the same file
+                script.write_bytes(content.replace(before, after))
+                script.chmod(mode)
+        last = self.stage
+        environment = last.environment | {"PATH": last.environment["PATH"].replace(self._base_path, path)}
+        return replace(last, root=root, environment=environment)
+
     # -- building ---------------------------------------------------------------------------------------------------
 
     def _carry_out(self, keyword: str, arguments: str) -> None:
@@ -120,7 +157,7 @@ class Image:
             return self._from(arguments)
         stage = self.stage
         if keyword == "RUN":
-            self._run(re.sub(r"^(--\S+\s+)+", "", arguments))
+            self._run(CACHE_MOUNT.sub("", arguments), CACHE_MOUNT.findall(arguments))
         elif keyword == "COPY":
             self._copy(shlex.split(arguments))
         elif keyword == "ENV":
@@ -156,7 +193,9 @@ class Image:
             self.root.mkdir()
             self._stages[name] = Stage(self.root, {"PATH": self._base_path})
 
-    def _run(self, command: str) -> None:
+    def _run(self, command: str, caches: Sequence[str] = ()) -> None:
+        for folder in caches:  # outlives a build, as a cache mount does
+            command = command.replace(folder, os.path.expanduser("~/.cache/pip"))  # noqa: PTH111
         if command.startswith(LEFT_OUT):
             self.left_out.append(command)
             if command.startswith("apt-get"):
@@ -165,7 +204,7 @@ class Image:
         passed_on = {name: value for name, value in os.environ.items() if PASSED_ON.match(name)}
         done = subprocess.run(
             ["sh", "-c", self.place(command)],
-            env=passed_on | self.environment() | {"HOME": os.path.expanduser("~")},  # noqa: PTH111  (pip's cache)
+            env=passed_on | self.environment(),
             cwd=self.place(self.stage.workdir),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -213,11 +252,18 @@ def _debian_tools(folder: Path) -> Path:
     return folder
 
 
-_built: Final[list[Image]] = []
+_built: Final[dict[str, Image]] = {}
 
 
 def built(factory: pytest.TempPathFactory) -> Image:
-    """The image, built once a session."""
-    if not _built:
-        _built.append(Image(factory.mktemp("image")))
-    return _built[0]
+    """The image of the services, built once a session."""
+    if "runtime" not in _built:
+        _built["runtime"] = Image(factory.mktemp("image"), "runtime")
+    return _built["runtime"]
+
+
+def built_for_training(factory: pytest.TempPathFactory) -> Image:
+    """The larger image of the service that trains, built once a session."""
+    if "training" not in _built:
+        _built["training"] = Image(factory.mktemp("training-image"), "training", built(factory))
+    return _built["training"]

@@ -15,9 +15,10 @@ from typing import Final
 import pytest
 
 from etacore.redis_server import RedisServer
-from tests import fleet
+from etacore.registry import Registry
+from tests import fleet, models
 from tests.flows import compose
-from tests.flows.image import ROOT, Image, built
+from tests.flows.image import ROOT, Image, built, built_for_training
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -29,6 +30,11 @@ PIN: Final = re.compile(r"^([\w.-]+)==(\S+)", re.MULTILINE)
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return built(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def training_image(tmp_path_factory: pytest.TempPathFactory) -> Image:
+    return built_for_training(tmp_path_factory)
 
 
 def lint(*argv: str) -> None:
@@ -82,12 +88,29 @@ def test_volumes_and_secrets_that_are_used_are_declared() -> None:
         assert "REDIS_PASSWORD" not in service.get("environment", {})
 
 
-def test_the_image_installs_the_versions_that_are_tested() -> None:
+LOCKS: Final = {
+    "requirements-image.lock": {"prefect", "numpy", "redis", "cython"},
+    "requirements-training.lock": {"prefect", "numpy", "xgboost-cpu", "polars", "matplotlib", "prefect-dask"},
+}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_an_image_installs_the_versions_that_are_tested(name: str) -> None:
     tested = set(PIN.findall((ROOT / "requirements.lock").read_text()))
     names = {name for name, _ in tested}
-    installed = set(PIN.findall((ROOT / "requirements-image.lock").read_text()))
-    assert {"prefect", "numpy", "redis", "cython"} <= {name for name, _ in installed}
+    text = (ROOT / name).read_text()
+    installed = set(PIN.findall(text))
+    assert LOCKS[name] <= {name for name, _ in installed}
     assert {pin for pin in installed if pin[0] in names} <= tested
+    assert "://" not in text
+
+
+def test_the_trainer_writes_models_where_the_loop_reads_them() -> None:
+    services = compose.load()["services"]
+    assert "models:/app/models/trained" in services["eta-trainer"]["volumes"]
+    assert "models:/app/models/trained:ro" in services["eta-runtime"]["volumes"]
+    assert {"datasets:/app/datasets", "recordings:/app/recordings"} <= set(services["eta-trainer"]["volumes"])
+    assert "eta-training-pool" in services["eta-trainer"]["command"]
 
 
 # -- the image ---------------------------------------------------------------------------------------------------------
@@ -111,10 +134,27 @@ def test_the_compiled_modules_are_those_of_the_wheel(image: Image) -> None:
     assert flows == f"{image.root}/app/flows/__init__.py"
 
 
+def test_nothing_that_is_installed_lacks_another_package(image: Image, training_image: Image) -> None:
+    for one in (image, training_image):
+        done = one.run(["python", "-m", "pip", "check"])
+        assert done.returncode == 0, done.stdout
+
+
 def test_there_is_no_compiler(image: Image) -> None:
     path = image.environment()["PATH"]
     assert shutil.which("python", path=path) == f"{image.root}/opt/etacore/bin/python"
     assert not [name for name in ("gcc", "cc", "clang", "g++", "ld", "as") if shutil.which(name, path=path)]
+
+
+def test_the_training_image_compiles_a_model(training_image: Image, tmp_path: Path) -> None:
+    (packages,) = training_image.left_out
+    assert " gcc libc6-dev " in packages
+    assert training_image.stage.user == "10001:10001"
+    folder = tmp_path / "models"
+    model = models.save(rounds=2)
+    done = training_image.run(["etacore", "compile", str(model), "--model-registry-dir", str(folder)])
+    assert done.returncode == 0, done.stderr
+    assert Registry(folder).load(done.stdout.strip()).key == done.stdout.strip()
 
 
 @pytest.fixture

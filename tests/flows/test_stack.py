@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from tests import fleet
 from tests.flows.compose import Stack
-from tests.flows.image import ROOT, built
+from tests.flows.image import ROOT, built, built_for_training
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -30,7 +30,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("stack")
     secret = folder / "redis_password"
     secret.write_text(PASSWORD + "\n")
-    stack = Stack(built(tmp_path_factory), folder, {"ETA_REDIS_PASSWORD_FILE": str(secret)})
+    images = {"runtime": built(tmp_path_factory), "training": built_for_training(tmp_path_factory)}
+    stack = Stack(images, folder, {"ETA_REDIS_PASSWORD_FILE": str(secret)})
     try:
         stack.up("eta-worker")
         yield stack
@@ -57,18 +58,26 @@ def ask(stack: Stack, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
-def test_a_run_of_the_deployment_goes_through_the_worker(stack: Stack, vehicles: redis.Redis) -> None:
-    vehicles.set("vehicle:BUS-1", fleet.payload("BUS-1"))
-    done = stack.execute("eta-worker", "prefect", "deployment", "run", DEPLOYMENT, "--param", "iterations=5")
+def run_through(stack: Stack, worker: str, deployment: str, *parameters: str) -> dict[str, Any]:
+    """A run of a deployment, asked for in the worker's container, when it has ended."""
+    flow, _, name = deployment.partition("/")
+    done = stack.execute(worker, "prefect", "deployment", "run", deployment, *parameters)
     assert done.returncode == 0, done.stdout + done.stderr
 
     def run() -> dict[str, Any]:
-        (only,) = ask(stack, "flow_runs/filter", {})
+        body = {"flows": {"name": {"any_": [flow]}}, "deployments": {"name": {"any_": [name]}}}
+        (only,) = ask(stack, "flow_runs/filter", body)
         return dict(only)
 
     stack.wait(lambda: run()["state_type"] not in ("SCHEDULED", "PENDING", "RUNNING"), 90, "the run ends")
-    assert run()["state_type"] == "COMPLETED", stack.log("eta-worker")
-    assert run()["parameters"] == {"runtime_settings_block": "eta-runtime", "iterations": 5}
+    assert run()["state_type"] == "COMPLETED", stack.log(worker)
+    return run()
+
+
+def test_a_run_of_the_deployment_goes_through_the_worker(stack: Stack, vehicles: redis.Redis) -> None:
+    vehicles.set("vehicle:BUS-1", fleet.payload("BUS-1"))
+    run = run_through(stack, "eta-worker", DEPLOYMENT, "--param", "iterations=5")
+    assert run["parameters"] == {"runtime_settings_block": "eta-runtime", "iterations": 5}
     assert json.loads(str(vehicles.get("predictions:BUS-1")))["predictions"]
     assert stack.healthy("eta-worker")
 
@@ -82,9 +91,26 @@ def test_setup_made_what_prefect_yaml_names(stack: Stack) -> None:
         assert made["work_pool_name"] == deployment["work_pool"]["name"]
         assert made["parameters"] == deployment.get("parameters", {})
         assert made["tags"] == deployment["tags"]
-        assert not any(schedule["active"] for schedule in made["schedules"])
+        schedules = [
+            {key: (one["schedule"] | one)[key] for key in ("cron", "timezone", "active")} for one in made["schedules"]
+        ]
+        assert schedules == deployment.get("schedules", [])
+        assert not any(schedule["active"] for schedule in schedules)
+    promotion = found["model-promotion"]["parameter_openapi_schema"]
+    assert promotion["required"] == ["model_key"]
+    assert {"update_runtime_block", "runtime_block_name", "warm_cache"} <= set(promotion["properties"])
     pools = {pool["name"]: pool["type"] for pool in ask(stack, "work_pools/filter", {})}
     assert pools == {"eta-runtime-pool": "process", "eta-training-pool": "process"}
+
+
+def test_the_trainer_sees_the_models_of_the_others(stack: Stack) -> None:
+    stack.up("eta-trainer")
+    run = run_through(stack, "eta-trainer", "registry-health-check/registry-health-check")
+    stack.wait(lambda: stack.healthy("eta-trainer"), 30, "the trainer's worker is healthy")
+    body = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
+    (report,) = (one for one in ask(stack, "artifacts/filter", body) if one["key"] == "registry-health-check-report")
+    assert "/volumes/models: 1 models, 0 archived; 0 errors" in report["data"]
+    assert stack.stop("eta-trainer") in (0, -15)
 
 
 def test_the_loop_runs_beside_the_worker(stack: Stack, vehicles: redis.Redis) -> None:

@@ -1,0 +1,71 @@
+"""Parameters of the flows about datasets and models, turned into what the library takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import date
+from importlib.util import find_spec
+from pathlib import Path
+
+from etacore.errors import ConfigError
+
+Names = list[str] | str | None
+"""A list, or its items with commas between them; None is the default."""
+
+
+def names(value: Sequence[str] | str | None) -> tuple[str, ...] | None:
+    """A list of names, of a list or of a text with commas; None if there are none."""
+    parts = value.split(",") if isinstance(value, str) else value or ()
+    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip())) or None
+
+
+def day(name: str, text: str | None) -> date | None:
+    """A date of a parameter.
+
+    Raises
+    ------
+    ConfigError
+        If it is none.
+    """
+    if not text:
+        return None
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{name} is {text!r}", hint="give a date such as 2026-01-31") from None
+
+
+def existing(name: str, variable: str, value: Names) -> tuple[Path, ...]:
+    """Paths of a parameter, else of an environment variable (with the system's path separator between them).
+
+    Raises
+    ------
+    ConfigError
+        If there are none, or one does not exist.
+    """
+    given = [value] if isinstance(value, str) and value else list(value or ())
+    source = name if given else f"{name} (environment {variable})"
+    given = given or [text for text in os.environ.get(variable, "").split(os.pathsep) if text]
+    if not given:
+        raise ConfigError(f"{name} is not given", hint=f"give it, or set {variable}")
+    for text in given:
+        if not Path(text).exists():
+            raise ConfigError(f"{source}: {text} does not exist on this machine")
+    return tuple(Path(text) for text in given)
+
+
+def need_extra(extra: str, *modules: str) -> None:
+    """Refuse a flow whose libraries are not installed.
+
+    Raises
+    ------
+    ConfigError
+        If one of them is absent.
+    """
+    absent = [module for module in modules if find_spec(module) is None]
+    if absent:
+        raise ConfigError(
+            f"this flow needs {', '.join(absent)}",
+            hint=f"pip install 'etacore[flows,{extra}]', or run it where that is installed: eta-training-pool",
+        )
