@@ -8,17 +8,18 @@ import tempfile
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 from types import FrameType
 from typing import Final
 from zoneinfo import ZoneInfo
 
+import orjson
 import redis
 from rich.console import Console
 
-from etacore.config import RuntimeConfig
+from etacore.config import KeyNames, RuntimeConfig
 from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.feed import redis_pairs, write_gtfs
 from etacore.demo.follow import Follower
@@ -80,6 +81,12 @@ class _Task(threading.Thread):
             raise self._error
 
 
+def announce(client: redis.Redis, model_key: str) -> None:
+    """Name a model as the active one, as a promotion does."""
+    said = {"model_key": model_key, "promoted_at": datetime.now(UTC).isoformat(), "source": "demo"}
+    client.set(KeyNames().active_model, orjson.dumps(said))
+
+
 class _Sender:
     """Writes what the buses send."""
 
@@ -107,6 +114,8 @@ def run_demo(
     model_registry_dir: Path | None = None,
     time_factor: float = TIME_FACTOR,
     console: Console | None = None,
+    active_model: str | None = None,
+    meanwhile: Callable[[str], object] | None = None,
 ) -> DemoSummary:
     """Let the city run, predict it, and say how right the predictions were.
 
@@ -124,6 +133,10 @@ def run_demo(
         City seconds per second.
     console : Console, optional
         Where to show it.
+    active_model : str, optional
+        Model that Redis announces at the start; by default none, and the registry's best serves.
+    meanwhile : callable, optional
+        Called once with the URL of the Redis while the city runs, in a thread of its own.
 
     Returns
     -------
@@ -150,6 +163,8 @@ def run_demo(
         stack.callback(client.close)
         feed = write_gtfs(city, folder / "gtfs", CITY_START.date())
         _seed(client, city, producer)
+        if active_model is not None:
+            announce(client, active_model)
         view.say(
             f"etacore demo: {len(city.routes)} routes, {len(city.stops)} stops, GTFS feed in {feed}, "
             f"{server.binary.name} on {server.socket_path}, city time {time_factor:g}x real time"
@@ -158,6 +173,8 @@ def run_demo(
         stack.callback(runtime.close)
         sender = _Sender(client, producer, clock)
         tasks = [_Task(sender.run, stop), _Task(runtime.run, stop)]
+        if meanwhile is not None:
+            tasks.append(_Task(lambda _: meanwhile(server.url), stop))
         stack.enter_context(_stopped_by_signals(stop))
         with view:
             for task in tasks:

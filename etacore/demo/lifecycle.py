@@ -1,0 +1,163 @@
+"""The life of a model, from nothing, by the commands that a user would type: ``python -m etacore.demo.lifecycle``.
+
+A week of the simulated city is recorded. From it come a dataset, a first generation of models of all families, an
+evaluation and a promotion; then a better model, its evaluation against the first, and its promotion while a loop is
+running, which takes it over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import polars as pl
+
+from etacore.demo.city import build_city
+from etacore.demo.feed import write_gtfs
+from etacore.demo.reports import Recording, record
+from etacore.demo.show import run_demo
+from etacore.errors import EtacoreError, PromotionError
+from etacore.registry import Registry
+
+FIRST_DAY: Final = date(2026, 2, 5)
+"""A Thursday; the demo shows a day some weeks later."""
+N_DAYS: Final = 7
+KEEP_EVERY: Final = 4
+"""Of the reports of a vehicle, one in so many: they come every 8 to 12 seconds and neighbours say nearly the same."""
+DATASET: Final = "city_week"
+
+
+class Commands:
+    """Runs commands of etacore in a folder and shows them as one would type them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.registry = Registry(folder / "models")
+        self._environment = {
+            **os.environ,
+            "MODEL_REGISTRY_DIR": str(folder / "models"),
+            "ETACORE_DATASET_DIR": str(folder / "datasets"),
+        }
+
+    def run(self, *words: str, redis_url: str | None = None) -> None:
+        """Run ``etacore <words>``.
+
+        Raises
+        ------
+        EtacoreError
+            If it fails; what it said has been shown.
+        """
+        click.secho(f"\n$ etacore {shlex.join(words)}", bold=True)
+        environment = self._environment | ({"REDIS_URL": redis_url} if redis_url else {})
+        done = subprocess.run([sys.executable, "-m", "etacore", *words], cwd=self.folder, env=environment, check=False)
+        if done.returncode:
+            raise EtacoreError(f"etacore {words[0]} ended with exit code {done.returncode}")
+
+    def evaluation(self) -> dict[str, Any]:
+        """The newest evaluation."""
+        newest = max((self.registry.path / "evaluations").glob("*.json"))
+        content: dict[str, Any] = json.loads(newest.read_bytes())
+        return content
+
+
+def write_positions(recording: Recording, path: Path) -> int:
+    """Write every `KEEP_EVERY`-th report of each vehicle as recorded positions; returns how many."""
+    columns = {name: pl.Series(name, column.tolist(), strict=False) for name, column in recording.positions.items()}
+    frame = pl.DataFrame(columns).filter(pl.int_range(pl.len()).over("vehicle_id") % KEEP_EVERY == 0)
+    frame.write_parquet(path)
+    return len(frame)
+
+
+def live(folder: Path, *, seconds: float = 20.0, seed: int = 7, plain: bool | None = None) -> str:
+    """Go through the life of a model; returns the key that the loop serves in the end.
+
+    Parameters
+    ----------
+    folder : Path
+        Where everything is written.
+    seconds : float
+        How long the loop is watched at the end.
+    seed : int
+        Which city.
+    plain : bool, optional
+        Lines instead of the live view.
+
+    Raises
+    ------
+    EtacoreError
+        If a step fails.
+    """
+    started = time.monotonic()
+    commands = Commands(folder)
+    click.secho(f"recording {N_DAYS} days of a simulated city", bold=True)
+    city = build_city(seed)
+    n_positions = write_positions(record(city, FIRST_DAY, N_DAYS), folder / "positions.parquet")
+    write_gtfs(city, folder / "gtfs.zip", FIRST_DAY)
+    click.echo(f"{n_positions:,} positions, GTFS feed of {len(city.routes)} routes")
+
+    source = ("positions.parquet", "--gtfs", "gtfs.zip")
+    commands.run("dataset", "build", *source, "--output", DATASET, "--sample-every", "3")
+    commands.run("train", DATASET)
+    commands.run("evaluate", DATASET, "--output-dir", "first evaluation")
+    first = _recommended(commands.evaluation())
+    commands.run("train", DATASET, "--model-type", "xgboost", "--features", "best", "--objective", "reg:absoluteerror")
+    commands.run("evaluate", DATASET, "--active", first, "--output-dir", "second evaluation")
+    second = _recommended(commands.evaluation())
+
+    def promote(redis_url: str) -> None:
+        time.sleep(seconds / 4)
+        commands.run("promote", second, redis_url=redis_url)
+
+    click.secho(f"\nthe loop serves {first}; a promotion follows while it runs", bold=True)
+    summary = run_demo(
+        seconds=seconds,
+        seed=seed,
+        plain=plain,
+        model_registry_dir=commands.registry.path,
+        active_model=first,
+        meanwhile=promote,
+    )
+    if summary.model_key != second:
+        raise PromotionError(f"the loop serves {summary.model_key}, not the promoted {second}")
+    commands.run("registry", "check", "--offline")
+    click.secho(f"\nthe loop serves {summary.model_key}", bold=True, fg="green")
+    click.echo(f"{time.monotonic() - started:.0f} s from nothing to here")
+    return second
+
+
+def _recommended(evaluation: dict[str, Any]) -> str:
+    key: str | None = evaluation["recommended"]
+    if key is None:
+        raise PromotionError(f"no model is recommended: {evaluation['recommendation']}")
+    return key
+
+
+@click.command()
+@click.option("--folder", type=click.Path(file_okay=False, path_type=Path), help="Keep everything here.")
+@click.option("--seconds", default=20.0, show_default=True, help="How long the loop is watched at the end.")
+@click.option("--plain", is_flag=True, default=None, help="Lines instead of the live view.")
+def main(folder: Path | None, seconds: float, plain: bool | None) -> None:
+    """Record, build a dataset, train, evaluate, promote, and watch the running loop take the model over."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            live(folder.resolve(), seconds=seconds, plain=plain)
+            return
+        with tempfile.TemporaryDirectory(prefix="etacore-lifecycle-") as temporary:
+            live(Path(temporary), seconds=seconds, plain=plain)
+    except EtacoreError as error:
+        click.echo(f"lifecycle: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
