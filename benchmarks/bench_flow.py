@@ -1,13 +1,18 @@
-"""What Prefect costs the loop: throughput beside the bare loop, and how late polls are when its server is killed."""
+"""What Prefect costs the loop beside the bare one, how late polls are when its server dies, and what an outage of Redis
+costs."""
 
 from __future__ import annotations
 
 import os
+import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from time import clock_gettime, perf_counter, pthread_getcpuclockid
+from time import clock_gettime, monotonic, perf_counter, pthread_getcpuclockid, sleep
 from typing import Any
 
 import pytest
@@ -20,13 +25,14 @@ from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
 
 from benchmarks.fleet import NOW_US, make_fleet, registry_path
 from benchmarks.measuring import OURS, describe, report_value
+from benchmarks.moving import moving_fleet
 from benchmarks.serving import Clock, config
 from etacore.redis_server import RedisServer
 from etacore.runtime import Observer, PollResult, Runtime, Silent, Window
 from etacore.schema import Status
-from flows.prefect_eta_flow import set_up_logging
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings
+from flows.shell import set_up_logging
 from flows.stopping import serve
 from tests.flows.prefect_server import PrefectServer
 
@@ -41,6 +47,13 @@ N_LATE = 1_000
 POLL_S = 0.05
 BEFORE_S, AFTER_S = 10.0, 15.0
 MAX_LATE_MS = 50.0
+"""Without the time that the machine's CPUs were with others; a poll interval: at most one poll is skipped."""
+
+OUTAGE_POLL_S = 1.0
+OUTAGES_S = {"restarted": (1.3, 2.6, 3.1, 4.7, 5.9, 8.2), "hanging": (1.5, 6.0, 9.5, 11.3)}
+"""How long Redis is away. A command gives up after 8 s: a shorter hang is no outage to the loop."""
+MAX_RETURN_INTERVALS = 2.0
+"""The pause, and a poll that finds Redis back but still empty."""
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +77,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
 
 
 class Both(Silent):
-    """Two observers as one."""
+    """Some observers as one."""
 
     def __init__(self, *observers: Observer) -> None:
         self._observers = observers
@@ -76,6 +89,10 @@ class Both(Silent):
     def on_window(self, window: Window) -> None:
         for observer in self._observers:
             observer.on_window(window)
+
+    def on_outage(self, message: str) -> None:
+        for observer in self._observers:
+            observer.on_outage(message)
 
 
 class Street:
@@ -97,16 +114,52 @@ class Street:
         self.client.mset(dict(zip(fleet.keys, fleet.payloads, strict=True)))
 
 
-class Lateness(Silent):
-    """Keeps how late polls were; after each, all vehicles report again."""
+class Polls(Silent):
+    """Keeps when polls began, when they had stored predictions, and what they said of the vehicles.
 
-    def __init__(self, street: Street) -> None:
-        self.late_ms: list[float] = []
-        self._street = street
+    With the process id of Redis it also keeps how long the loop's thread and Redis had waited for a CPU.
+    """
+
+    def __init__(self, redis_pid: int = 0) -> None:
+        self._redis_pid = redis_pid
+        self.waited_s: list[float] = []
+        self.began_s: list[float] = []
+        self.answered_s: list[float] = []
+        self.counts: Counter[Status] = Counter()
+        self.n_failed = 0
 
     def on_poll(self, result: PollResult) -> None:
-        self.late_ms.append(result.late_s * 1e3)
-        self._street.move()
+        now = monotonic()
+        self.began_s.append(now - result.duration_s)
+        if self._redis_pid:
+            self.waited_s.append(waited_for_cpu_s(self._redis_pid))
+        self.counts += result.counts
+        if result.counts[Status.OK]:
+            self.answered_s.append(now)
+
+    def on_outage(self, message: str) -> None:
+        self.n_failed += 1
+
+    def late_ms(self, interval_s: float) -> list[float]:
+        """How much longer than the interval it took from the start of each poll to the start of the next.
+
+        A poll that was skipped because the one before took too long is a gap of two intervals.
+        """
+        return [max(after - before - interval_s, 0.0) * 1e3 for before, after in pairwise(self.began_s[1:])]
+
+    def waited_ms(self) -> list[float]:
+        """For each of `late_ms`: how long somebody in it waited for a CPU that others had."""
+        # A gap reaches from within the poll at its start to within the poll at its end: two readings around each.
+        return [(after - before) * 1e3 for before, after in zip(self.waited_s, self.waited_s[2:], strict=False)]
+
+
+def waited_for_cpu_s(redis_pid: int) -> float:
+    """Seconds that this thread and Redis were ready to run and did not (``schedstat`` of Linux)."""
+    waited_ns = 0
+    for task in ("thread-self", str(redis_pid)):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            waited_ns += int(Path("/proc", task, "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
 
 
 def flow_settings(redis: RedisServer, poll_s: float, folder: Path) -> RunSettings:
@@ -184,24 +237,24 @@ def bench_flow(benchmark: Any, server: PrefectServer, redis_server: RedisServer,
 
 @pytest.mark.parametrize("fate", ["alive", "killed"])
 def bench_lateness(benchmark: Any, server: PrefectServer, redis_server: RedisServer, tmp_path: Path, fate: str) -> None:
-    describe(benchmark, f"latest of 500 polls, Prefect's server {fate}", OURS, unit="ms")
+    describe(benchmark, f"longest wait for a poll, Prefect's server {fate}", OURS, unit="ms")
     server.start()
     server.wait()
     settings = flow_settings(redis_server, POLL_S, tmp_path)
-    street = Street(redis_server, N_LATE)
-    lateness = Lateness(street)
+    polls = Polls(redis_server.pid)
     stop = threading.Event()
 
     @flow(name="bench-lateness")
     def run() -> None:
         reporter = reporter_of_this_run(settings)
-        runtime = Runtime(settings.config, clock=street.clock, observer=Both(reporter, lateness))
-        reporter.start(runtime)
-        if fate == "killed":
-            threading.Timer(BEFORE_S, server.kill).start()
-        threading.Timer(BEFORE_S + AFTER_S, stop.set).start()
-        serve(runtime, stop)
-        runtime.close()
+        with moving_fleet(redis_server, N_LATE, POLL_S) as clock:
+            runtime = Runtime(settings.config, clock=clock, observer=Both(reporter, polls))
+            reporter.start(runtime)
+            if fate == "killed":
+                threading.Timer(BEFORE_S, server.kill).start()
+            threading.Timer(BEFORE_S + AFTER_S, stop.set).start()
+            serve(runtime, stop)
+            runtime.close()
         if fate == "killed":
             assert reporter.api_is_gone
             server.start()
@@ -209,9 +262,99 @@ def bench_lateness(benchmark: Any, server: PrefectServer, redis_server: RedisSer
         reporter.close()
 
     benchmark.pedantic(run, rounds=1)
-    late_ms = sorted(lateness.late_ms[1:])
-    p99 = late_ms[int(len(late_ms) * 0.99)]
-    report_value(benchmark, late_ms[-1])
-    benchmark.extra_info.update(p50_ms=median(late_ms), p99_ms=p99)
-    print(f"\n{len(late_ms)} polls: p50 {median(late_ms):.3f}, p99 {p99:.3f}, max {late_ms[-1]:.3f} ms late")
-    assert late_ms[-1] <= MAX_LATE_MS
+    late_ms, waited_ms = polls.late_ms(POLL_S), polls.waited_ms()
+    ours_ms = [max(late - waited, 0.0) for late, waited in zip(late_ms, waited_ms, strict=False)]
+    figures = {"late": late_ms, "late with a CPU at hand": ours_ms}
+    skipped = sum(round(late / POLL_S / 1e3) for late in late_ms)
+    lines = [
+        f"{name}: p50 {median(ms):.3f}, p99 {sorted(ms)[int(len(ms) * 0.99)]:.3f}, max {max(ms):.3f} ms"
+        for name, ms in figures.items()
+    ]
+    # What is reported is what was seen; what is judged is not the neighbours' work on these CPUs.
+    report_value(benchmark, max(late_ms))
+    benchmark.extra_info.update(late_ms=late_ms, waited_for_cpu_ms=waited_ms)
+    print(
+        f"\nPrefect's server {fate}: {len(late_ms)} polls, {skipped} skipped, "
+        f"{polls.counts[Status.OK] / len(late_ms):.0f} of {N_LATE} vehicles predicted in each; {'; '.join(lines)}; "
+        f"waited for a CPU: {sum(waited_ms) / 2e3:.1f} s in all"
+    )
+    assert polls.counts[Status.OK] > 0.8 * N_LATE * len(late_ms)
+    assert max(ours_ms) <= MAX_LATE_MS
+
+
+@pytest.mark.parametrize("fate", list(OUTAGES_S))
+def bench_return_of_redis(
+    benchmark: Any, server: PrefectServer, redis_server: RedisServer, tmp_path: Path, fate: str
+) -> None:
+    describe(benchmark, f"first prediction after Redis was {fate}", OURS, unit="s")
+    settings = flow_settings(redis_server, OUTAGE_POLL_S, tmp_path)
+    polls = Polls()
+    stop = threading.Event()
+    took_s: list[float] = []
+    failures: list[BaseException] = []
+
+    def disturb() -> None:
+        try:
+            for away_s in OUTAGES_S[fate]:
+                _wait_for_answer(polls, monotonic())
+                returned_s = _restart(redis_server, away_s) if fate == "restarted" else _hang(redis_server, away_s)
+                took_s.append(_wait_for_answer(polls, returned_s) - returned_s)
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            stop.set()
+
+    @flow(name="bench-return-of-redis")
+    def run() -> None:
+        reporter = reporter_of_this_run(settings)
+        with moving_fleet(redis_server, N_LATE, OUTAGE_POLL_S) as clock:
+            runtime = Runtime(settings.config, clock=clock, observer=Both(reporter, polls))
+            reporter.start(runtime)
+            thread = threading.Thread(target=disturb)
+            thread.start()
+            serve(runtime, stop)
+            thread.join()
+            runtime.close()
+        reporter.close()
+
+    benchmark.pedantic(run, rounds=1)
+    if failures:
+        raise failures[0]
+    intervals = [seconds / OUTAGE_POLL_S for seconds in took_s]
+    report_value(benchmark, max(took_s))
+    benchmark.extra_info.update(intervals=intervals, failed_polls=polls.n_failed)
+    print(
+        f"\nRedis {fate}, {len(intervals)} times, {polls.n_failed} polls failed: time from Redis' return to the first "
+        f"new prediction, in poll intervals: {', '.join(f'{n:.2f}' for n in intervals)}; "
+        f"median {median(intervals):.2f}, max {max(intervals):.2f}"
+    )
+    assert max(intervals) <= MAX_RETURN_INTERVALS
+
+
+def _restart(redis: RedisServer, away_s: float) -> float:
+    """Kill it; bring it back, empty; when it answered again."""
+    redis.kill()
+    sleep(away_s)
+    redis.start()
+    return monotonic()
+
+
+def _hang(redis: RedisServer, away_s: float) -> float:
+    """Stop its process and let it go on; when it did."""
+    os.kill(redis.pid, signal.SIGSTOP)
+    try:
+        sleep(away_s)
+    finally:
+        os.kill(redis.pid, signal.SIGCONT)
+    return monotonic()
+
+
+def _wait_for_answer(polls: Polls, after_s: float) -> float:
+    """When a poll had stored predictions for the first time after a moment."""
+    deadline = monotonic() + 60.0
+    while monotonic() < deadline:
+        answered_s = [at for at in polls.answered_s if at > after_s]
+        if answered_s:
+            return answered_s[0]
+        sleep(0.005)
+    raise TimeoutError("no prediction within a minute")

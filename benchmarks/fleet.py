@@ -177,8 +177,11 @@ def xgboost_model() -> xgboost.Booster:
 
 
 def registry_path() -> Path:
-    """Registry that holds the model, compiled; made in half a minute, then kept under build/."""
-    path = CACHE / f"registry-{sha256_hex(model_path().read_bytes())[:16]}"
+    """Registry that holds the model, compiled; made in seconds, then kept under build/."""
+    from etacore.mlops import bitmask, forest_tables
+
+    sources = (model_path(), bitmask.KERNEL, bitmask.LIBRARY, Path(bitmask.__file__), Path(forest_tables.__file__))
+    path = CACHE / f"registry-{sha256_hex(b''.join(source.read_bytes() for source in sources))[:16]}"
     registry = Registry(path)
     if not registry.keys():
         from etacore.mlops.compiling import compile_to_registry

@@ -39,8 +39,8 @@ class InstantModel(Model):
 
 
 def without_inference(model: Model) -> Model:
-    """`model` in every respect, but for its forest."""
-    return InstantModel(model.manifest, model.forest)
+    """`model` in every respect, but for what predicts."""
+    return InstantModel(model.manifest, model.predictor, model.typical)
 
 
 def config(**changes: object) -> RuntimeConfig:
