@@ -12,10 +12,10 @@ PYTHON_VERSION := $(shell $(PYTHON) -c 'import platform; print(platform.python_v
 DEPS := $(VENV)/.deps-$(PYTHON_VERSION)
 BUILT := $(VENV)/.built-$(PYTHON_VERSION)
 KERNEL_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' 2>/dev/null)
-LOCKED_EXTRAS := --extra train --extra demo --extra flows --extra dev
+LOCKED_EXTRAS := --extra train --extra demo --extra flows --extra dask --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint format sanitize build wheel lock clean
+.PHONY: help demo lifecycle test bench lint format sanitize build wheel lock clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,8 +23,15 @@ help:  ## what there is
 demo: $(BUILT)  ## watch a simulated city being predicted, about 30 s
 	@$(BIN)/etacore demo
 
+lifecycle: $(BUILT)  ## dataset, training, evaluation, promotion on the simulated city, about 2 min
+	@$(BIN)/python -m etacore.demo.lifecycle
+
+# The tests of the flows mostly wait for a Prefect server: they run beside the others, and are shown after them.
 test: $(BUILT)  ## all tests
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests/flows >$(VENV)/flows.log 2>&1 & flows=$$!; \
+	$(BIN)/python -m pytest tests --ignore=tests/flows; others=$$?; \
+	wait $$flows; flows=$$?; echo 'tests/flows:'; cat $(VENV)/flows.log; \
+	exit $$((others | flows))
 
 bench: $(BUILT)  ## all benchmarks beside their peers, held against benchmarks/budgets.toml
 	@$(BIN)/python -m benchmarks.report
@@ -54,6 +61,9 @@ lock:  ## pin and hash the dependencies anew
 	$(UV) pip compile pyproject.toml --extra flows --extra build --constraint requirements.lock --universal \
 	    --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate \
 	    --output-file requirements-image.lock
+	$(UV) pip compile pyproject.toml --extra flows --extra train --extra dask --extra build \
+	    --constraint requirements.lock --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	    --no-header --no-annotate --output-file requirements-training.lock
 
 clean:  ## remove the environment, builds and results
 	rm -rf $(VENV) build dist results etacore.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -16,7 +16,7 @@ from etacore.redis_server import RedisServer
 from etacore.registry import Registry
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-RECORDED: Final = ROOT.parent / "shared"
+RECORDED: Final = Path(os.environ.get("ETACORE_REAL_DATA", ROOT.parent / "shared" / "data")).parent
 """Where a recording of real transit data may lie; nothing but the tests marked ``real_data`` needs it."""
 
 _shared: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}

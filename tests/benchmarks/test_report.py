@@ -94,7 +94,7 @@ def report_of(budgets, slow=1.0):
         if budget.at_most is not None:
             entries.append(entry(budget.stage, "etacore", budget.size, 1.0, value=budget.at_most * slow))
         else:
-            entries.append(entry(budget.stage, "etacore", budget.size, 1.0, value=1.0 * slow))
+            entries.append(entry(budget.stage, budget.side, budget.size, 1.0, value=1.0 * slow))
             entries.append(entry(budget.stage, budget.peer, budget.size, 1.0, value=budget.times_as_fast))
     return {"benchmarks": entries}
 
