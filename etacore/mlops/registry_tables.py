@@ -1,0 +1,217 @@
+"""A registry on the console: its models, one model, what is wrong, what was promoted or archived."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Mapping
+from typing import Any, Final, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError
+from etacore.manifest import Manifest, finite_or_none
+from etacore.mlops.evidence import Evidence
+from etacore.mlops.health import HealthReport
+from etacore.mlops.promotion import Promotion
+from etacore.mlops.retention import Archived
+from etacore.registry import Entry, Registry
+
+KEY_WIDTH: Final = 56
+PLAIN_WIDTH: Final = 200
+_COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan", "active": "green", "refused": "red"}
+_SHOWN_ITEMS: Final = 3
+
+
+def open_console(file: TextIO | None = None) -> Console:
+    """The terminal; into a pipe lines are long, so that no key is broken."""
+    console = Console(file=file or sys.stdout, highlight=False)
+    return console if console.is_terminal else Console(file=console.file, highlight=False, width=PLAIN_WIDTH)
+
+
+def shorten(text: str, width: int = KEY_WIDTH) -> str:
+    """`text` without its middle if it is longer than `width`: a key begins with the type and ends with settings."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) // 2
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+def model_rows(registry: Registry, active: Collection[str]) -> list[dict[str, Any]]:
+    """One record a model: of the index, of an older system, and of the archive.
+
+    Returns
+    -------
+    list of dict
+        ``key, model_type, route_id, dataset, saved_at, test_mae_seconds, state, why``; the state is ``active``,
+        ``servable``, ``refused`` (``why`` says the reason), ``legacy`` or ``archived``. What is not known is None.
+    """
+    rows = []
+    for entry in registry.entries():
+        try:
+            registry.manifest(entry.key)
+            why = None if entry.servable else "needs weather, which serving does not have"
+        except EtacoreError as err:
+            why = err.message
+        state = "refused" if why else "active" if entry.key in active else "servable"
+        rows.append(_row(entry, state, why))
+    rows += [_bare(key, "refused", why) for key, why in registry.refused().items()]
+    rows += [_bare(key, "legacy", "a pickle of an older system, never opened") for key in registry.legacy()]
+    archived = {entry.key: entry for entry in registry.archive_registry.entries()}
+    for key in registry.archived():
+        rows.append(_row(archived[key], "archived", None) if key in archived else _bare(key, "archived", None))
+    return rows
+
+
+def _row(entry: Entry, state: str, why: str | None) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "model_type": entry.model_type,
+        "route_id": entry.route_id,
+        "dataset": entry.dataset,
+        "saved_at": entry.saved_at.isoformat(),
+        "test_mae_seconds": finite_or_none(entry.metrics.get("test_mae_seconds")),
+        "state": state,
+        "why": why,
+    }
+
+
+def _bare(key: str, state: str, why: str | None) -> dict[str, Any]:
+    names = ("model_type", "route_id", "dataset", "saved_at", "test_mae_seconds")
+    return {"key": key, **dict.fromkeys(names), "state": state, "why": why}
+
+
+def model_table(rows: Collection[Mapping[str, Any]], *, full_keys: bool = False) -> Table:
+    """The records of `model_rows` as a table."""
+    table = Table("model", "type", "route", "dataset", "saved", "test MAE", "state", box=None, pad_edge=False)
+    table.columns[5].justify = "right"
+    for row in rows:
+        mae_s = row["test_mae_seconds"]
+        route = "all" if row["route_id"] is None else row["route_id"]
+        cells = (
+            row["key"] if full_keys else shorten(row["key"]),
+            row["model_type"] or "",
+            route if row["model_type"] else "",
+            row["dataset"] or "",
+            (row["saved_at"] or "")[:16].replace("T", " "),
+            "" if mae_s is None else f"{mae_s:.1f} s",
+        )
+        table.add_row(*map(escape, cells), _coloured(row["state"]))
+    return table
+
+
+def findings_table(report: HealthReport) -> Table:
+    """What is wrong, errors first."""
+    table = Table("", "kind", "model", "what", "what to do", box=None, pad_edge=False)
+    for one in report.findings:
+        table.add_row(_coloured(one.severity), *map(escape, (one.kind, shorten(one.key, 40), one.text, one.advice)))
+    return table
+
+
+def archive_table(archived: Archived) -> Table:
+    """What was archived, and what was kept and why."""
+    table = Table("model", "", "why", box=None, pad_edge=False)
+    done = "would be archived" if archived.dry_run else "archived"
+    for key in archived.keys:
+        table.add_row(escape(key), done, "")
+    for key, why in archived.kept.items():
+        table.add_row(escape(key), "kept", escape(why))
+    return table
+
+
+def promotion_table(promotion: Promotion) -> Table:
+    """Before, after, and what spoke for it."""
+    record = promotion.record
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("before", escape(record.previous or "nothing was promoted"))
+    table.add_row("after", escape(record.model_key), style="bold")
+    if promotion.was_active:
+        table.add_row("note", "it was active already, and has been announced again")
+    if promotion.evidence is not None:
+        for name, text in _evidence_rows(promotion.evidence):
+            table.add_row(name, escape(text))
+    if record.forced_reason:
+        table.add_row("forced", escape(record.forced_reason))
+    for key, why in promotion.skipped.items():
+        table.add_row("passed over", escape(f"{key}: {why}"))
+    if promotion.warm_s is not None:
+        table.add_row("warmed", f"{promotion.warm_s * 1e3:.0f} ms for a batch")
+    return table
+
+
+def _evidence_rows(evidence: Evidence) -> list[tuple[str, str]]:
+    interval = f" [{evidence.interval[0]:+.4g}, {evidence.interval[1]:+.4g}]" if evidence.interval else ""
+    unit = "" if evidence.unit == "1" else f" {evidence.unit}"
+    return [
+        (
+            evidence.metric,
+            f"{evidence.value:.4g}{unit}, against {evidence.against_value:.4g}{unit} of {evidence.against}",
+        ),
+        ("difference", f"{evidence.difference:+.4g}{unit}{interval}, {evidence.improvement:.1%} better"),
+        ("evaluation", f"{evidence.file}, dataset {evidence.dataset}"),
+    ]
+
+
+def find_manifest(registry: Registry, key: str) -> tuple[Manifest, bool]:
+    """The manifest of a model, and whether it is archived.
+
+    Raises
+    ------
+    ModelNotFoundError, ModelLoadError, RegistryError, SchemaError
+        If there is none, or it cannot be read.
+    """
+    if key in registry.archived():
+        return registry.archive_registry.manifest(key), True
+    if key in registry.legacy():
+        raise ModelLoadError(f"model {key} is a pickle of an older system; pickles run code and are never opened")
+    try:
+        return registry.manifest(key), False
+    except ModelNotFoundError as err:
+        raise ModelNotFoundError(err.message, hint="etacore registry list shows those there are") from None
+
+
+def manifest_table(manifest: Manifest, state: str) -> Table:
+    """The essence of a manifest."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    calendar = f"{manifest.time_zone}, holidays of {manifest.holiday_region or 'nowhere'}"
+    nan = "missing" if manifest.nan_at_serving is None else f"{manifest.nan_at_serving:g}"
+    rows = [
+        ("model", manifest.model_key),
+        ("state", state),
+        ("type", f"{manifest.model_type} ({manifest.predictor})"),
+        ("route", "all" if manifest.route_id is None else manifest.route_id),
+        ("dataset", manifest.dataset),
+        ("saved", manifest.saved_at),
+        ("calendar", calendar),
+        ("features", ", ".join(manifest.features)),
+        ("serving", f"distance {manifest.distance}, NaN is {nan}, clipped to {manifest.clip_seconds} s"),
+    ]
+    if manifest.routes:
+        rows.append(("routes", _some(manifest.routes)))
+    counts = {name: getattr(manifest, name) for name in ("n_samples", "n_trips", "train_samples", "test_samples")}
+    rows += [(name, str(count)) for name, count in counts.items() if count is not None]
+    rows += [(f"  {k}", "" if v is None else f"{v:.4g}") for k, v in manifest.metrics.items()]
+    rows += [(f"  {k}", str(v)) for k, v in manifest.hyperparameters.items()]
+    for name, value in manifest.provenance.items():
+        pieces = value.items() if isinstance(value, dict) else [("", value)]
+        rows += [(f"  {name}{f'.{k}' if k else ''}", _some(v) if isinstance(v, list) else str(v)) for k, v in pieces]
+    if manifest.parity is not None:
+        parity = manifest.parity
+        text = f"{parity.rows} rows, largest difference {parity.max_abs_error:.3g} s, allowed {parity.bound:.3g} s"
+        rows.append(("parity", text))
+    rows += [("file", f"{name}  {sha256}") for name, sha256 in manifest.files().items()]
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    return table
+
+
+def _some(values: Collection[object]) -> str:
+    shown = list(map(str, values))
+    if len(shown) <= 2 * _SHOWN_ITEMS:
+        return ", ".join(shown)
+    return f"{', '.join(shown[:_SHOWN_ITEMS])} … {shown[-1]} ({len(shown)})"
+
+
+def _coloured(word: str) -> str:
+    return f"[{_COLOURS[word]}]{word}[/]" if word in _COLOURS else word
