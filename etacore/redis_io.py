@@ -7,7 +7,7 @@ says which commands a batch needs, always many keys at a time.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Final, TypeVar, cast
@@ -175,19 +175,6 @@ class RedisStore:
                 self._client.delete(self._keys.active_model)
             else:
                 self._client.set(self._keys.active_model, announcement)
-
-    def seed(self, pairs: Iterable[tuple[str, bytes]], ttl_seconds: int | None) -> int:
-        """Write keys, for example those of `etacore.seeding`; returns how many."""
-        n = 0
-        with self._errors("SET"):
-            pipe = self._client.pipeline(transaction=False)
-            for key, value in pairs:
-                pipe.set(key, value, ex=ttl_seconds)
-                n += 1
-                if n % KEYS_PER_CALL == 0:
-                    pipe.execute()
-            pipe.execute()
-        return n
 
     def _errors(self, command: str, keys: str | Sequence[bytes] = ()) -> _Translated:
         if not isinstance(keys, str):
