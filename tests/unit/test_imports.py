@@ -40,6 +40,7 @@ FLOORS = {
     4: (
         "etacore.estimator",
         "etacore.redis_io",
+        "etacore.changes",
         "etacore.redis_server",
         "etacore.runtime",
         "etacore.doctor",
