@@ -157,6 +157,8 @@ class Runtime:
                     stop.wait(max(backoff.compute(failures), 0.05))
                     self._source.restart()
         finally:
+            if rest := self._source.sum_up(None, is_last=True):
+                self._accounts.add(rest)
             self._accounts.report()
             self.write_profile()
         return self.summary
@@ -168,14 +170,19 @@ class Runtime:
 
     def _run_turn(self, stop: threading.Event) -> None:
         late_s = self._source.wait(stop)
+        turn = None
         if late_s is None:
             self._look_around(self._source)
         elif not stop.is_set():
-            self._turn(self._source, late_s, stop)
+            turn = self._turn(self._source, late_s, stop)
+        if result := self._source.sum_up(turn):
+            self._accounts.add(result)
 
     def poll(self, stop: threading.Event | None = None) -> PollResult:
         """Serve the whole fleet once; told to stop, finish the chunk in hand."""
-        return self._turn(self._polling, 0.0, stop)
+        result = self._turn(self._polling, 0.0, stop)
+        self._accounts.add(result)
+        return result
 
     def _turn(self, source: Source, late_s: float, stop: threading.Event | None) -> PollResult:
         began = perf_counter()
@@ -183,9 +190,7 @@ class Runtime:
         self._look_around(source)
         keys, counts = self._without_set_aside(source.take())
         self._serve(keys, counts, source, stop)
-        result = PollResult(len(keys), counts, perf_counter() - began, late_s)
-        self._accounts.add(result)
-        return result
+        return PollResult(len(keys), counts, perf_counter() - began, late_s)
 
     def _look_around(self, source: Source) -> None:
         """At promoted models and changed routes."""
