@@ -59,9 +59,13 @@ def scripted(name: bytes, *answers: Any) -> Iterator[tuple[FakeServer, RedisStor
             yield server, store
 
 
+def contents(values: Values) -> list[bytes | None]:
+    return [values[i] for i in range(len(values))]
+
+
 def served(store: RedisStore, keys: Sequence[bytes] = KEYS) -> None:
     """Reading works, and every key has its own value."""
-    assert list(store.snapshots(keys)) == [value_of(key) for key in keys]
+    assert contents(store.snapshots(keys)) == [value_of(key) for key in keys]
 
 
 # -- connections that break -------------------------------------------------------------------------------------------
@@ -231,7 +235,7 @@ def test_what_was_asked_for_ahead_is_asked_once():
         served(store, ahead)
         values = store.snapshots(KEYS)
         store.ask(ahead)
-        assert list(values) == [value_of(key) for key in KEYS]
+        assert contents(values) == [value_of(key) for key in KEYS]
         served(store, ahead)
         assert [command[1:] for command in server.commands if command[0] == b"MGET"] == [ahead, KEYS, ahead]
         assert server.n_connections == 1
@@ -320,7 +324,7 @@ def test_large_batches(way, protocol, redis_server, redis_client, request):
                 client.delete(keys[7])
             store.ask(keys)
             store.begin_write([memoryview(b""), set_commands(0), set_commands(3)], 3)
-            values = list(store.snapshots(keys))
+            values = contents(store.snapshots(keys))
             assert store.finish_write()[0] == []
             assert values[7] is None
             assert values[8:] == [b"%08d" % i * size for i in range(8, n)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import hiredis
@@ -17,7 +18,7 @@ from tests.reference import resp as twin
 def receive(reply, data, pieces=()):
     """Give `data` to a reply, cut at `pieces`."""
     cuts = sorted({0, len(data), *(cut for cut in pieces if cut < len(data))})
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         while start < end:
             room = reply.room()
             n_bytes = min(end - start, len(room))
