@@ -22,7 +22,8 @@ log: Final = logging.getLogger("etacore.runtime")
 MAX_WAIT_S: Final = 0.2
 """So soon a source that waits for changes notices that it is told to stop."""
 RETRY_S: Final = 1.0
-"""So soon a vehicle that could not be served is tried again, though nobody announces it."""
+"""So soon a vehicle that could not be served is tried again, though nobody announces it; and so soon all keys are
+searched for again where connections come and go."""
 MIN_SUM_S: Final = 0.1
 """Turns are summed up no more often, whatever the poll interval: 0 would leave nothing to wait for."""
 
@@ -159,6 +160,7 @@ class Announced:
         self._routes: list[bytes] = []
         self._has_model = True
         self._scan_at = self._recheck_at = 0.0
+        self._scanned_at = -inf
         self._interval_s: Final = max(config.poll_interval_seconds, MIN_SUM_S)
         self._sum_at = monotonic() + self._interval_s
         self._n_turns, self._duration_s = 0, 0.0
@@ -184,6 +186,7 @@ class Announced:
             self._waiting.update(dict.fromkeys(self._store.scan_vehicle_keys()))
             self._known = dict(self._waiting)  # SCAN may pass over a key that was written meanwhile
             self._scan_at, self._recheck_at, self._has_model = now + self._resync_s, now + self.every_s, True
+            self._scanned_at = now
         elif now >= self._recheck_at:
             self._recheck_at = now + self.every_s
             self._waiting.update(self._known)
@@ -234,8 +237,9 @@ class Announced:
         self._recheck_at = 0.0
 
     def restart(self) -> None:
-        """See `Source`."""
-        self._scan_at, self._has_model = 0.0, True
+        """See `Source`; a connection that comes and goes shall not make us search all the time."""
+        self._scan_at = min(self._scan_at, self._scanned_at + min(self._interval_s, RETRY_S))
+        self._has_model = True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
         """The turns of one poll interval: whoever counts polls without a prediction sees what polling would show."""
