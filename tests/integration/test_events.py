@@ -97,7 +97,7 @@ class Loop:
         self.runtime.close()
         return self.runtime.summary.counts
 
-    def fixes(self, *vehicles: str, **changes: Any) -> dict[str | bytes, bytes]:
+    def fixes(self, *vehicles: str, **changes: Any) -> dict[str, bytes]:
         """New snapshots, a little later than the last ones; the time of them all is `self.time`."""
         self.n_sent += 1
         self.time = iso(-500 + 0.01 * self.n_sent)
@@ -112,6 +112,11 @@ class Loop:
         """Let vehicles report, and wait until they are served; so is what had been announced before."""
         self.client.mset(self.fixes(*vehicles, **changes))
         self.wait_until(lambda: self.is_served(*vehicles), what=f"the prediction of {vehicles}")
+
+
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "RETRY_S", 0.02)
 
 
 @pytest.fixture
@@ -290,15 +295,13 @@ def test_predictions_are_renewed_before_they_expire(start, config, redis_client,
     assert set(loop.end()) <= {Status.OK, Status.UNCHANGED}
 
 
-def test_a_deleted_prediction_comes_back(start, config, redis_client, wait_until, monkeypatch):
-    monkeypatch.setattr(sources, "RETRY_S", 0.0)
+def test_a_deleted_prediction_comes_back(start, config, redis_client, wait_until):
     start(replace(config, resync_seconds=1))
     redis_client.delete("predictions:READY")
     wait_until(lambda: redis_client.exists("predictions:READY"))
 
 
-def test_a_refused_write_is_tried_again(start, tables, private_redis, wait_until, monkeypatch):
-    monkeypatch.setattr(sources, "RETRY_S", 0.05)
+def test_a_refused_write_is_tried_again(start, tables, private_redis, wait_until):
     with private_redis.client() as client:
         client.set(f"route_stops:{ROUTE}", stops_blob())
         loop = start(config_of(private_redis, tables), client)
@@ -317,7 +320,8 @@ def test_a_refused_write_is_tried_again(start, tables, private_redis, wait_until
 # -- keys that are no vehicles ----------------------------------------------------------------------------------------
 
 
-def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, redis_client):
+def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, redis_client, monkeypatch):
+    monkeypatch.setattr(sources, "RETRY_S", 1.0)
     loop = start(config)
     monitor = Monitor(redis_client)
     for i in range(10):
@@ -326,6 +330,7 @@ def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, red
         loop.serve("BUS-1")
     asked = [key for name, *keys in monitor.commands() if name == "MGET" for key in keys]
     assert asked.count("vehicle:hash") == asked.count("vehicle:huge") == 1
+    # Counted when it is announced and each second, as a poll would, not as fast as the loop can.
     counts = loop.end()
     assert 1 <= counts[Status.WRONG_TYPE] < 100
     assert 1 <= counts[Status.TOO_LARGE] < 100
@@ -333,7 +338,6 @@ def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, red
 
 def test_a_key_that_becomes_a_snapshot_is_served(start, config, redis_client, wait_until, monkeypatch):
     monkeypatch.setattr("etacore.aside.SET_ASIDE_S", 0.2)
-    monkeypatch.setattr(sources, "RETRY_S", 0.05)
     loop = start(config)
     redis_client.hset("vehicle:BUS-1", "lat", "1")
     loop.serve("BUS-2")

@@ -30,17 +30,21 @@ def reply_to(command: Sequence[bytes]) -> bytes:
     return resp.mget_reply([value_of(key) for key in command[1:]])
 
 
+def documents(n: int, size: int = 1) -> list[tuple[bytes, bytes]]:
+    return [(b"predictions:%d" % i, b"%08d" % i * size) for i in range(n)]
+
+
 def set_commands(n: int, size: int = 1) -> memoryview:
-    return memoryview(b"".join(resp.pack_keys(b"SET", [b"predictions:%d" % i, b"%08d" % i * size]) for i in range(n)))
+    return memoryview(resp.set_commands(documents(n, size)))
 
 
 def write(store: RedisStore, n: int, size: int = 1) -> list[int]:
-    store.begin_write([set_commands(n, size)], n)
+    store.begin_write(set_commands(n, size), n)
     return store.finish_write()[0]
 
 
 @contextmanager
-def scripted(name: bytes, *answers: Any) -> Iterator[tuple[FakeServer, RedisStore]]:
+def scripted(name: bytes, *answers: Any, version: str = "7.0.0") -> Iterator[tuple[FakeServer, RedisStore]]:
     """A server that answers the first commands of that name so (bytes, or a function of the command), later ones well.
 
     SET is answered with +OK, MGET with a value for each key.
@@ -51,7 +55,9 @@ def scripted(name: bytes, *answers: Any) -> Iterator[tuple[FakeServer, RedisStor
         if command[0] == name and script:
             said = script.pop(0)
             return said(command) if callable(said) else said
-        return reply_to(command) if command[0] == b"MGET" else OK
+        if command[0] == b"INFO":
+            return b"$%d\r\nredis_version:%s\r\n" % (14 + len(version), version.encode())
+        return {b"MGET": reply_to, b"MSETEX": lambda command: b":1\r\n"}.get(command[0], lambda command: OK)(command)
 
     with fake_server(answer) as server:
         url = f"redis://127.0.0.1:{server.port}/0?socket_timeout=0.3"
@@ -117,7 +123,7 @@ def test_a_connection_that_is_killed_while_a_large_write_travels(private_redis, 
     with private_redis.client() as client, RedisStore(RuntimeConfig(redis_url=private_redis.url)) as store:
         client.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
         commands = set_commands(20_000, 50)
-        store.begin_write([commands], 20_000)
+        store.begin_write(commands, 20_000)
 
         def held_up() -> list[str]:
             return [entry["id"] for entry in client.client_list() if entry["cmd"] == "set"]
@@ -175,7 +181,7 @@ def test_nonsense_is_an_outage_and_the_next_call_works(answer):
         served(store)
 
 
-@pytest.mark.parametrize("answer", [b":1\r\n", b"$-1\r\n", b"+QUEUED\r\n", b"+OK\r\n" * 9])
+@pytest.mark.parametrize("answer", [b":0\r\n", b"$-1\r\n", b"+QUEUED\r\n", b"+OK\r\n" * 9])
 @pytest.mark.parametrize("size", [1, FITS_THE_SOCKET // 8])
 def test_nonsense_after_a_write(answer, size):
     with scripted(b"SET", answer) as (_, store):
@@ -223,6 +229,69 @@ def test_a_write_that_fails_for_some_keys():
         assert write(store, 5) == [1, 3]
         assert write(store, 5) == []
         assert server.n_connections == 1
+
+
+# -- servers that know MSETEX -----------------------------------------------------------------------------------------
+
+
+def stored(server: FakeServer, name: bytes) -> list[list[bytes]]:
+    """Keys of the commands of that name."""
+    return [command[2 if name == b"MSETEX" else 1 : -2 : 2] for command in server.commands if command[0] == name]
+
+
+def keys_of(*ranges: range) -> list[list[bytes]]:
+    return [[b"predictions:%d" % i for i in some] for some in ranges]
+
+
+@pytest.mark.parametrize(("version", "knows_it"), [("8.4.0", True), ("10.0", True), ("8.2.9", False), ("?", False)])
+def test_large_writes_go_in_groups_where_the_server_knows_how(version, knows_it):
+    with scripted(b"NONE", version=version) as (server, store):
+        assert write(store, 250, 50) == []
+        assert write(store, 250, 50) == []
+        assert write(store, 3) == []
+        assert stored(server, b"MSETEX") == knows_it * 2 * keys_of(range(100), range(100, 200), range(200, 250))
+        assert len(stored(server, b"SET")) == (3 if knows_it else 503)
+
+
+def test_a_group_that_is_refused_is_tried_document_by_document():
+    said = b"-OOM command not allowed\r\n"
+
+    def answer(command: list[bytes]) -> bytes:
+        return said if b"predictions:120" in command else b":1\r\n"
+
+    with scripted(b"MSETEX", answer, answer, answer, version="8.4.1") as (server, store):
+        store.begin_write(set_commands(250, 50), 250)
+        assert store.finish_write()[0] == []
+        assert [command[1] for command in server.commands if command[0] == b"SET"] == keys_of(range(100, 200))[0]
+
+
+def test_of_a_group_that_is_refused_those_that_fail_are_named():
+    said = b"-OOM command not allowed\r\n"
+    with scripted(b"MSETEX", b":1\r\n", b":1\r\n", said, version="8.4.1") as (server, store):
+        answer = server.answer
+        server.answer = lambda command: said if command[:2] == [b"SET", b"predictions:201"] else answer(command)
+        assert write(store, 250, 50) == [201]
+        assert write(store, 250, 50) == []
+        assert len(stored(server, b"MSETEX")) == 6
+
+
+def test_a_user_who_may_not_group_stores_one_by_one():
+    said = b"-NOPERM this user has no permissions to run the 'msetex' command\r\n"
+    with scripted(b"MSETEX", *[said] * 9, version="8.4.1") as (server, store):
+        for _ in range(2):
+            assert write(store, 250, 50) == []
+        assert len(stored(server, b"MSETEX")) == 3
+        assert len(stored(server, b"SET")) == 500
+
+
+def test_a_connection_that_breaks_under_groups():
+    with scripted(b"MSETEX", HANG_UP, version="8.4.1") as (server, store):
+        assert write(store, 250, 50) == []
+        assert stored(server, b"MSETEX")[-3:] == keys_of(range(100), range(100, 200), range(200, 250))
+    with scripted(b"MSETEX", SILENCE, version="8.4.1") as (_, store):
+        with pytest.raises(RedisUnavailableError, match="Timeout"):
+            write(store, 250, 50)
+        assert write(store, 250, 50) == []
 
 
 # -- questions and answers --------------------------------------------------------------------------------------------
@@ -287,7 +356,7 @@ def test_closing_gives_everything_back(redis_server, redis_client, wait_until):
 
     store = RedisStore(RuntimeConfig(redis_url=redis_server.url))
     store.ask(KEYS)
-    store.begin_write([set_commands(2_000, 10)], 2_000)
+    store.begin_write(set_commands(2_000, 10), 2_000)
     assert n_open() >= 1
     store.close()
     assert redis_client.dbsize() == 2_000
@@ -323,7 +392,7 @@ def test_large_batches(way, protocol, redis_server, redis_client, request):
             with redis.Redis.from_url(urls[way]()) as client:
                 client.delete(keys[7])
             store.ask(keys)
-            store.begin_write([memoryview(b""), set_commands(0), set_commands(3)], 3)
+            store.begin_write(set_commands(3), 3)
             values = contents(store.snapshots(keys))
             assert store.finish_write()[0] == []
             assert values[7] is None

@@ -10,7 +10,7 @@ import hiredis
 import pytest
 
 import etacore._resp
-from etacore._resp import Acknowledgements, ProtocolError, Values, pack_keys
+from etacore._resp import Acknowledgements, ProtocolError, Values, group_sets, pack_keys
 from tests.parity.test_snapshots import bits, rows_of
 from tests.reference import resp as twin
 
@@ -70,6 +70,35 @@ def test_commands_are_packed_as_the_twin_and_hiredis_pack_them(n):
 def test_a_key_that_is_no_bytes_is_refused(key):
     with pytest.raises(TypeError):
         pack_keys(b"MGET", [b"a", key])
+
+
+def hold_groups(items, group, out):
+    """The kernel groups as the twin does, and says where each group's own commands are."""
+    sets = twin.set_commands(items)
+    size, begins = group_sets(sets, len(items), group, out)
+    assert out[:size] == twin.msetex_commands(items, group)
+    groups = [items[start : start + group] for start in range(0, len(items), group)]
+    parts = [sets[start:end] for start, end in pairwise(begins)]
+    assert parts == [twin.set_commands(some) for some in groups]
+
+
+@pytest.mark.parametrize("n", [1, 2, 99, 100, 101, 1_000])
+@pytest.mark.parametrize("group", [1, 2, 100, 5_000])
+def test_documents_are_grouped_as_the_twin_groups_them(n, group):
+    hold_groups([(b"predictions:%d" % i, b"{}" * (i % 60)) for i in range(n)], group, bytearray())
+
+
+def test_what_is_no_set_command_is_not_grouped():
+    sets, out = twin.set_commands([(b"a", b"b"), (b"c", b"d")]), bytearray()
+    for end in range(len(sets)):
+        with pytest.raises(ValueError, match="SET|commands"):
+            group_sets(sets[:end], 2, 100, out)
+    for n, group in ((1, 100), (3, 100), (0, 100), (-1, 100), (2, 0)):
+        with pytest.raises(ValueError, match="SET|commands"):
+            group_sets(sets, n, group, out)
+    for wrong in (sets.replace(b"SET", b"GET"), sets.replace(b"$1", b"$9" * 8), sets.replace(b"$1", b"$")):
+        with pytest.raises(ValueError, match="SET|commands"):
+            group_sets(wrong, 2, 100, out)
 
 
 VALUES = [None, b"", b"a", b"\r\n", b"$-1\r\n", b"-ERR\r\n*1\r\n", b"x" * 9, b"x" * 10, b"x" * 100_000, None]
@@ -187,6 +216,7 @@ def test_acknowledgements_are_read_as_the_twin_reads_them():
     expected = [(20_000, b"OOM no room"), (20_004, b"")]
     reused = Acknowledgements()
     assert twin.read_acknowledgements(data, 20_005) == expected
+    assert errors_of(b":1\r\n+OK\r\n:1\r\n", 3) == []
     for cut in (1, 4, 5, 99_999, 100_003, 100_013, len(data) - 1):
         assert errors_of(data, 20_005, [cut], reused) == expected
         assert errors_of(data[:cut], 20_005, [], reused) is None
@@ -194,7 +224,18 @@ def test_acknowledgements_are_read_as_the_twin_reads_them():
 
 @pytest.mark.parametrize(
     "data",
-    [b"+OK\r\n" * 4, b"+ok\r\n", b"+OKAY\r\n", b"+OK\r\r\n", b"+OK\n\r\n", b"$-1\r\n", b"*1\r\n", b"+" + b"O" * 4096],
+    [
+        b"+OK\r\n" * 4,
+        b":0\r\n",
+        b":11\r\n",
+        b"+ok\r\n",
+        b"+OKAY\r\n",
+        b"+OK\r\r\n",
+        b"+OK\n\r\n",
+        b"$-1\r\n",
+        b"*1\r\n",
+        b"+" + b"O" * 4096,
+    ],
 )
 def test_what_is_no_acknowledgement_is_refused_wherever_it_is_cut(data):
     assert outcome(twin.read_acknowledgements, data, 3) is ProtocolError

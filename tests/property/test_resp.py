@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etacore._resp import Acknowledgements, Values, pack_keys
-from tests.parity.test_resp import errors_of, outcome, receive, values_of
+from tests.parity.test_resp import errors_of, hold_groups, outcome, receive, values_of
 from tests.parity.test_snapshots import bits, rows_of
 from tests.reference import resp as twin
 
 # One object for all examples: nothing of one reply may show in the next.
-VALUES, ACKNOWLEDGEMENTS = Values(), Acknowledgements()
+VALUES, ACKNOWLEDGEMENTS, GROUPED = Values(), Acknowledgements(), bytearray()
 
 LIKE_RESP = (b"\r\n", b"\r", b"$-1\r\n", b"$3\r\n", b"_\r\n", b"-ERR x\r\n", b"*2\r\n", b"+OK\r\n", b"$", b"*", b"-")
 words = st.lists(st.binary(max_size=8) | st.sampled_from(LIKE_RESP), max_size=6).map(b"".join)
@@ -24,6 +24,11 @@ cuts = st.lists(st.integers(0, 400) | st.integers(0, 500_000), max_size=30)
 @given(st.lists(words, max_size=40))
 def test_packed_keys(keys):
     assert pack_keys(b"MGET", keys) == twin.pack_keys(b"MGET", keys)
+
+
+@given(st.lists(st.tuples(words, words | large), min_size=1, max_size=30), st.integers(1, 12))
+def test_groups(items, group):
+    hold_groups(items, group, GROUPED)
 
 
 @given(values, st.booleans(), cuts)
@@ -57,7 +62,9 @@ def test_noise(data, n, pieces):
         assert outcome(errors_of, noise, n, pieces, ACKNOWLEDGEMENTS) == outcome(twin.read_acknowledgements, noise, n)
 
 
-replies = st.lists(st.sampled_from((b"+OK\r\n", b"-OOM\r\n", b"-NOPERM no\r\n", b"-" + b"x" * 4000 + b"\r\n")))
+replies = st.lists(
+    st.sampled_from((b"+OK\r\n", b":1\r\n", b"-OOM\r\n", b"-NOPERM no\r\n", b"-" + b"x" * 4000 + b"\r\n"))
+)
 
 
 @given(replies, st.integers(1, 40), st.integers(-1, 1), cuts)

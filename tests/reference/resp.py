@@ -14,6 +14,21 @@ def pack_keys(command, keys):
     return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words)
 
 
+def set_commands(items, ttl_s=300):
+    """Documents by key, each stored by a command of its own."""
+    return b"".join(pack_keys(b"SET", [key, value, b"EX", b"%d" % ttl_s]) for key, value in items)
+
+
+def msetex_commands(items, group, ttl_s=300):
+    """The same documents, many to a command."""
+    packed = b""
+    for start in range(0, len(items), group):
+        some = items[start : start + group]
+        words = [word for item in some for word in item]
+        packed += pack_keys(b"MSETEX", [b"%d" % len(some), *words, b"EX", b"%d" % ttl_s])
+    return packed
+
+
 def mget_reply(values, *, resp3=False):
     """What a server sends."""
     nil = b"_\r\n" if resp3 else b"$-1\r\n"
@@ -88,8 +103,8 @@ def read_acknowledgements(data, n):
             return None
         if text.startswith(b"-"):
             errors.append((ix, text[1:]))
-        elif text != b"+OK":
-            raise ProtocolError("neither OK nor an error")
+        elif text not in (b"+OK", b":1"):
+            raise ProtocolError("neither done nor an error")
         at += len(text) + 2
     if at != len(data):
         raise ProtocolError("more replies than commands")
