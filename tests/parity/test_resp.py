@@ -91,13 +91,13 @@ def test_documents_are_grouped_as_the_twin_groups_them(n, group):
 def test_what_is_no_set_command_is_not_grouped():
     sets, out = twin.set_commands([(b"a", b"b"), (b"c", b"d")]), bytearray()
     for end in range(len(sets)):
-        with pytest.raises(ValueError, match="SET|commands"):
+        with pytest.raises(ValueError, match=r"SET|commands"):
             group_sets(sets[:end], 2, 100, out)
     for n, group in ((1, 100), (3, 100), (0, 100), (-1, 100), (2, 0)):
-        with pytest.raises(ValueError, match="SET|commands"):
+        with pytest.raises(ValueError, match=r"SET|commands"):
             group_sets(sets, n, group, out)
     for wrong in (sets.replace(b"SET", b"GET"), sets.replace(b"$1", b"$9" * 8), sets.replace(b"$1", b"$")):
-        with pytest.raises(ValueError, match="SET|commands"):
+        with pytest.raises(ValueError, match=r"SET|commands"):
             group_sets(wrong, 2, 100, out)
 
 
