@@ -158,6 +158,13 @@ class Batch:
         self.prev_time_us: Final = np.empty(capacity, np.int64)
         self.prev_strikes: Final = np.empty(capacity, np.uint8)
         self.motion: Final = Motion(capacity)
+        self._documents: Final[list[Documents]] = []
+
+    def documents(self, part: int) -> Documents:
+        """The buffers of a part's documents: this batch's own, so that they can be sent while the next is computed."""
+        while part >= len(self._documents):
+            self._documents.append(Documents())
+        return self._documents[part]
 
     def start(self, now_us: int, keys: Sequence[bytes] = ()) -> None:
         """Begin anew, at the time `now_us`.
@@ -211,7 +218,7 @@ class Engine:
         self._calendars: dict[tuple[str, tuple[date, ...]], Calendar] = {}
         self._knowledge: dict[Model, RouteKnowledge] = {}
         self._knowledge_of = models
-        self._buffers: dict[int, Documents] = {}
+        self._predictions_prefix: Final = config.keys.predictions.encode()
 
     def process(
         self,
@@ -363,7 +370,7 @@ class Engine:
             distance_m=np.empty(n_rows, np.float64),
             stop_ix=np.empty(n_rows, np.int32),
             eta_s=np.empty(n_rows, np.float32),
-            documents=self._buffers.setdefault(len(batch.parts), Documents()),
+            documents=batch.documents(len(batch.parts)),
         )
         knowledge = self._known_by(model)
         vectorize(
@@ -430,6 +437,8 @@ class Engine:
                 part.eta_s,
                 envelope,
                 part.documents,
+                prefix=self._predictions_prefix,
+                ttl_s=self.config.predictions_ttl_seconds,
             )
 
     def commit(self, batch: Batch) -> None:

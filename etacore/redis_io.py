@@ -124,7 +124,7 @@ class RedisStore:
         Parameters
         ----------
         commands : sequence of memoryview
-            RESP commands back to back, each from `etacore.encoding.pack_set_commands`.
+            RESP commands back to back, such as `etacore.encoding.Documents.commands`.
         n_commands : int
             How many they are.
 

@@ -21,8 +21,7 @@ import orjson
 from redis.backoff import ExponentialWithJitterBackoff
 
 from etacore.config import RuntimeConfig
-from etacore.encoding import pack_set_commands
-from etacore.engine import Batch, Engine, Models, Part, choose_models, summarize, system_clock_us
+from etacore.engine import Batch, Engine, Models, choose_models, summarize, system_clock_us
 from etacore.errors import EtacoreError, RedisUnavailableError, RegistryError
 from etacore.model import Model
 from etacore.profiler import Profiler
@@ -161,7 +160,6 @@ class Runtime:
         self._requested: Final[deque[str]] = deque(maxlen=1)
         self.engine: Final = Engine(self._initial_models(), config, clock)
         self._batch = Batch(config.chunk_size)
-        self._commands: Final[list[bytearray]] = []
         self._served_at: dict[bytes, float] = {}
         self._set_aside: dict[bytes, tuple[Status, float]] = {}
         self._evicted_at = monotonic()
@@ -259,7 +257,7 @@ class Runtime:
         """Store the documents with their time to live, then let the state move on; returns how many were stored."""
         with self._timed("redis_write"):
             rows = np.concatenate([part.documents.rows() for part in batch.parts] or [np.empty(0, np.int64)])
-            packed = [self._pack(batch, part, ix) for ix, part in enumerate(batch.parts)]
+            packed = [part.documents.commands for part in batch.parts]
             try:
                 failed = self._store.write(packed, len(rows))
             finally:
@@ -269,18 +267,6 @@ class Runtime:
             self.engine.commit(batch)
             self._check_unchanged(batch)
         return len(rows) - len(failed)
-
-    def _pack(self, batch: Batch, part: Part, ix: int) -> memoryview:
-        while ix >= len(self._commands):
-            self._commands.append(bytearray())
-        commands, _ = pack_set_commands(
-            batch.columns,
-            part.documents,
-            prefix=self.config.keys.predictions.encode(),
-            ttl_s=self.config.predictions_ttl_seconds,
-            out=self._commands[ix],
-        )
-        return commands
 
     @contextmanager
     def _timed(self, metric: str) -> Iterator[None]:
