@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from etacore.snapshots import SnapshotColumns
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Envelope:
     """What the documents of one model in one batch have in common. Times are ISO 8601 texts."""
 
@@ -33,14 +34,36 @@ class Envelope:
     def parts(self) -> tuple[bytes, bytes, bytes, bytes]:
         """The ready-made JSON around a document's stops, Redis key and source timestamp."""
         text = orjson.dumps
+        of_model, source = _of_model(self.model_key, self.model_type, self.model_scope, self.source)
         return (
-            b',"computed_at":%b,"model_key":%b,"model_type":%b,"model_scope":%b,"predictions":['
-            % (text(self.computed_at), text(self.model_key), text(self.model_type), text(self.model_scope)),
-            b'],"source":%b,"redis_key":' % text(self.source),
+            b',"computed_at":%b%b' % (text(self.computed_at), of_model),
+            source,
             b',"fetched_at":%b,"persisted_at":%b,"source_timestamp":'
             % (text(self.fetched_at), text(self.persisted_at)),
             b',"prefect_pipeline_latency_ms":%b}' % text(round(float(self.latency_ms), 3)),
         )
+
+
+@functools.lru_cache(maxsize=1024)
+def _of_model(model_key: str, model_type: str, model_scope: str, source: str) -> tuple[bytes, bytes]:
+    """The two parts of an envelope that no batch changes."""
+    text = orjson.dumps
+    return (
+        b',"model_key":%b,"model_type":%b,"model_scope":%b,"predictions":['
+        % (text(model_key), text(model_type), text(model_scope)),
+        b'],"source":%b,"redis_key":' % text(source),
+    )
+
+
+def iso_time(time_us: int) -> str:
+    """A UTC time in microseconds since 1970 as `datetime.isoformat` writes it.
+
+    Raises
+    ------
+    ValueError
+        If it lies outside the years 1 to 9999.
+    """
+    return _encode.time_text(time_us).decode()
 
 
 class Documents:
@@ -57,21 +80,24 @@ class Documents:
         Document of row i: ``buffer[starts[i]:ends[i]]``; both 0 for a row without one.
     n : int
         Rows of the batch.
+    found : ndarray of int64, shape (capacity,)
+        Its first ``n_found`` places are the rows that have a document, ascending.
+    n_found : int
     size : int
         Bytes of all commands.
     """
 
-    __slots__ = ("_found", "_n_found", "buffer", "ends", "n", "size", "starts")
+    __slots__ = ("buffer", "ends", "found", "n", "n_found", "size", "starts")
 
     def __init__(self, capacity: int = 0) -> None:
         self.buffer = bytearray()
         self._make_room(capacity)
-        self.n = self.size = self._n_found = 0
+        self.n = self.size = self.n_found = 0
 
     def _make_room(self, capacity: int) -> None:
         self.starts: NDArray[np.int64] = np.zeros(capacity, np.int64)
         self.ends: NDArray[np.int64] = np.zeros(capacity, np.int64)
-        self._found: NDArray[np.int64] = np.zeros(capacity, np.int64)
+        self.found: NDArray[np.int64] = np.zeros(capacity, np.int64)
 
     @property
     def commands(self) -> memoryview:
@@ -80,11 +106,11 @@ class Documents:
 
     def __len__(self) -> int:
         """How many rows have a document: as many commands are sent, as many replies follow."""
-        return self._n_found
+        return self.n_found
 
     def rows(self) -> NDArray[np.int64]:
         """Rows that have a document, ascending: the order of the commands. Holds until the next batch is written."""
-        return self._found[: self._n_found]
+        return self.found[: self.n_found]
 
     def __getitem__(self, row: int) -> bytes:
         """The document of a row, b"" if it has none."""
@@ -92,15 +118,11 @@ class Documents:
             raise IndexError(row)
         return bytes(self.buffer[self.starts[row] : self.ends[row]])
 
-    def write(self, n: int, *columns: Any, prefix: bytes, ttl_s: int) -> None:
-        """Replace the last batch by one of `n` rows; `columns` are the kernel's, see `encode_documents`."""
+    def begin(self, n: int) -> None:
+        """Forget the last batch and make room for one of `n` rows."""
+        self.n = self.size = self.n_found = 0
         if len(self.starts) < n:
             self._make_room(n + n // 2)
-        self.n, self.size, self._n_found = 0, 0, 0
-        self.size, self._n_found = _encode.encode_documents(
-            *columns, prefix, ttl_s, self.buffer, self.starts, self.ends, self._found, n
-        )
-        self.n = n
 
 
 def encode_documents(
@@ -158,8 +180,9 @@ def encode_documents(
     BufferError
         If the buffer has to grow while a view of it is held.
     """
-    documents.write(
-        columns.n,
+    n = columns.n
+    documents.begin(n)
+    documents.size, documents.n_found = _encode.encode_documents(
         columns.text,
         columns.status,
         columns.vehicle_id,
@@ -176,6 +199,12 @@ def encode_documents(
         distance_m,
         eta_s,
         envelope.parts(),
-        prefix=prefix,
-        ttl_s=ttl_s,
+        prefix,
+        ttl_s,
+        documents.buffer,
+        documents.starts,
+        documents.ends,
+        documents.found,
+        n,
     )
+    documents.n = n

@@ -13,7 +13,7 @@ from etacore._arrays cimport (
 )
 from etacore._jsonwrite cimport (
     MAX_ISO, MAX_NUMBER, day_t, delay_us, find_day, has_iso, n_digits, plain, put_bytes, put_duration, put_escaped,
-    put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_scaled,
+    put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_to_natural,
 )
 from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
 from etacore._text cimport inside
@@ -85,8 +85,8 @@ cdef int make_room(bytearray buffer, int64_t needed, char** base, int64_t* capac
 
 cdef inline char* put_eta(char* out, double eta_s, int64_t moment_us, day_t* day) noexcept nogil:
     # 0 <= eta_s <= 1e9; moment_us is when that will be.
-    out = put_tenths(put_literal(out, b',"eta_seconds":'), <uint64_t>round_scaled(eta_s, 10.0))
-    out = put_hundredths(put_literal(out, b',"eta_minutes":'), <uint64_t>round_scaled(eta_s / 60.0, 100.0))
+    out = put_tenths(put_literal(out, b',"eta_seconds":'), round_to_natural(eta_s, 10.0))
+    out = put_hundredths(put_literal(out, b',"eta_minutes":'), round_to_natural(eta_s / 60.0, 100.0))
     out = put_duration(put_literal(out, b',"eta_formatted":"'), eta_s)
     out = put_iso_of_day(put_literal(out, b'","eta_timestamp":"'), moment_us, day)
     return put_literal(out, b'"}')
@@ -103,16 +103,21 @@ cdef inline char* put_text(char* out, const char* arena, const text_t* text) noe
     return out + 1
 
 
-cdef char* put_key(char* out, const char* key, int64_t length) except NULL nogil:
+cdef char* put_odd_key(char* out, const char* key, int64_t length) except NULL nogil:
     # Redis keys are bytes; JSON is UTF-8. What is not UTF-8 becomes U+FFFD, as Python's errors="replace" does it.
     # The result has at most three bytes for one, so the room of six times the length holds.
+    with gil:
+        text = PyBytes_FromStringAndSize(key, length).decode("utf-8", "replace").encode()
+        return put_escaped(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef inline char* put_key(char* out, const char* key, int64_t length) except NULL nogil:
+    # Apart from put_odd_key, because a function with a Python variable takes the GIL on its way out, needed or not.
     out[0] = c'"'
     if plain(key, length):
         out = put_short(out + 1, key, length)
     else:
-        with gil:
-            text = PyBytes_FromStringAndSize(key, length).decode("utf-8", "replace").encode()
-            out = put_escaped(out + 1, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        out = put_odd_key(out + 1, key, length)
     out[0] = c'"'
     return out + 1
 
@@ -278,27 +283,27 @@ def encode_documents(
     for item in keys:
         if type(item) is not bytes:
             raise TypeError(f"a Redis key must be bytes, not {type(item).__name__}")
-    rows.arena = <const char*>bytes_in(text, 0)
-    rows.status = bytes_out(status, n)
-    rows.vehicle_id = texts_in(vehicle_id, n)
-    rows.route_id = texts_in(route_id, n)
-    rows.trip_id = texts_in(trip_id, n)
-    rows.timestamp = texts_in(timestamp, n)
-    rows.timestamp_is_number = bytes_in(timestamp_is_number, n)
-    rows.time_us = int64_in(time_us, n)
-    rows.pattern_ix = int32_in(pattern_ix, n)
-    rows.row_offset = int32_in(row_offset, n + 1)
-    start_of = int64_out(starts, n)
-    end_of = int64_out(ends, n)
-    row_of = int64_out(found, n)
+    rows.arena = <const char*>bytes_in(text, b"text", 0)
+    rows.status = bytes_out(status, b"status", n)
+    rows.vehicle_id = texts_in(vehicle_id, b"vehicle_id", n)
+    rows.route_id = texts_in(route_id, b"route_id", n)
+    rows.trip_id = texts_in(trip_id, b"trip_id", n)
+    rows.timestamp = texts_in(timestamp, b"timestamp", n)
+    rows.timestamp_is_number = bytes_in(timestamp_is_number, b"timestamp_is_number", n)
+    rows.time_us = int64_in(time_us, b"time_us", n)
+    rows.pattern_ix = int32_in(pattern_ix, b"pattern_ix", n)
+    rows.row_offset = int32_in(row_offset, b"row_offset", n + 1)
+    start_of = int64_out(starts, b"starts", n)
+    end_of = int64_out(ends, b"ends", n)
+    row_of = int64_out(found, b"found", n)
     if rows.row_offset[0] < 0:
         raise ValueError(f"the row offsets begin at {rows.row_offset[0]}")
     if rows.row_offset[n] < 0:
         raise ValueError(f"the row offsets decrease to {rows.row_offset[n]}")
     n_stops = rows.row_offset[n]
-    rows.stop_ix = int32_in(stop_ix, n_stops)
-    rows.distance_m = double_in(distance_m, n_stops)
-    rows.eta_s = float_in(eta_s, n_stops)
+    rows.stop_ix = int32_in(stop_ix, b"stop_ix", n_stops)
+    rows.distance_m = double_in(distance_m, b"distance_m", n_stops)
+    rows.eta_s = float_in(eta_s, b"eta_s", n_stops)
 
     with nogil:
         for i in range(n):

@@ -70,7 +70,7 @@ cdef inline char* put_short(char* out, const char* text, size_t length) noexcept
     return out + length
 
 
-cdef inline double round_scaled(double value, double scale) noexcept nogil:
+cdef inline uint64_t round_to_natural(double value, double scale) noexcept nogil:
     # The integer nearest to value * scale, computed as if exactly, halves to even: what round(value, k) stands on.
     # 0 <= value < 1e12, scale a power of ten up to 1000. Rounding to double is monotone and every half below 2^52
     # is a double, so the rounded product lies on the same side of a half as the exact one, or on the half itself.
@@ -86,7 +86,11 @@ cdef inline double round_scaled(double value, double scale) noexcept nogil:
             whole += 1
     else:
         whole += fraction > 0.5
-    return <double>whole
+    return <uint64_t>whole
+
+
+cdef inline double round_scaled(double value, double scale) noexcept nogil:
+    return <double>round_to_natural(value, scale)
 
 
 # Numbers are put together in a register, the first character in the lowest byte, and stored at once. How many digits
@@ -185,7 +189,7 @@ cdef inline char* put_rounded(char* out, double value, int decimals, double scal
         out[0] = c'-'
         out += 1
         value = -value
-    scaled = <uint64_t>round_scaled(value, scale)
+    scaled = round_to_natural(value, scale)
     if decimals == 1:
         return put_tenths(out, scaled)
     return put_hundredths(out, scaled) if decimals == 2 else put_thousandths(out, scaled)
