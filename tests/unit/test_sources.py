@@ -210,7 +210,7 @@ def test_what_scan_passes_over_stays_known(clock):
 
 
 def test_what_was_put_off_comes_back(clock):
-    source, _, feed = up(clock, b"a", b"b", b"c")
+    source, _, _ = up(clock, b"a", b"b", b"c")
     source.put_off([])
     source.put_off([b"a"])
     clock.now += RETRY_S / 2
@@ -335,8 +335,14 @@ def test_every_turn_of_polling_is_a_poll(clock):
 
 @pytest.mark.parametrize(
     ("asked", "iterations", "kind"),
-    [("auto", 0, Announced), ("auto", 3, Polling), ("events", 0, Announced), ("events", 3, Announced)]
-    + [("poll", 0, Polling), ("poll", 3, Polling)],
+    [
+        ("auto", 0, Announced),
+        ("auto", 3, Polling),
+        ("events", 0, Announced),
+        ("events", 3, Announced),
+        ("poll", 0, Polling),
+        ("poll", 3, Polling),
+    ],
 )
 def test_what_is_asked_for(asked, iterations, kind, clock, monkeypatch):
     monkeypatch.setattr(sources, "ChangeFeed", lambda config: Feed(clock))
