@@ -40,22 +40,22 @@ cdef bytes _stop_error = (
 cdef const char* stop_error = PyBytes_AS_STRING(_stop_error)
 cdef size_t stop_error_length = PyBytes_GET_SIZE(_stop_error)
 
-cdef struct span_t:
+cdef struct piece_t:
     const char* start
     int64_t length
 
 # What all documents of one model have in common, ready-made.
 cdef struct envelope_t:
-    span_t head        # ,"computed_at": ... "predictions":[
-    span_t source      # ],"source": ... "redis_key":
-    span_t times       # ,"fetched_at": ... "source_timestamp":
-    span_t tail        # ,"prefect_pipeline_latency_ms": ... }
+    piece_t head        # ,"computed_at": ... "predictions":[
+    piece_t source      # ],"source": ... "redis_key":
+    piece_t times       # ,"fetched_at": ... "source_timestamp":
+    piece_t tail        # ,"prefect_pipeline_latency_ms": ... }
     int64_t length     # of all four
 
 # What all commands have in common: SET <prefix><vehicle id> <document> EX <seconds>, each part after its length.
 cdef struct command_t:
-    span_t prefix      # of the key, without its length: the id behind it counts too
-    span_t tail        # behind the document
+    piece_t prefix      # of the key, without its length: the id behind it counts too
+    piece_t tail        # behind the document
     int n_digits       # of the last document's length
 
 # The columns of a batch and what was predicted for them.
@@ -122,12 +122,12 @@ cdef inline char* put_key(char* out, const char* key, int64_t length) except NUL
     return out + 1
 
 
-cdef inline char* put_span(char* out, span_t span) noexcept nogil:
+cdef inline char* put_piece(char* out, piece_t span) noexcept nogil:
     return put_bytes(out, span.start, span.length)
 
 
-cdef span_t as_span(bytes text) except *:
-    cdef span_t span
+cdef piece_t as_piece(bytes text) except *:
+    cdef piece_t span
     if text is None:
         raise TypeError("a part of the envelope must be bytes, not None")
     span.start = PyBytes_AS_STRING(text)
@@ -138,10 +138,10 @@ cdef span_t as_span(bytes text) except *:
 cdef envelope_t as_envelope(tuple parts) except *:
     cdef envelope_t envelope
     head, source, times, tail = parts
-    envelope.head = as_span(head)
-    envelope.source = as_span(source)
-    envelope.times = as_span(times)
-    envelope.tail = as_span(tail)
+    envelope.head = as_piece(head)
+    envelope.source = as_piece(source)
+    envelope.times = as_piece(times)
+    envelope.tail = as_piece(tail)
     envelope.length = envelope.head.length + envelope.source.length + envelope.times.length + envelope.tail.length
     return envelope
 
@@ -321,8 +321,8 @@ def encode_documents(
 
     expiry = b"%d" % ttl_s
     tail = b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(expiry), expiry)
-    command.prefix = as_span(prefix)
-    command.tail = as_span(tail)
+    command.prefix = as_piece(prefix)
+    command.tail = as_piece(tail)
     command.n_digits = 4
     find_day(&day, 0)
     with nogil:
@@ -354,17 +354,17 @@ def encode_documents(
                 out = put_text(out, rows.arena, &rows.trip_id[i])
             else:
                 out = put_literal(out, b'null')
-            out = put_stops(put_span(out, common.head), &rows, i, pattern, &day, &n_usable)
+            out = put_stops(put_piece(out, common.head), &rows, i, pattern, &day, &n_usable)
             if n_usable == 0:
                 rows.status[i] = PREDICTION_FAILED
                 continue
-            out = put_key(put_span(out, common.source), bytes_text(key), bytes_size(key))
-            out = put_span(out, common.times)
+            out = put_key(put_piece(out, common.source), bytes_text(key), bytes_size(key))
+            out = put_piece(out, common.times)
             if rows.timestamp_is_number[i]:
                 out = put_short(out, rows.arena + rows.timestamp[i].start, rows.timestamp[i].length)
             else:
                 out = put_text(out, rows.arena, &rows.timestamp[i])
-            out = put_span(out, common.tail)
+            out = put_piece(out, common.tail)
             length = out - body
             body = put_length(body, length, &command)
             start_of[i] = body - base
