@@ -57,6 +57,8 @@ def stub_model(key, scope, eta=lambda features: features[:, 0] / 10):
         feature_codes=feature_codes(BASE_FEATURES),
         nan_fill=0.0,
         predict=predict,
+        predictor=None,
+        clip_s=(0.0, 7200.0),
     )
 
 
