@@ -36,6 +36,7 @@ def vectorize(
     distance_m: NDArray[np.float64],
     stop_ix: NDArray[np.int32],
 ) -> None: ...
+
 class WindowFeatures:
     n_features: int
     def __init__(

@@ -1,9 +1,7 @@
 """The drop-in call: one vehicle and the stops ahead of it, from dicts to the dicts of a document."""
 
 cimport cython
-from cpython.dict cimport PyDict_GetItemWithError
-from cpython.object cimport PyObject
-from libc.math cimport NAN, floor, isfinite, isnan, signbit
+from libc.math cimport NAN, isnan
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, getenv, realloc
 from libc.string cimport memcpy
@@ -14,8 +12,9 @@ cimport numpy as cnp
 from etacore._features cimport WindowFeatures, window_stop_t, window_t
 from etacore._forest cimport Library
 from etacore._isotime cimport NO_TIME, text_time_us
-from etacore._jsonwrite cimport (
-    MAX_ISO, MAX_NUMBER, delay_us, put_duration, put_iso, round_scaled, usable, writable,
+from etacore._jsonwrite cimport MAX_ISO, MAX_NUMBER, delay_us, put_duration, put_iso, usable
+from etacore._objects cimport (
+    NOT_GIVEN, PyUnicode_1BYTE_DATA, ascii_text, degrees, first, integer, member, number, rounded,
 )
 
 from collections.abc import Mapping
@@ -28,11 +27,8 @@ cnp.import_array()
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text)
-    const uint8_t* PyUnicode_1BYTE_DATA(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
-    object PyUnicode_New(Py_ssize_t length, Py_UCS4 max_char)
     object PyUnicode_DecodeFSDefault(const char* text)
-    long long PyLong_AsLongLongAndOverflow(object value, int* overflow) except? -1
 
 NO_PREDICTION = "The model gave no usable prediction"
 NO_COORDINATES = "Stop without usable coordinates"
@@ -55,7 +51,6 @@ cdef dict PREDICTED = dict.fromkeys((
 ))
 
 cdef enum:
-    NOT_GIVEN = -2147483648
     MAX_TIMESTAMP_BYTES = 64
 
 
@@ -63,47 +58,8 @@ class UnpredictableError(Exception):
     """Why a call ends in a document with an error."""
 
 
-cdef inline object member(object item, object name):
-    cdef PyObject* found
-    if type(item) is dict:
-        found = PyDict_GetItemWithError(item, name)
-        return None if found == NULL else <object>found
-    return item.get(name)
-
-
-cdef object first(object item, tuple names):
-    # Value of the first of some names that has one; None and "" are none.
-    cdef object name, value
-    for name in names:
-        value = member(item, name)
-        if value is not None and not (type(value) is str and not <str>value):
-            return value
-    return None
-
-
 cdef inline object mapping(object value):
     return value if type(value) is dict or isinstance(value, Mapping) else {}
-
-
-cdef double number(object value) except? -1.0:
-    # A finite number, or text that is one; else NaN.
-    cdef double found
-    if type(value) is float:
-        found = <double>value
-    elif value is None or type(value) is bool:
-        return NAN
-    else:
-        try:
-            found = float(value)
-        except (TypeError, ValueError, OverflowError):
-            return NAN
-    return found if isfinite(found) else NAN
-
-
-cdef double degrees(object value, double limit) except? -1.0:
-    # A coordinate in [-limit, limit], or NaN.
-    cdef double found = number(value)
-    return found if -limit <= found <= limit else NAN
 
 
 cdef object identifier(object value):
@@ -114,36 +70,6 @@ cdef object identifier(object value):
         return None
     # Integral: NumPy's integers, as rows of a data frame bring them, are no int.
     return str(value) or None if isinstance(value, (str, int, float, Integral)) else None
-
-
-cdef int64_t integer(object value) except? -1:
-    cdef double found
-    cdef int64_t whole
-    cdef int overflow = 0
-    if value is None:
-        return NOT_GIVEN
-    if type(value) is int:
-        whole = PyLong_AsLongLongAndOverflow(value, &overflow)
-        return whole if not overflow and -2147483648 < whole < 2147483648 else NOT_GIVEN
-    found = number(value)
-    return <int64_t>found if -2147483648.0 < found < 2147483648.0 and floor(found) == found else NOT_GIVEN
-
-
-cdef object ascii_text(const char* start, const char* end):
-    text = PyUnicode_New(end - start, 127)
-    memcpy(<void*>PyUnicode_1BYTE_DATA(text), start, end - start)
-    return text
-
-
-cdef object rounded(double value, int decimals, double scale):
-    # round(value, decimals): below 2^53 the quotient of two exact integers is the double nearest to the decimal.
-    if not isfinite(value):
-        return None
-    if not writable(value):
-        return round(value, decimals)
-    if signbit(value):
-        return -(round_scaled(-value, scale) / scale)
-    return round_scaled(value, scale) / scale
 
 
 cdef object time_of(object given):

@@ -2,7 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore import _encode, _window
+from etacore import _encode
 from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
 from etacore.schema import Status
 from tests.reference.encoding import Batch
@@ -184,14 +184,6 @@ def test_commands_of_documents_that_are_not_there_are_refused():
         batch.columns.vehicle_id[1] = text
         with pytest.raises(ValueError, match="row 1 lies outside the arena"):
             _encode.pack_set_commands(**given)
-
-
-def test_stops_as_dicts_have_one_length():
-    given = [["S"] * 3, [1] * 3, [None] * 3, np.zeros(3), np.zeros(3, np.float32)]
-    assert len(_window.prediction_dicts(*given, 0)) == 3
-    for i, value in enumerate(given):
-        with pytest.raises(ValueError, match="one length"):
-            _window.prediction_dicts(*given[:i], value[:1], *given[i + 1 :], 0)
 
 
 def test_a_buffer_is_reused_and_grows():
