@@ -133,8 +133,8 @@ typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
 #define N_LANES ((int)(sizeof(masks_t) / sizeof(mask_t)))
 #define N_VECTORS (GROUP / N_LANES)
 
-/* Leaves of the trees of a vector of masks, in which each is the only 1. A power of two has, as a float, its number plus
- * 127 in the bits from 23 on; the bit above is the sign, which the last leaf gets. */
+/* Leaves of the trees of a vector of masks, in which each is the only 1. A power of two has, as a float, its number
+ * plus 127 in the bits from 23 on; the bit above is the sign, which the last leaf gets. */
 #if defined FOREST_LANES && MASK_BITS == 32
 #define FIRST_LEAF 127
 #define LEAVES(v) ((masks_t)_mm256_srli_epi32((__m256i)_mm256_cvtepi32_ps((__m256i)(v)), 23) & 255)
@@ -143,7 +143,8 @@ typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
 #endif
 
 /* A tree that is not there, beside the last one, has the leaf -0.0: it changes no sum. */
-INLINE void add_leaves(mask_t leaf[UNIT][GROUP], const float (*values)[MASK_BITS], int n_trees, float *sums, const int n)
+INLINE void add_leaves(mask_t leaf[UNIT][GROUP], const float (*values)[MASK_BITS], int n_trees, float *sums,
+                       const int n)
 {
     float sum[UNIT];
     for (int r = 0; r < n; r++)
@@ -175,9 +176,9 @@ INLINE int find_mask_rows(const feature_t *feature, const float *x, int n, uint1
     int same = 1;
     for (int r = 0; r < n; r++) {
         float value = x[r * N_FEATURES];
-        int found = feature->first_mask + (value != value ? feature->n_cuts + 1 : find_bin_in(feature, value, n_levels));
-        row[r * N_USED] = (uint16_t)found;
-        same &= found == row[0];
+        int bin = value != value ? feature->n_cuts + 1 : find_bin_in(feature, value, n_levels);
+        row[r * N_USED] = (uint16_t)(feature->first_mask + bin);
+        same &= row[r * N_USED] == row[0];
     }
     return same;
 }

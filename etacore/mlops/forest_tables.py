@@ -181,19 +181,20 @@ class Tables:
             values = [trees.value[node] for node in order if trees.left[node] < 0]
             leaves[g, lane, : len(values)] = values
             masks[g, :, lane] = 2 ** len(values) - 1
-            seen, first, n_seen = {}, int(trees.first[t]), 0  # leaves left of each node's own, and of what follows
-            end = {}
+            first, n_seen = int(trees.first[t]), 0
+            begin: dict[int, int] = {}  # first leaf below each node
+            end: dict[int, int] = {}  # and the one behind its last
             for node in order:
-                seen[node] = n_seen
+                begin[node] = n_seen
                 n_seen += int(trees.left[node] < 0)
             for node in reversed(order):
-                end[node] = seen[node] + 1 if trees.left[node] < 0 else end[first + int(trees.right[node])]
+                end[node] = begin[node] + 1 if trees.left[node] < 0 else end[first + int(trees.right[node])]
             for node in order:
                 if trees.left[node] < 0:
                     continue
                 left, right = first + int(trees.left[node]), first + int(trees.right[node])
-                goes_right = dtype.type(2**bits - 1 ^ ((1 << end[left]) - (1 << seen[left])))
-                goes_left = dtype.type(2**bits - 1 ^ ((1 << end[right]) - (1 << seen[right])))
+                goes_right = dtype.type(2**bits - 1 ^ ((1 << end[left]) - (1 << begin[left])))
+                goes_left = dtype.type(2**bits - 1 ^ ((1 << end[right]) - (1 << begin[right])))
                 f = int(trees.feature[node])
                 start, n_cuts = self.first_mask[f], len(self.cuts[f])
                 turn = start + int(self.index[node]) + 1
