@@ -262,7 +262,7 @@ def test_masks_leave_one_leaf_of_each_tree(tmp_path, depth):
     tables = Tables(bitmask.load(tmp_path / "trees.npz"))
     masks = tables.arrays["forest_masks"]
     for _ in range(50):
-        left = ~np.zeros_like(masks[:, 0])
+        left = masks[:, 0] if not tables.cuts else ~np.zeros_like(masks[:, 0])
         for feature, first in tables.first_mask.items():
             left &= masks[:, first + rng.integers(len(tables.cuts[feature]) + 2)]
         left = left.reshape(-1)[:n_trees]
