@@ -25,7 +25,7 @@ def bench_encode(benchmark: Any, model: Model) -> None:
 
 
 def bench_encode_peer(benchmark: Any, booster: xgboost.Booster, model: Model) -> None:
-    describe(benchmark, "encode", "orjson and redis-py", size=N)
+    describe(benchmark, "encode", "orjson", size=N)
     fleet = make_fleet(N, tick=1)
     peer = WarmPeer(booster, facts(model), fleet).pipeline
     snapshots = peer.parse(fleet.payloads)
