@@ -34,5 +34,5 @@ def bench_import(benchmark: Any) -> None:
         assert " etacore.runtime\n" in run.stderr
         totals.append(sum(map(int, times_us)) / 1e6)
 
-    benchmark.pedantic(start, rounds=7, warmup_rounds=2)
-    report_value(benchmark, statistics.median(totals[2:]))
+    benchmark.pedantic(start, rounds=5, warmup_rounds=1)
+    report_value(benchmark, statistics.median(totals[1:]))

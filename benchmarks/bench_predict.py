@@ -99,7 +99,7 @@ def bench_predict(
         calls,
         size=n_rows,
         unit="us/row",
-        for_s=1.2,
+        for_s=0.8,
         min_rounds=5,
         every=dict.fromkeys(SLOW, 2),
     )

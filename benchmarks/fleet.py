@@ -64,6 +64,10 @@ class Fleet:
         used = {b"route_stops:%b" % orjson.loads(payload)["route"].encode() for payload in self.payloads}
         return Fleet(self.keys, self.payloads, {key: blob for key, blob in self.routes.items() if key in used})
 
+    def every(self, n: int) -> Fleet:
+        """Every n-th vehicle."""
+        return Fleet(self.keys[::n], self.payloads[::n], self.routes)
+
     def parked(self) -> Fleet:
         """The routes without any vehicle."""
         return Fleet([], [], self.routes)

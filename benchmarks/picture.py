@@ -76,9 +76,7 @@ def _points(known: dict[tuple[str, str, int], float], line: Line) -> list[tuple[
     return sorted((size, us) for (stage, side, size), us in known.items() if (stage, side) == (line.stage, line.side))
 
 
-def _panel(
-    axes: Any, known: dict[tuple[str, str, int], float], lines: Sequence[Line], title: str, unit: str
-) -> None:
+def _panel(axes: Any, known: dict[tuple[str, str, int], float], lines: Sequence[Line], title: str, unit: str) -> None:
     sizes: set[int] = set()
     for line in lines:
         points = _points(known, line)
@@ -88,7 +86,13 @@ def _panel(
         sizes.update(x)
         axes.plot(x, y, line.dash, color=line.colour, marker=line.marker, markersize=5, label=line.label)
         axes.annotate(
-            f"{y[-1]:.2g}", (x[-1], y[-1]), (6, 0), textcoords="offset points", va="center", fontsize=8, color=line.colour
+            f"{y[-1]:.2g}",
+            (x[-1], y[-1]),
+            (6, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=line.colour,
         )
     axes.set(xscale="log", yscale="log", title=title, xlabel=f"{unit}s", ylabel=f"microseconds a {unit}")
     axes.set_xticks(sorted(sizes), [f"{size:,}".replace(",", " ") for size in sorted(sizes)])

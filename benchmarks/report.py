@@ -106,7 +106,7 @@ def rows(figures: Sequence[Figure]) -> list[tuple[str, ...]]:
 
 def budget_table(verdicts: Sequence[Verdict]) -> Table:
     """The verdicts: measured with the quartiles of its rounds, and how far off the goal."""
-    lines = [
+    lines: list[tuple[str, ...]] = [
         (v.name, v.limit, _measured(v), "" if v.goal is None else f"{v.goal:g}", _mark(v), _goal(v)) for v in verdicts
     ]
     return Table("Budgets", ("budget", "limit", "measured", "goal", "", "to the goal"), lines, frozenset({"goal"}))
