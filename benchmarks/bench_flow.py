@@ -41,7 +41,6 @@ PAIRS = 7
 BLOCK_S = 2.0
 WINDOW_S = 1.0
 """Ten times as often as by default: what is measured is an upper bound."""
-MAX_OVERHEAD_PERCENT = 2.0
 
 N_LATE = 1_000
 POLL_S = 0.05
@@ -232,7 +231,6 @@ def bench_flow(benchmark: Any, server: PrefectServer, redis_server: RedisServer,
     figures = [f"{median(bare):.3f} us bare, {median(in_flow):.3f} us in the flow: {overhead:.2f} %"]
     figures.append(f"reporter {median(report_s) / BLOCK_S * WINDOW_S * 1e3:.1f} ms CPU a window")
     print(f"\n{', '.join(figures)}")
-    assert overhead <= MAX_OVERHEAD_PERCENT
 
 
 @pytest.mark.parametrize("fate", ["alive", "killed"])

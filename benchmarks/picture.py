@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from benchmarks.measuring import OURS
 
 DPI: Final = 130
 GREY: Final = "#555555"
+LABEL_APART: Final = 0.12
+"""Where two lines end nearer to each other, as a natural logarithm, the second one's number would hide the first's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ def draw(figures: Sequence[Figure], caption: str) -> bytes | None:
     ]
     if not panels:
         return None
-    canvas = Canvas(figsize=(6.6 * len(panels), 5.2), dpi=DPI, layout="constrained")
+    canvas = Canvas(figsize=(6.6 * len(panels), 5.8), dpi=DPI, layout="constrained")
     for axes, (lines, title, unit) in zip(canvas.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _panel(axes, known, lines, title, unit)
     canvas.supxlabel("\n".join(textwrap.wrap(caption, 95 * len(panels))), fontsize=7, color=GREY)
@@ -78,6 +81,7 @@ def _points(known: dict[tuple[str, str, int], float], line: Line) -> list[tuple[
 
 def _panel(axes: Any, known: dict[tuple[str, str, int], float], lines: Sequence[Line], title: str, unit: str) -> None:
     sizes: set[int] = set()
+    labelled: list[tuple[int, float]] = []
     for line in lines:
         points = _points(known, line)
         if not points:
@@ -85,19 +89,15 @@ def _panel(axes: Any, known: dict[tuple[str, str, int], float], lines: Sequence[
         x, y = zip(*points, strict=True)
         sizes.update(x)
         axes.plot(x, y, line.dash, color=line.colour, marker=line.marker, markersize=5, label=line.label)
-        axes.annotate(
-            f"{y[-1]:.2g}",
-            (x[-1], y[-1]),
-            (6, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=line.colour,
-        )
+        end = points[-1]
+        if all(end[0] != x or abs(math.log(end[1] / y)) > LABEL_APART for x, y in labelled):
+            labelled.append(end)
+            text = {"textcoords": "offset points", "va": "center", "fontsize": 8, "color": line.colour}
+            axes.annotate(f"{end[1]:.2g}", end, (6, 0), **text)
     axes.set(xscale="log", yscale="log", title=title, xlabel=f"{unit}s", ylabel=f"microseconds a {unit}")
     axes.set_xticks(sorted(sizes), [f"{size:,}".replace(",", " ") for size in sorted(sizes)])
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, color="#DDDDDD", linewidth=0.7)
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize=8, frameon=False)

@@ -3,7 +3,7 @@
 ``python -m benchmarks.report`` writes ``results/bench.json``,
 ``results/bench.md`` and ``results/bench.png``; its exit code is 1 when a
 figure is over its budget or could not be measured, and that of pytest when a
-benchmark failed. A goal that is not reached is said, and fails nothing.
+benchmark failed; the others are then reported. A goal that is not reached is said, and fails nothing.
 """
 
 from __future__ import annotations
@@ -205,14 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-k", dest="only", help="measure only these (as pytest -k); budgets are then not judged")
     given = parser.parse_args(arguments)
     source: Path | None = given.json
+    failed = 0
     if source is None:
         pin()
         source = CACHE / "pytest-benchmark.json"
         source.parent.mkdir(parents=True, exist_ok=True)
+        source.unlink(missing_ok=True)
         select = ("-k", given.only) if given.only else ()
-        run = subprocess.run([sys.executable, *PYTEST, *select, f"--benchmark-json={source}"], cwd=ROOT, check=False)
-        if run.returncode:
-            return run.returncode
+        command = [sys.executable, *PYTEST, *select, f"--benchmark-json={source}"]
+        failed = subprocess.run(command, cwd=ROOT, check=False).returncode
+        if not (source.exists() and source.stat().st_size):
+            return failed or 1
     report = json.loads(source.read_text())
     figures, machine = read_figures(report), describe_machine(report)
     verdicts = [] if given.only else judge(figures, read_budgets())
@@ -221,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     over = [verdict for verdict in verdicts if not verdict.within]
     for verdict in over:
         print(f"over budget: {verdict.name}: {_measured(verdict)}, limit {verdict.limit}", file=sys.stderr)
-    return 1 if over else 0
+    return failed or (1 if over else 0)
 
 
 def _write(
