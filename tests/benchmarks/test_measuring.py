@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.figures import read_figures
 from benchmarks.measuring import alternate
 from benchmarks.serving import Stopwatch
@@ -75,6 +77,20 @@ def test_short_calls_are_timed_many_at_a_time():
     alternate(benchmark, "work", {"short": count}, min_rounds=2, max_rounds=2)
     assert counts["n"] > 100
     assert all(value > 0 for value in measured(benchmark)["short"].rounds)
+
+
+def test_the_first_call_does_not_set_how_many_calls_a_sample_has(monkeypatch):
+    now, calls = [0.0], []
+
+    def load_first():
+        now[0] += 1e-5 if calls else 5e-2
+        calls.append(1)
+
+    monkeypatch.setattr("benchmarks.measuring.perf_counter", lambda: now[0])
+    benchmark = Fixture()
+    alternate(benchmark, "work", {"loads": load_first}, min_rounds=1, max_rounds=1)
+    assert measured(benchmark)["loads"].value == pytest.approx(10.0)
+    assert len(calls) > 2 * 100
 
 
 def test_a_stage_within_a_stage_counts_once(monkeypatch):
