@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import orjson
 import pytest
 
-from benchmarks.fleet import MAX_STOPS, NOW_US, make_fleet, xgboost_model
+from benchmarks.fleet import MAX_STOPS, NOW_US, make_fleet, training_rows, xgboost_model
 from benchmarks.measuring import differences
+from benchmarks.peers.forests import CLIP, PEERS
 from benchmarks.peers.redis_floor import CHUNK as FLOORS_CHUNK
 from benchmarks.peers.redis_floor import RedisFloor, _overlapped
 from benchmarks.peers.tuned_python import CHUNK, eta_text
@@ -50,6 +52,18 @@ def test_a_difference_is_found(booster, model):
             differences(documents, changed)
     with pytest.raises(AssertionError):
         differences(documents, documents[::-1])
+
+
+@pytest.mark.parametrize("name", ["XGBoost inplace_predict", "treelite GTIL", "ONNX Runtime"])
+def test_the_peers_of_the_forest_predict_the_same_model(model, name):
+    """Also rows with a missing feature, which follow the branch that training chose."""
+    X = training_rows(2_000, seed=3)[0]
+    X[::5, 0] = np.nan
+    ours = np.empty(len(X), np.float32)
+    model.predictor.predict(X, ours, *CLIP)
+    theirs = PEERS[name]()(X)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-3)
+    assert theirs.std() > 100
 
 
 def test_the_tuned_pipeline_serves_a_redis(booster, model, redis_client):
