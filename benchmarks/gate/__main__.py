@@ -224,9 +224,7 @@ def _warn_of_stale_kernels() -> None:
 
 def _say_what_differs(other: dict[str, tuple[str, str]]) -> None:
     parts = ", ".join(f"{name} {here} (recorded with {recorded})" for name, (recorded, here) in other.items())
-    click.echo(
-        f"not all is compared, the budgets were recorded elsewhere: {parts}; `make bench-gate` compares two trees"
-    )
+    click.echo(f"not all is compared, the budgets were recorded with others: {parts}; see `make bench-gate`")
 
 
 def _say_what_to_record(rows: list[Row]) -> None:

@@ -24,9 +24,7 @@ HEADROOM: Final = 0.05
 MIN_SHARE: Final = 0.02
 """Kernels that take less of a workload have no budget of their own."""
 
-BEGIN: Final = (
-    "# ---- Instructions, written by `python -m benchmarks.gate record`: change nothing up to the next such line."
-)
+BEGIN: Final = "# ---- Instructions, written by `python -m benchmarks.gate record`; ends at the next such line."
 END: Final = "# ---- End of the instructions."
 _EXPLAINED: Final = (
     "# For each kernel what it executes for one unit of work, with all that it calls; `whole` is the interpreter too.\n"
@@ -173,9 +171,11 @@ def judge(counts: Iterable[Count], budgets: Budgets, here: Mapping[str, str]) ->
             verdict = "not compared"
         rows.append(Row(workload, kernel, unit, allowed, now, verdict))
     for count in known.values():
-        for kernel in (*count.kernels(MIN_SHARE), WHOLE):
-            if (count.workload, kernel) not in budgets.recorded:
-                rows.append(Row(count.workload, kernel, count.unit, None, count.per_unit(kernel), "new"))
+        rows += [
+            Row(count.workload, kernel, count.unit, None, count.per_unit(kernel), "new")
+            for kernel in (*count.kernels(MIN_SHARE), WHOLE)
+            if (count.workload, kernel) not in budgets.recorded
+        ]
     return rows
 
 

@@ -112,7 +112,7 @@ def count(bundle: Bundle, *, tree: Path, sample: Path | None = None, only: str =
         worker = command("count", tree, bundle, sample=sample, only=only, marks=marks, disturb=disturb or None)
         out = folder / "callgrind.out"
         worker = [*VALGRIND, *FORMAT, f"--callgrind-out-file={out}", *worker]
-        facts = json.loads(run(worker, environment()).splitlines()[-1])
+        facts = json.loads(run(worker, environment(counted=True)).splitlines()[-1])
         dumps = dict(read_dump(path.read_text()) for path in folder.glob(f"{out.name}.*"))
     around = dumps[""][WHOLE]
     counts = []

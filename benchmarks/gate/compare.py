@@ -38,7 +38,8 @@ class Comparison:
     @property
     def over(self) -> list[Row | Timed]:
         """What takes more than it may."""
-        return [row for row in (*self.rows, *self.timed) if row.verdict == "over"]
+        rows: list[Row | Timed] = [*self.rows, *self.timed]
+        return [row for row in rows if row.verdict == "over"]
 
 
 def compare_trees(
@@ -79,16 +80,17 @@ def compare_trees(
     tell("counting instructions")
     # Counts do not mind each other.
     with ThreadPoolExecutor(len(trees)) as pool:
-        before, now = pool.map(lambda side: count(side[1], tree=side[0], sample=sample, only=only), zip(trees, bundles))
+        before, now = pool.map(lambda tree, its: count(its, tree=tree, sample=sample, only=only), trees, bundles)
     check_all_ran(now)
     timed = []
     if n_pairs:
         tell(f"timing {n_pairs} pairs of processes")
-        sides = [
+        time_base, time_head = (
             partial(timing.measure, tree, its, sample=sample, only=only)
             for tree, its in zip(trees, bundles, strict=True)
-        ]
-        timed = timing.compare(*timing.alternate(*sides, n_pairs, lambda i: tell(f"timed {i} of {n_pairs} pairs")))
+        )
+        each = timing.alternate(time_base, time_head, n_pairs, lambda i: tell(f"timed {i} of {n_pairs} pairs"))
+        timed = timing.compare(*each)
     return Comparison(compare_counts(before.counts, now.counts), timed, before.failed)
 
 
@@ -105,10 +107,10 @@ def check_all_ran(counted: Counted) -> None:
 def compare_counts(before: Sequence[Count], now: Sequence[Count], headroom: float = HEADROOM) -> list[Row]:
     """Instructions of kernels that matter in either tree; a kernel that only one has is part of the whole there."""
     known, rows = by_name(before), []
-    for count in now:
-        old = known.get(count.workload)
-        matter = [*count.kernels(MIN_SHARE), *(old.kernels(MIN_SHARE) if old else ())]
+    for new in now:
+        old = known.get(new.workload)
+        matter = [*new.kernels(MIN_SHARE), *(old.kernels(MIN_SHARE) if old else ())]
         for kernel in (*dict.fromkeys(matter), WHOLE):
-            a, b = old.per_unit(kernel) if old else None, count.per_unit(kernel)
-            rows.append(Row(count.workload, kernel, count.unit, a, b, verdict_of(a, b, 1 + headroom)))
+            a, b = old.per_unit(kernel) if old else None, new.per_unit(kernel)
+            rows.append(Row(new.workload, kernel, new.unit, a, b, verdict_of(a, b, 1 + headroom)))
     return rows

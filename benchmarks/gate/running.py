@@ -23,6 +23,12 @@ FIXED: Final = {
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
 }
+# `rep movsb` would be counted once for each byte, on CPUs and for copies for which libc prefers it; and whether growing
+# a large block copies it would depend on what lies behind it.
+COUNTED_TUNABLES: Final = (
+    "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824"
+    ":glibc.malloc.mmap_threshold=65536"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +39,10 @@ class Bundle:
     key: str
 
 
-def environment() -> dict[str, str]:
+def environment(*, counted: bool = False) -> dict[str, str]:
     """A worker's: nothing of the caller's that a count could depend on."""
-    return {name: os.environ[name] for name in KEPT if name in os.environ} | FIXED
+    env = {name: os.environ[name] for name in KEPT if name in os.environ} | FIXED
+    return env | {"GLIBC_TUNABLES": COUNTED_TUNABLES} if counted else env
 
 
 def command(task: str, tree: Path, bundle: Bundle | None = None, **options: object) -> list[str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import orjson
 
@@ -85,8 +85,10 @@ def take_sample(config: RuntimeConfig, model: Model, *, n: int, wait_s: float) -
     values: dict[bytes, bytes] = {}
 
     def mget(keys: Sequence[bytes]) -> list[bytes | None]:
-        parts = [keys[start : start + KEYS_PER_CALL] for start in range(0, len(keys), KEYS_PER_CALL)]
-        return [value for part in parts for value in client.mget(part)]
+        found: list[bytes | None] = []
+        for start in range(0, len(keys), KEYS_PER_CALL):
+            found += cast("list[bytes | None]", client.mget(keys[start : start + KEYS_PER_CALL]))
+        return found
 
     def fetch(keys: Sequence[bytes]) -> list[bytes | None]:
         predictions = config.keys.predictions.encode()

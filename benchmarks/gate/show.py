@@ -67,9 +67,7 @@ def markdown(rows: Sequence[Row], timed: Sequence[Timed] = (), *, before: str, v
     for title, head, cells in _tables(rows, timed):
         if cells:
             lines += [f"**{title}**", "", _line(head), _line("--:" if name in NUMBERS else "---" for name in head)]
-            lines += [
-                _line((*line[:-1], f"**{line[-1]}**" if line[-1] in ("over", "gone") else line[-1])) for line in cells
-            ]
+            lines += [_line((*line[:-1], _strong(line[-1]))) for line in cells]
             lines.append("")
     return "\n".join(lines)
 
@@ -115,6 +113,10 @@ def _tables(rows: Sequence[Row], timed: Sequence[Timed]) -> list[tuple[str, tupl
 
 def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _strong(verdict: str) -> str:
+    return f"**{verdict}**" if verdict in ("over", "gone") else verdict
 
 
 def _number(value: float | None) -> str:
