@@ -27,7 +27,7 @@ SLOW_DOWN: Final = """
 static void slow_down(int64_t n)
 {{
     if (n >= {rows})
-        for (int64_t i = 0; i < n * {turns}; i++)
+        for (int64_t i = n * {turns}; i > 0; i--)
             __asm__ volatile("nop");
 }}
 
@@ -111,11 +111,7 @@ def prove(folder: Path, times: int, say: Say) -> bool:
 
     per_row = allowed.recorded[FOREST_WORKLOAD, FOREST_KERNEL][1]
     tree = slow_forest(folder / "forest", 0.10 * per_row)
-    slow = prepare(tree)
-    try:
-        rows = judge_tree(tree, allowed, slow)
-    finally:
-        shutil.rmtree(slow.registry, ignore_errors=True)
+    rows = judge_tree(tree, allowed, prepare(tree, folder / "cache"))
     good &= _caught("the forest's wide kernel, 10 % more instructions", rows, FOREST_KERNEL, {FOREST_WORKLOAD}, say)
 
     tree = unoptimised_kernel(folder / "kernel")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmarks.fleet import model_path
 from benchmarks.gate.errors import GateError
 
 WORKER: Final = Path(__file__).with_name("worker.py")
@@ -70,7 +72,14 @@ def run(arguments: Sequence[str], env: Mapping[str, str]) -> str:
     return done.stdout
 
 
-def prepare(tree: Path) -> Bundle:
-    """The benchmark's model, compiled by the ``etacore`` of a tree; made once for a version of the forest kernel."""
-    found = json.loads(run(command("prepare", tree), environment()).splitlines()[-1])
+def prepare(tree: Path, cache: Path | None = None) -> Bundle:
+    """The benchmark's model, compiled by the ``etacore`` of a tree.
+
+    It is made once for a version of the forest kernel and kept below build/, or in `cache`.
+    """
+    if cache is not None:
+        trained = model_path()
+        cache.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(trained, cache)
+    found = json.loads(run(command("prepare", tree, cache=cache), environment()).splitlines()[-1])
     return Bundle(Path(found["registry"]), found["key"])

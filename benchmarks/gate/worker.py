@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="worker.py", description=__doc__)
     parser.add_argument("task", choices=("prepare", "count", "time"))
     parser.add_argument("--tree", type=Path, required=True, help="source tree whose etacore is measured")
+    parser.add_argument("--cache", type=Path, help="where models are kept, instead of below build/")
     parser.add_argument("--registry", type=Path)
     parser.add_argument("--key")
     parser.add_argument("--sample", type=Path)
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.task == "prepare":
         _import_from(given.tree)
-        print(json.dumps(_prepare()))
+        print(json.dumps(_prepare(given.cache)))
         return
     _hold_still()
     _import_from(given.tree)
@@ -99,11 +100,13 @@ def _import_from(tree: Path) -> None:
     sys.path[0] = str(ROOT)
 
 
-def _prepare() -> dict[str, str]:
-    from benchmarks.fleet import registry_path
+def _prepare(cache: Path | None) -> dict[str, str]:
+    from benchmarks import fleet
     from etacore.registry import Registry
 
-    path = registry_path()
+    if cache is not None:
+        fleet.CACHE = cache  # type: ignore[misc]
+    path = fleet.registry_path()
     return {"registry": str(path), "key": Registry(path).keys()[0]}
 
 

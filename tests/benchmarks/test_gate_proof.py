@@ -45,12 +45,8 @@ def test_an_unchanged_tree_passes(tmp_path, bundle, allowed):
 
 def test_ten_per_cent_in_one_kernel_are_caught_and_nothing_else(tmp_path, allowed):
     per_row = allowed.recorded[prove.FOREST_WORKLOAD, prove.FOREST_KERNEL][1]
-    tree = prove.slow_forest(tmp_path, 0.10 * per_row)
-    bundle = prepare(tree)
-    try:
-        rows = prove.judge_tree(tree, allowed, bundle, only=FOREST)
-    finally:
-        shutil.rmtree(bundle.registry)
+    tree = prove.slow_forest(tmp_path / "tree", 0.10 * per_row)
+    rows = prove.judge_tree(tree, allowed, prepare(tree, tmp_path / "cache"), only=FOREST)
     ratio = {(row.workload, row.kernel): row.ratio for row in rows if row.verdict == "over"}
     assert set(ratio) == {(prove.FOREST_WORKLOAD, prove.FOREST_KERNEL), (prove.FOREST_WORKLOAD, callgrind.WHOLE)}
     assert ratio[prove.FOREST_WORKLOAD, prove.FOREST_KERNEL] == pytest.approx(1.10, abs=0.01)
