@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from etacore import __version__
-from etacore.config import RuntimeConfig, registry_dir_from_env
+from etacore.config import SNAPSHOT_SOURCES, RuntimeConfig, registry_dir_from_env
 from etacore.errors import ConfigError, EtacoreError
 
 EXIT_USAGE: Final = 2
@@ -124,6 +124,15 @@ registry_option = click.option(
 @main.command()
 @redis_options
 @registry_option
+@click.option(
+    "--source",
+    "snapshot_source",
+    type=click.Choice(SNAPSHOT_SOURCES),
+    help="Serve vehicles as Redis announces their changes, or look at all at each interval. Default: what is possible.",
+)
+@click.option(
+    "--resync", "resync_seconds", type=float, help="With events, seconds between looks at all keys. Default 300."
+)
 @click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
 @click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")

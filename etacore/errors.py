@@ -84,3 +84,7 @@ class RedisUnavailableError(EtacoreError, ConnectionError):
     """Redis cannot be reached, or refuses us."""
 
     __str__ = EtacoreError.__str__
+
+
+class TrackingUnavailableError(EtacoreError, RuntimeError):
+    """The server, a proxy or the rights of the user rule out client tracking; polling works nevertheless."""
