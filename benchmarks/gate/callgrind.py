@@ -28,6 +28,9 @@ FORMAT: Final = ("--compress-strings=no", "--compress-pos=no")
 WHOLE: Final = "whole"
 """In place of a kernel: all that a workload executes, the interpreter and NumPy too."""
 
+MIN_INSTRUCTIONS: Final = 20_000
+"""In fewer, the some hundred that depend on the layout of the heap would be a regression."""
+
 _TRIGGER: Final = "desc: Trigger: Client Request: "
 _ENTRY: Final = re.compile(r"__pyx_pw_7etacore_(\d+)(\w+)")
 _CLASS: Final = re.compile(r"(\d+)([A-Za-z_]\w*)")
@@ -59,9 +62,9 @@ class Count:
         return None if n is None else n / self.size
 
     def kernels(self, share: float) -> list[str]:
-        """Entry points with at least this share of the whole, the largest first."""
+        """Entry points with at least this share of the whole, and not too small to judge, the largest first."""
         n = self.n_instructions
-        found = [name for name in n if name != WHOLE and n[name] >= share * n[WHOLE]]
+        found = [name for name in n if name != WHOLE and n[name] >= max(share * n[WHOLE], MIN_INSTRUCTIONS)]
         return sorted(found, key=lambda name: -n[name])
 
 

@@ -19,8 +19,8 @@ from benchmarks.gate.timing import Timed
 SUMMARY_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
 COLOURS: Final = {"over": "bold red", "gone": "bold red", "less": "green", "new": "yellow", "not compared": "dim"}
 COUNT_HEAD: Final = ("workload", "kernel", "before", "now", "per", "now / before", "")
-TIME_HEAD: Final = ("workload", "before us", "now us", "now / before", "99 % interval", "")
-NUMBERS: Final = ("before", "now", "now / before", "before us", "now us", "99 % interval")
+TIME_HEAD: Final = ("workload", "us a unit before", "now", "now / before", "99 % interval", "")
+NUMBERS: Final = ("before", "now", "now / before", "us a unit before", "99 % interval")
 
 
 def count_cells(row: Row) -> tuple[str, ...]:
@@ -40,8 +40,8 @@ def time_cells(timed: Timed) -> tuple[str, ...]:
     """A row of times as text."""
     return (
         timed.workload,
-        f"{timed.before_s * 1e6:,.1f}",
-        f"{timed.now_s * 1e6:,.1f}",
+        f"{timed.before_s * 1e6:,.3f}",
+        f"{timed.now_s * 1e6:,.3f}",
         _ratio(timed.ratio),
         f"{timed.low:.3f} to {timed.high:.3f}",
         timed.verdict,

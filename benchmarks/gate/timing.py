@@ -33,7 +33,7 @@ class Timed:
     Attributes
     ----------
     before_s, now_s : float
-        Medians over the processes of a tree, of each process's median.
+        For one unit of work: medians over the processes of a tree, of each process's median.
     ratio, low, high : float
         ``now_s / before_s`` and its bootstrap interval.
     verdict : str
@@ -50,7 +50,7 @@ class Timed:
 
 
 def measure(tree: Path, bundle: Bundle, *, sample: Path | None = None, only: str = "", rounds: int = ROUNDS) -> Seconds:
-    """Seconds of each workload in a process of its own."""
+    """Seconds of each workload for one unit of its work, in a process of its own."""
     worker = command("time", tree, bundle, sample=sample, only=only, rounds=rounds)
     seconds: Seconds = json.loads(run(worker, environment()).splitlines()[-1])["seconds"]
     return seconds

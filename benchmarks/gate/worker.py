@@ -7,7 +7,7 @@
 ``count``
     Do every workload once between two marks for callgrind (see ``marks.c``).
 ``time``
-    Print seconds of every workload, as JSON.
+    Print seconds of every workload for one unit of work, as JSON.
 
 Everything that differs between two runs and has nothing to do with the code is held fast: the clock, the key of the
 text hashes, the order of sets.
@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from benchmarks.gate.workloads import Workload
+    from benchmarks.gate.workload import Workload
     from etacore.model import Model
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
@@ -163,7 +163,7 @@ def _between(marks: Any, name: bytes, run: Callable[[], object], counted: bool) 
 
 
 def _time(workloads: Sequence[Workload], rounds: int) -> dict[str, float]:
-    """Median seconds of each workload, over rounds that go through all of them."""
+    """Median seconds of each workload for one unit of work, over rounds that go through all of them."""
     workloads = [workload for workload in workloads if not workload.last]
     taken: dict[str, list[int]] = {workload.name: [] for workload in workloads}
     for turn in range(rounds + WARM_UPS):
@@ -173,7 +173,7 @@ def _time(workloads: Sequence[Workload], rounds: int) -> dict[str, float]:
             workload.run()
             if turn >= WARM_UPS:
                 taken[workload.name].append(_now_ns() - start)
-    return {name: sorted(values)[len(values) // 2] / 1e9 for name, values in taken.items()}
+    return {workload.name: sorted(taken[workload.name])[rounds // 2] / 1e9 / workload.size for workload in workloads}
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ arguments.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +15,9 @@ import orjson
 from numpy.typing import NDArray
 
 from benchmarks.fleet import MAX_STOPS
+from benchmarks.gate.replies import Replies
 from benchmarks.gate.sample import Sample
+from benchmarks.gate.workload import Workload
 from etacore.config import RuntimeConfig
 from etacore.engine import Batch, Engine, Models
 from etacore.forest import CPU, Forest
@@ -27,37 +28,6 @@ FEW_ROWS: Final = 5
 N_CALLS: Final = 100
 """Calls of what is measured one vehicle at a time."""
 PORTABLE_ROWS: Final = 2_000
-
-
-def _nothing() -> None:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Work that is done again and again.
-
-    Attributes
-    ----------
-    name : str
-    size : int
-        Units of work in a run.
-    unit : str
-        What a figure is given per: ``vehicle``, ``row``, ``call`` or ``route``.
-    run : callable
-        The work.
-    prepare : callable
-        Goes before each run, unmeasured.
-    last : bool
-        Whether `run` changes what the others work on, so that it can only be done once, at the end.
-    """
-
-    name: str
-    size: int
-    unit: str
-    run: Callable[[], object]
-    prepare: Callable[[], object] = _nothing
-    last: bool = False
 
 
 class Remembered:
@@ -163,6 +133,7 @@ def make_workloads(model: Model, folder: Path, sample: Sample) -> list[Workload]
         _estimator(model, sample),
         Workload("engine, 1 vehicle", N_CALLS, "call", _repeated(one.process)),
         *line.first_sights(),
+        *Replies(sample.moments[-1]).workloads(line.cold_engine, Batch(len(line.keys))),
         *line.stages(),
     ]
 
