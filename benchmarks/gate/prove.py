@@ -81,9 +81,11 @@ def unoptimised_kernel(target: Path, name: str = SLOWED_PYX) -> Path:
     return tree
 
 
-def judge_tree(tree: Path, allowed: Budgets, bundle: Bundle, *, only: str = "", disturb: int = 0) -> list[Row]:
+def judge_tree(
+    tree: Path, allowed: Budgets, bundle: Bundle, *, sample: Path | None = None, only: str = "", disturb: int = 0
+) -> list[Row]:
     """Hold a tree's counts against budgets; options as for `count`."""
-    counted = count(bundle, tree=tree, only=only, disturb=disturb)
+    counted = count(bundle, tree=tree, sample=sample, only=only, disturb=disturb)
     check_all_ran(counted)
     rows = budgets.judge(counted.counts, allowed, budgets.toolchain(counted.forest_path))
     return [row for row in rows if only in row.workload]
