@@ -85,7 +85,7 @@ def count(
             _say_what_differs(other)
         _say_what_to_record(rows)
         click.echo(verdict)
-        sys.exit(any(row.verdict in ("over", "gone") for row in rows))
+        sys.exit(any(row.verdict in show.FAILS for row in rows))
 
 
 @main.command()
@@ -153,7 +153,7 @@ def compare_command(
             found = compare.compare_trees(
                 tree, ROOT, bundle=bundle, sample=sample, only=only, n_pairs=pairs, tell=_tell
             )
-        verdict = show.in_one_line(found.rows, found.timed)
+        verdict = show.in_one_line(found.rows, found.timed, fails=("over",))
         show.print_tables(found.rows, found.timed, before=about)
         show.write_reports(found.rows, found.timed, before=about, verdict=verdict, json=json_file, table=table)
         for name, reason in found.unknown.items():

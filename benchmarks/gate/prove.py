@@ -93,7 +93,7 @@ def judge_tree(
 
 def failing(rows: list[Row]) -> list[Row]:
     """Rows that fail the gate."""
-    return [row for row in rows if row.verdict in ("over", "gone")]
+    return [row for row in rows if row.verdict in show.FAILS]
 
 
 def prove(folder: Path, times: int, say: Say) -> bool:

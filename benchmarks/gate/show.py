@@ -17,6 +17,8 @@ from benchmarks.gate.budgets import Row
 from benchmarks.gate.timing import Timed
 
 SUMMARY_VARIABLE: Final = "GITHUB_STEP_SUMMARY"
+FAILS: Final = ("over", "gone")
+"""Against budgets. Between trees a kernel may go, what it did is still part of the whole."""
 COLOURS: Final = {"over": "bold red", "gone": "bold red", "less": "green", "new": "yellow", "not compared": "dim"}
 COUNT_HEAD: Final = ("workload", "kernel", "before", "now", "per", "now / before", "")
 TIME_HEAD: Final = ("workload", "us a unit before", "now", "now / before", "99 % interval", "")
@@ -92,9 +94,9 @@ def write_reports(
             file.write(text)
 
 
-def in_one_line(rows: Sequence[Row], timed: Sequence[Timed] = ()) -> str:
-    """The verdict."""
-    failed = [row for row in rows if row.verdict in ("over", "gone")]
+def in_one_line(rows: Sequence[Row], timed: Sequence[Timed] = (), *, fails: Sequence[str] = FAILS) -> str:
+    """What came out, where rows with the verdicts `fails` fail."""
+    failed = [row for row in rows if row.verdict in fails]
     slower = [one for one in timed if one.verdict == "over"]
     if not failed and not slower:
         n = sum(row.verdict in ("ok", "less") for row in rows)
@@ -116,7 +118,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _strong(verdict: str) -> str:
-    return f"**{verdict}**" if verdict in ("over", "gone") else verdict
+    return f"**{verdict}**" if verdict in FAILS else verdict
 
 
 def _number(value: float | None) -> str:

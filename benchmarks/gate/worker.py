@@ -91,7 +91,9 @@ def _disturb(seed: int) -> list[bytearray]:
 
 
 def _import_from(tree: Path) -> None:
-    # etacore of the tree, and the benchmarks beside this very file.
+    # etacore of the tree, and the benchmarks beside this very file. An editable installation would serve modules that
+    # the tree does not have from somewhere else.
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not finder.__module__.startswith("__editable__")]
     sys.path.insert(0, str(tree.resolve()))
     import etacore
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tomllib
 
 import numpy as np
@@ -198,6 +199,8 @@ def test_a_kernel_with_another_name_is_judged_by_the_whole():
     verdicts = {row.kernel: row.verdict for row in rows}
     assert verdicts == {"_a.read": "new", "_a.parse": "gone", WHOLE: "over"}
 
+    assert show.in_one_line(rows, fails=("over",)) == "Over the limit: whole in 'parse' 1.200."
+
 
 def test_a_workload_that_fails_is_no_pass():
     with pytest.raises(GateError, match=r"1 workloads fail, first 'parse': TypeError"):
@@ -310,6 +313,20 @@ def test_a_commit_that_is_not_there_is_told(repository, commit):
     with pytest.raises(GateError, match=f"commit '{commit}' cannot be used") as error:
         trees.resolve(commit)
     assert "fetch-depth" in error.value.hint
+
+
+def test_a_tree_has_the_modules_that_it_has(tmp_path):
+    """An editable installation of the package does not fill its gaps."""
+    (tmp_path / "etacore").mkdir()
+    (tmp_path / "etacore" / "__init__.py").touch()
+    program = (
+        "import sys; from pathlib import Path; from benchmarks.gate.worker import _import_from;"
+        " _import_from(Path(sys.argv[1])); import etacore.schema"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert "No module named 'etacore.schema'" in done.stderr
 
 
 def test_without_origin_the_base_is_the_last_commit(repository):
