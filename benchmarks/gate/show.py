@@ -101,7 +101,9 @@ def in_one_line(rows: Sequence[Row], timed: Sequence[Timed] = (), *, fails: Sequ
     if not failed and not slower:
         n = sum(row.verdict in ("ok", "less") for row in rows)
         return f"{n} counts are within their limits{f', {len(timed)} times too' if timed else ''}."
-    worst = [f"{row.kernel} in {row.workload!r} {_ratio(row.ratio)}" for row in failed]
+    worst = [
+        f"{row.kernel} in {row.workload!r} {row.verdict if row.now is None else _ratio(row.ratio)}" for row in failed
+    ]
     worst += [f"time of {one.workload!r} {_ratio(one.ratio)}" for one in slower]
     return f"Over the limit: {'; '.join(worst)}."
 
