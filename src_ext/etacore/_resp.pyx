@@ -111,7 +111,7 @@ def group_sets(const uint8_t[::1] sets not None, int64_t n, int64_t group, bytea
     The server then looks up a command and answers once for many documents.
 
     Returns the bytes written to `out`, and where each group's commands begin in `sets`, their end included.
-    ValueError if `sets` are not n such commands with one time to live.
+    ValueError if `sets` are not n such commands. The time to live of a group is that of its last one.
     """
     cdef const char* data = <const char*>&sets[0] if sets.shape[0] else NULL
     cdef int64_t size = sets.shape[0]
