@@ -1,0 +1,58 @@
+"""The rights that docs/events.md names for the loop's user are enough."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import redis
+
+from etacore.changes import CLIENT_NAME
+from etacore.config import RuntimeConfig
+from etacore.redis_server import RedisServer
+from etacore.runtime import Runtime
+from etacore.schema import Status
+from tests.fleet import ROUTE, payload, stops_blob
+
+pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "events.md"
+
+
+@pytest.fixture
+def limited(redis_server: RedisServer, redis_client: redis.Redis, registry_dir: Path) -> Iterator[RuntimeConfig]:
+    """A user with what the page lists for every server."""
+    (rights,) = re.findall(r"An ACL user for the loop: `([^`]+)`", PAGE.read_text())
+    redis_client.execute_command("ACL", "SETUSER", "limited", "reset", "on", ">s3cr3t", *rights.split())
+    yield RuntimeConfig(
+        redis_url=redis_server.url,
+        redis_username="limited",
+        redis_password="s3cr3t",
+        model_registry_dir=registry_dir,
+        poll_interval_seconds=0.02,
+    )
+    redis_client.execute_command("ACL", "DELUSER", "limited")
+
+
+@pytest.mark.parametrize("source", ["events", "poll"])
+def test_the_rights_of_the_page_are_enough(source, limited, redis_client, wait_until):
+    redis_client.mset({f"route_stops:{ROUTE}": stops_blob(), "vehicle:BUS-1": payload("BUS-1")})
+    redis_client.hset("vehicle:BUS-1:position", "lat", "1")
+    runtime, stop = Runtime(replace(limited, snapshot_source=source)), threading.Event()
+    thread = threading.Thread(target=runtime.run, args=(stop,))
+    thread.start()
+    try:
+        wait_until(lambda: redis_client.exists("predictions:BUS-1"))
+        if source == "poll":  # then stored predictions are looked for at each interval
+            wait_until(lambda: runtime.summary.counts[Status.UNCHANGED])
+        has_feed = CLIENT_NAME in {entry["name"] for entry in redis_client.client_list()}
+    finally:
+        stop.set()
+        thread.join(30)
+        runtime.close()
+    assert has_feed is (source == "events")
+    assert runtime.summary.counts[Status.WRONG_TYPE] >= 1
