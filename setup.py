@@ -17,7 +17,7 @@ DEBUG = os.environ.get("ETACORE_DEBUG") == "1"
 SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
 N_CPUS = os.cpu_count() or 1
 
-KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_motion", "_resolve", "_routes", "_select", "_snapshots", "_state", "_window")  # fmt: skip  # noqa: E501
+KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_motion", "_resolve", "_resp", "_routes", "_select", "_snapshots", "_state", "_window")  # fmt: skip  # noqa: E501
 
 compile_args = ["-std=c11", "-fno-math-errno", "-fwrapv", "-Wall", "-Wno-unused-function"]
 compile_args += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]

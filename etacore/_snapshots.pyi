@@ -4,6 +4,8 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from etacore._resp import Values
+
 @final
 class ColumnPointers:
     @property
@@ -29,6 +31,14 @@ class ColumnPointers:
 
 def parse_payloads(
     payloads: Iterable[bytes | None],
+    pointers: ColumnPointers,
+    reserve_text: Callable[[int], npt.NDArray[np.uint8]],
+    earliest_us: int,
+    latest_us: int,
+    max_payload_bytes: int,
+) -> int: ...
+def parse_values(
+    values: Values,
     pointers: ColumnPointers,
     reserve_text: Callable[[int], npt.NDArray[np.uint8]],
     earliest_us: int,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 import select
-import socket
 import ssl
 from dataclasses import dataclass
 from time import monotonic
@@ -89,13 +88,14 @@ class ChangeFeed:
         self._buffer: Final = bytearray(RECEIVE_BYTES)
         self._connection: Any = None
         self._reader: Any = None
-        self._sock: socket.socket | None = None
+        self._sock: Any = None
+        self._is_tls = False
+        self._is_silent = self._is_asked = False
+        self._check_at = 0.0
         self._was_open = self._is_closed = self._reached = False
         self._vehicles: dict[bytes, None] = {}
         self._routes: dict[bytes, None] = {}
         self._models = self._lost = False
-        self._heard_at = 0.0
-        self._asked_at: float | None = None
         self._open()
 
     def __enter__(self) -> ChangeFeed:
@@ -131,13 +131,14 @@ class ChangeFeed:
         TrackingUnavailableError, ConfigError
             If it is back and does not let us any more.
         """
-        deadline = monotonic() + timeout_s
+        deadline = None
         while not (self._vehicles or self._routes or self._models or self._lost):
             now = monotonic()
-            until = min(deadline, self._next_check_at())
-            if not self._is_readable(until - now) and deadline <= now < self._next_check_at():
+            if deadline is None:
+                deadline = now + timeout_s
+            elif now >= deadline:
                 return False
-            self._listen()
+            self._listen(min(deadline, self._check_at) - now)
         return True
 
     def take(self) -> Changes:
@@ -151,7 +152,7 @@ class ChangeFeed:
         TrackingUnavailableError, ConfigError
             If it is back and does not let us any more.
         """
-        self._listen()
+        self._listen(0.0)
         changes = Changes(list(self._vehicles), list(self._routes), self._models, self._lost)
         if changes.vehicles:
             self._vehicles = {}
@@ -162,12 +163,16 @@ class ChangeFeed:
 
     # -- what arrives -----------------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
-        """Receive what has arrived; a lost connection is opened again, once."""
-        if self._sock is not None:
+    def _listen(self, timeout_s: float) -> None:
+        """Receive what has arrived, or arrives in time; a lost connection is opened again, once."""
+        sock = self._sock
+        if sock is not None:
             try:
-                self._receive(self._sock)
-                self._check_health(self._sock)
+                # What TLS has decrypted already, no poll of the socket would show.
+                if (self._is_tls and sock.pending()) or self._poll.poll(max(timeout_s, 0.0) * 1e3):
+                    self._receive(sock)
+                if monotonic() >= self._check_at:
+                    self._check_health(sock)
             except (OSError, RedisConnectionError) as error:
                 log.warning("change feed: connection to Redis at %s lost (%s)", self._where, error)
                 self._drop()
@@ -176,8 +181,7 @@ class ChangeFeed:
         self._open()
         self._lost = True
 
-    def _receive(self, sock: socket.socket) -> None:
-        is_tls = isinstance(sock, ssl.SSLSocket)
+    def _receive(self, sock: Any) -> None:
         for _ in range(MAX_RECEIVES):
             try:
                 n_bytes = sock.recv_into(self._buffer)
@@ -185,11 +189,11 @@ class ChangeFeed:
                 return
             if not n_bytes:
                 raise ConnectionResetError("closed by the server")
-            self._heard_at, self._asked_at = monotonic(), None
+            self._is_silent = False
             self._reader.feed(self._buffer, 0, n_bytes)
             self._note_all()
             # TLS hands out one record at a time, whatever the buffer could hold.
-            if n_bytes < RECEIVE_BYTES and not is_tls:
+            if n_bytes < RECEIVE_BYTES and not self._is_tls:
                 return
 
     def _note_all(self) -> None:
@@ -209,25 +213,20 @@ class ChangeFeed:
                 elif key == self._model_key:
                     self._models = True
 
-    def _is_readable(self, timeout_s: float) -> bool:
-        if self._sock is None:
-            return True
-        if isinstance(self._sock, ssl.SSLSocket) and self._sock.pending():
-            return True
-        return bool(self._poll.poll(max(timeout_s, 0.0) * 1e3))
-
-    def _next_check_at(self) -> float:
-        return self._heard_at + PING_AFTER_S if self._asked_at is None else self._asked_at + SOCKET_TIMEOUT_S
-
-    def _check_health(self, sock: socket.socket) -> None:
+    def _check_health(self, sock: Any) -> None:
         """A connection can be dead without a sign (NAT, proxies): what is silent gets a PING, and must answer."""
-        now = monotonic()
-        if now < self._next_check_at():
-            return
-        if self._asked_at is not None:
+        if not self._is_silent:
+            self._expect_news(within_s=PING_AFTER_S)
+        elif not self._is_asked:
+            sock.send(b"PING\r\n")
+            self._expect_news(within_s=SOCKET_TIMEOUT_S)
+            self._is_asked = True
+        else:
             raise TimeoutError("no answer to PING")
-        sock.send(b"PING\r\n")
-        self._asked_at = now
+
+    def _expect_news(self, within_s: float) -> None:
+        self._is_silent, self._is_asked = True, False
+        self._check_at = monotonic() + within_s
 
     # -- the connection ---------------------------------------------------------------------------------------------
 
@@ -303,7 +302,7 @@ class ChangeFeed:
 
         Without NOLOOP: this connection writes nothing, and for NOLOOP the server would build each push twice.
         """
-        sock: socket.socket = self._connection._sock
+        sock = self._connection._sock
         self._reader = hiredis.Reader(protocolError=RedisConnectionError, notEnoughData=_INCOMPLETE)
         try:
             self._connection.send_command(*_tracking_command(self._prefixes))
@@ -321,8 +320,8 @@ class ChangeFeed:
         sock.setblocking(False)
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
-        self._sock = sock
-        self._heard_at, self._asked_at = monotonic(), None
+        self._sock, self._is_tls = sock, isinstance(sock, ssl.SSLSocket)
+        self._expect_news(within_s=PING_AFTER_S)
 
     def _refused(self, answer: str) -> TrackingUnavailableError:
         if answer.startswith("NOPERM"):

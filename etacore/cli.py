@@ -124,6 +124,15 @@ registry_option = click.option(
 @main.command()
 @redis_options
 @registry_option
+@click.option(
+    "--source",
+    "snapshot_source",
+    type=click.Choice(["auto", "events", "poll"]),
+    help="Serve vehicles as Redis announces their changes, or look at all at each interval. Default: what is possible.",
+)
+@click.option(
+    "--resync", "resync_seconds", type=float, help="With events, seconds between looks at all keys. Default 300."
+)
 @click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
 @click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")

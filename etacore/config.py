@@ -11,6 +11,7 @@ from typing import Any, Final
 from etacore.errors import ConfigError
 
 DEFAULT_REGISTRY_DIR: Final = "models/trained"
+SNAPSHOT_SOURCES: Final = ("auto", "events", "poll")
 MAX_SECONDS: Final = 10**9  # beyond, sums of microseconds would run out of 64 bits
 MAX_COUNT: Final = 2**31 - 1
 
@@ -56,9 +57,14 @@ class RuntimeConfig:
     """``redis://``, ``rediss://`` or ``unix://``; wins over host, port, db and TLS."""
 
     keys: KeyNames = KeyNames()
+    snapshot_source: str = "auto"
+    """``events``: serve vehicles as Redis announces their changes; ``poll``: look at all of them at each interval;
+    ``auto``: events, but poll where the server or the connection does not allow them, and in a bounded run."""
     poll_interval_seconds: float = 1.0
+    resync_seconds: float = 300.0
+    """With events, how often all keys are searched for nevertheless."""
     iterations: int = 0
-    """Polls to make; 0 = until told to stop."""
+    """Polls (with events: batches) to make; 0 = until told to stop."""
     max_vehicle_batch: int | None = None
     """Vehicles served per poll, the longest-waiting first; None = all."""
     max_stops_per_vehicle: int = 5
@@ -86,9 +92,13 @@ class RuntimeConfig:
     """``source`` of the prediction documents; existing consumers expect this word."""
 
     def __post_init__(self) -> None:
+        if self.snapshot_source not in SNAPSHOT_SOURCES:
+            known = ", ".join(SNAPSHOT_SOURCES)
+            raise ConfigError(f"snapshot_source is {self.snapshot_source!r}, but must be one of {known}")
         _whole(self, "redis_port", 1, 65_535)
         _whole(self, "redis_db", 0, MAX_COUNT)
         _in_range(self, "poll_interval_seconds", 0, 3_600)
+        _in_range(self, "resync_seconds", 1, MAX_SECONDS)
         _whole(self, "iterations", 0, MAX_COUNT)
         if self.max_vehicle_batch is not None:
             _whole(self, "max_vehicle_batch", 1, MAX_COUNT)

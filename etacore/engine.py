@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from etacore._resp import Values
 from etacore.config import RuntimeConfig
 from etacore.encoding import Documents, Envelope, encode_documents
 from etacore.errors import ModelNotFoundError
@@ -195,6 +196,11 @@ class Engine:
     clock : callable, optional
         Now in microseconds; a replay gives its own.
 
+    Attributes
+    ----------
+    every_s : float
+        How often an unchanged vehicle is looked at, seconds; its prediction is renewed in time before it expires.
+
     Notes
     -----
     Not safe for concurrent use: it owns the state of the fleet. A vehicle's
@@ -205,6 +211,7 @@ class Engine:
         self.config: Final = config
         self.models = models
         self.clock: Final = clock
+        self.every_s = config.poll_interval_seconds
         self.state: Final = VehicleState()
         self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
@@ -216,7 +223,7 @@ class Engine:
     def process(
         self,
         keys: Sequence[bytes],
-        payloads: Sequence[bytes | None],
+        payloads: Sequence[bytes | None] | Values,
         fetch: Fetch,
         batch: Batch | None = None,
         *,
@@ -250,7 +257,7 @@ class Engine:
         self.encode(batch, started)
         return batch
 
-    def parse(self, batch: Batch, keys: Sequence[bytes], payloads: Sequence[bytes | None]) -> None:
+    def parse(self, batch: Batch, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values) -> None:
         """Payloads to columns; what cannot be read is set aside with its reason."""
         batch.start(self.clock(), keys)
         parse_snapshots(
@@ -452,7 +459,7 @@ class Engine:
     def _valid_until_us(self, batch: Batch) -> int:
         """Until when an unchanged snapshot needs no new prediction: a little before Redis drops the old one."""
         ttl_s = self.config.predictions_ttl_seconds
-        return batch.now_us + int((ttl_s - min(2.0 * self.config.poll_interval_seconds, 0.5 * ttl_s)) * _US)
+        return batch.now_us + int((ttl_s - min(2.0 * self.every_s, 0.5 * ttl_s)) * _US)
 
     def evict(self, now_us: int) -> int:
         """Forget vehicles that were silent too long; returns how many."""

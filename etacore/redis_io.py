@@ -14,13 +14,22 @@ from typing import Any, Final, TypeVar, cast
 
 import redis
 from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
+from etacore._resp import Values, pack_keys
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
+from etacore.redis_link import Commands, Link, Writer, server_error
 
 SCAN_COUNT: Final = 5_000
 KEYS_PER_CALL: Final = 2_000
@@ -46,6 +55,10 @@ class RedisStore:
         self._keys = config.keys
         self._client = connect(config)
         self._where = _describe(self._client)
+        self._snapshots = Link(self._client)
+        self._predictions = Writer(self._client)
+        self._asked: Sequence[bytes] | None = None
+        self._values = Values()
 
     def __enter__(self) -> RedisStore:
         return self
@@ -55,6 +68,8 @@ class RedisStore:
 
     def close(self) -> None:
         """Close all connections."""
+        self._predictions.close()
+        self._snapshots.close()
         self._client.close()
 
     @property
@@ -118,51 +133,65 @@ class RedisStore:
                 gone += [start + i for i, there in enumerate(pipe.execute()) if not there]
         return gone
 
-    def write(self, commands: Sequence[memoryview], n_commands: int) -> list[int]:
-        """Send ready-made commands and read their replies.
+    def ask(self, keys: Sequence[bytes]) -> None:
+        """Ask for the snapshots of some keys, without waiting for them; `snapshots` of the same keys takes them."""
+        self._asked = None
+        with self._errors("MGET", keys):
+            self._snapshots.ask([pack_keys(b"MGET", keys)])
+        self._asked = keys
+
+    def snapshots(self, keys: Sequence[bytes]) -> Values:
+        """Values of string keys, where they were received; good until the next call.
+
+        They are asked for, unless they have been with `ask`.
+        """
+        if self._asked is not keys:
+            self.ask(keys)
+        self._asked = None
+        self._values.expect(len(keys))
+        with self._errors("MGET", keys):
+            self._snapshots.answer(self._values)
+            if self._values.error is not None:
+                raise server_error(self._values.error)
+        return self._values
+
+    def begin_write(self, commands: Commands, n_commands: int) -> None:
+        """Send ready-made ``SET`` commands; `finish_write` has to follow before the next ones.
 
         Parameters
         ----------
         commands : sequence of memoryview
-            RESP commands back to back, each from `etacore.encoding.pack_set_commands`.
+            RESP commands back to back; they must stay unchanged until `finish_write`.
         n_commands : int
-            How many they are.
+            How many they are, at least one.
+        """
+        with self._errors("SET", self._keys.predictions + "*"):
+            self._predictions.begin(commands, n_commands)
+
+    def finish_write(self) -> tuple[list[int], float]:
+        """Wait until the commands are stored.
 
         Returns
         -------
-        list of int
+        failed : list of int
             Positions of the commands that Redis answered with an error.
+        took_s : float
+            Seconds from the first byte sent to the last reply.
 
         Raises
         ------
         ConfigError
             If the user may not write predictions; all replies have been read.
+        RedisUnavailableError
+            If the server is a replica (a failover has happened): another connection may find the new master.
         """
-        if not n_commands:
-            return []
-        failed: list[int] = []
-        forbidden: NoPermissionError | None = None
-        pool = self._client.connection_pool
         with self._errors("SET", self._keys.predictions + "*"):
-            connection: Any = pool.get_connection()
-            try:
-                connection.send_packed_command(commands)
-                for i in range(n_commands):
-                    try:
-                        connection.read_response()
-                    except NoPermissionError as error:
-                        forbidden = error
-                    except ResponseError:
-                        failed.append(i)
-            except BaseException:
-                # Unread replies would answer somebody else's question.
-                connection.disconnect()
-                raise
-            finally:
-                pool.release(connection)
-            if forbidden is not None:
-                raise forbidden
-        return failed
+            failed = self._predictions.finish()
+            for _, error in failed:
+                if isinstance(error, (NoPermissionError, ReadOnlyError)):
+                    self._client.connection_pool.disconnect()
+                    raise error
+        return [ix for ix, _ in failed], self._predictions.took_s
 
     def active_model(self) -> bytes | None:
         """What promotion announced, as stored."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
@@ -348,6 +348,35 @@ class RouteTable:
                     self.set_pattern(key, blob, values.get(self._shape_prefix[is_pattern] + name))
         return self._redis_keys(([], [], [name for name in patterns if self._stops_prefix[1] + name not in values]))
 
+    def look_again(
+        self, keys: Sequence[bytes], fetch: Callable[[Sequence[bytes]], list[bytes | None]], now_us: int
+    ) -> bool:
+        """Look at stops that are said to have changed, without waiting until they are due.
+
+        Parameters
+        ----------
+        keys : sequence of bytes
+            Keys of stops; those that no vehicle has needed so far are passed over.
+        fetch : callable
+            Keys to values.
+        now_us : int
+            Microseconds since 1970 UTC.
+
+        Returns
+        -------
+        bool
+            True if there are stops now where there were none: vehicles may have been waiting for them.
+        """
+        known = []
+        for key in keys:
+            is_pattern, name = self._source(key)
+            if self._names.knows(name, is_pattern):
+                known.append((key, self.shape_key(key), self.pattern_ix(key)))
+        asked = [key for stops_key, shape_key, _ in known for key in (stops_key, shape_key)]
+        if asked:
+            self.update(asked, fetch(asked), now_us)
+        return any(before < 0 <= self.pattern_ix(key) for key, _, before in known)
+
     def resolve(self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32]) -> None:
         """Give every row the number of its pattern.
 
@@ -380,6 +409,11 @@ class RouteTable:
             for pattern_ix in names.forget(now_us - self._forget_after_us, self._max_names):
                 self._retire(pattern_ix)
             self._next_forget_us = now_us + self._forget_after_us // 8
+
+    def shape_key(self, key: bytes) -> bytes:
+        """Key of the shape that belongs to a key of stops."""
+        is_pattern, name = self._source(key)
+        return self._shape_prefix[is_pattern] + name
 
     def _source(self, key: bytes) -> tuple[bool, bytes]:
         for is_pattern in (False, True):

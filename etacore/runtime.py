@@ -1,126 +1,59 @@
-"""The loop: read all snapshots, predict, write, wait; day and night.
+"""The loop: which vehicles are due, their snapshots, predictions, write, wait; day and night.
 
 It knows no Prefect. Whoever runs it gives a stop event and may give an
 observer; both `etacore run` and the Prefect flow are thin shells around it.
+
+A turn serves its vehicles in chunks. While one chunk is computed, the
+documents of the chunk before travel to Redis and the snapshots of the next one
+from it::
+
+    Redis    | read 1 | read 2 | store 1, read 3 | store 2, read 4 | ...
+    etacore           | chunk 1 | chunk 2        | chunk 3         | ...
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from random import uniform
 from time import monotonic, perf_counter
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
-import orjson
+from numpy.typing import NDArray
 from redis.backoff import ExponentialWithJitterBackoff
 
+from etacore._resp import Values
+from etacore.accounts import Accounts, Observer, PollResult, RunSummary, Silent, Window
 from etacore.config import RuntimeConfig
 from etacore.encoding import pack_set_commands
-from etacore.engine import Batch, Engine, Models, Part, choose_models, summarize, system_clock_us
-from etacore.errors import EtacoreError, RedisUnavailableError, RegistryError
-from etacore.model import Model
+from etacore.engine import Batch, Engine, Part, system_clock_us
+from etacore.errors import RedisUnavailableError, TrackingUnavailableError
 from etacore.profiler import Profiler
+from etacore.promotions import Promotions, announced_key
 from etacore.redis_io import RedisStore
-from etacore.registry import Registry
 from etacore.schema import Status
+from etacore.sources import Polling, Source, open_source
+
+__all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window", "announced_key"]
 
 log: Final = logging.getLogger("etacore.runtime")
 
-RETRY_PROMOTION_S: Final = 5.0
 SET_ASIDE_S: Final = 10.0
 """A key that holds no string, or far too much, is counted but not fetched again for about this long."""
 EVICTION_INTERVAL_S: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class PollResult:
-    """What one poll did; ``counts`` is by `Status`."""
-
-    n_keys: int
-    counts: Counter[Status]
-    duration_s: float
-    late_s: float = 0.0
-    """How long after its time the poll began."""
-
-    @property
-    def n_due(self) -> int:
-        """Vehicles that should have got a prediction.
-
-        Not the unchanged, not those without a usable snapshot, and not those at the end of their trip.
-        """
-        missed = sum(self.counts[s] for s in Status if s >= Status.UNKNOWN_ROUTE and s != Status.TRIP_FINISHED)
-        return self.counts[Status.OK] + missed
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Totals of a stretch of polls, for whoever reports them."""
-
-    duration_s: float
-    n_polls: int
-    n_outages: int
-    counts: Counter[Status]
-    max_late_s: float = 0.0
-
-    def line(self) -> str:
-        """One line for a log."""
-        totals = summarize(self.counts)
-        reasons = ", ".join(
-            f"{status.label} {n}" for status, n in sorted(self.counts.items()) if status > Status.UNCHANGED and n
-        )
-        text = (
-            f"{self.n_polls} polls in {self.duration_s:.1f} s: {totals['predicted']} predicted, "
-            f"{totals['unchanged']} unchanged, {totals['rejected']} rejected, {totals['failed']} failed"
-        )
-        return f"{text} ({reasons})" if reasons else text
-
-
-@dataclass(slots=True)
-class RunSummary:
-    """Totals of a whole run."""
-
-    n_polls: int = 0
-    n_outages: int = 0
-    counts: Counter[Status] = field(default_factory=Counter)
-    max_late_s: float = 0.0
-
-
-class Observer(Protocol):
-    """Whoever wants to know; called on the loop's thread, so it must be quick and must not raise."""
-
-    def on_poll(self, result: PollResult) -> None:
-        """After each poll."""
-
-    def on_window(self, window: Window) -> None:
-        """Every ``window_seconds``, and at the end."""
-
-    def on_outage(self, message: str) -> None:
-        """Each time that Redis could not be reached."""
-
-    def on_refusal(self, model_key: str, message: str) -> None:
-        """A model was not taken over; the one before goes on."""
-
-
-class Silent:
-    """An observer that does nothing; inherit from it to look at some things only."""
-
-    def on_poll(self, result: PollResult) -> None:
-        """Ignore."""
-
-    def on_window(self, window: Window) -> None:
-        """Ignore."""
-
-    def on_outage(self, message: str) -> None:
-        """Ignore."""
-
-    def on_refusal(self, model_key: str, message: str) -> None:
-        """Ignore."""
+class _Travelling:
+    # A batch whose documents are on their way.
+    batch: Batch
+    rows: NDArray[np.int64]
+    began: float
+    predicted: float
 
 
 class Runtime:
@@ -150,34 +83,43 @@ class Runtime:
     ) -> None:
         self.config: Final = config
         self.profiler: Final = Profiler()
-        self.summary: Final = RunSummary()
         self._observer: Final = observer or Silent()
+        self._accounts: Final = Accounts(config.window_seconds, self._observer)
         self._store: Final = RedisStore(config)
-        self._registry: Final = Registry(config.model_registry_dir)
         self._store.ping()
-        self._announced: bytes | None = None
-        self._refused: bytes | None = None
-        self._retry_at = 0.0
-        self._requested: Final[deque[str]] = deque(maxlen=1)
-        self.engine: Final = Engine(self._initial_models(), config, clock)
-        self._batch = Batch(config.chunk_size)
-        self._commands: Final[list[bytearray]] = []
-        self._served_at: dict[bytes, float] = {}
+        self._promotions: Final = Promotions(config, self._store, self._observer.on_refusal)
+        self.engine: Final = Engine(self._promotions.initial(), config, clock)
+        self._polling: Final = Polling(config, self._store)
+        self._source: Source = self._polling
+        # One is computed while the other travels.
+        self._batches: Final = [Batch(config.chunk_size), Batch(config.chunk_size)]
+        self._commands: Final[dict[tuple[int, int], bytearray]] = {}
+        self._travelling: _Travelling | None = None
         self._set_aside: dict[bytes, tuple[Status, float]] = {}
         self._evicted_at = monotonic()
-        self._window: RunSummary = RunSummary()
-        self._window_began = monotonic()
-        self._late_s = 0.0
-        self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0, "redis_write": 0.0}
+        self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0}
+
+    @property
+    def summary(self) -> RunSummary:
+        """Totals since the start."""
+        return self._accounts.summary
 
     def close(self) -> None:
         """Close the connections."""
+        self._source.close()
         self._store.close()
+
+    def request_swap(self, model_key: str) -> None:
+        """Ask for another model, from any thread.
+
+        Taken over before the next batch, or refused as a promotion is; of several requests the last one counts.
+        """
+        self._promotions.request(model_key)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
     def run(self, stop: threading.Event) -> RunSummary:
-        """Poll until told to stop, or as often as the configuration says.
+        """Serve until told to stop, or as many turns as the configuration says.
 
         The batch in hand is always finished. While Redis is away the loop
         waits, with growing pauses up to the poll interval, and goes on where
@@ -185,143 +127,176 @@ class Runtime:
         """
         longest_s = min(max(self.config.poll_interval_seconds, 0.1), 5.0)
         backoff = ExponentialWithJitterBackoff(cap=longest_s, base=0.1)
-        failures = 0
-        next_tick = monotonic()
+        failures, is_open = 0, False
         try:
             while not stop.is_set():
-                self._late_s = max(monotonic() - next_tick, 0.0)
                 try:
-                    self.poll(stop)
+                    if not is_open:
+                        self._listen_to(open_source(self.config, self._store))
+                        is_open = True
+                    self._run_turn(stop)
                     if failures:
                         log.warning("Redis at %s is back", self._store.where)
                     failures = 0
+                except TrackingUnavailableError as error:
+                    log.warning("%s; %s", error.message, error.hint)
+                    self._listen_to(Polling(self.config, self._store))
                 except RedisUnavailableError as error:
                     failures += 1
                     self._count_outage(error, first=failures == 1)
                 if self.config.iterations and self.summary.n_polls >= self.config.iterations:
                     break
+                self._keep_house()
                 if failures:
                     stop.wait(max(backoff.compute(failures), 0.05))
-                    next_tick = monotonic()
-                else:
-                    next_tick = self._wait_for_tick(next_tick, stop)
+                    self._source.restart()
         finally:
-            self._report_window()
+            self._accounts.report()
             self.write_profile()
         return self.summary
 
+    def _listen_to(self, source: Source) -> None:
+        if source is not self._source:
+            self._source.close()
+            self._source = source
+
+    def _run_turn(self, stop: threading.Event) -> None:
+        late_s = self._source.wait(stop)
+        if late_s is None:
+            self._look_around(self._source)
+        elif not stop.is_set():
+            self._turn(self._source, late_s, stop)
+
     def poll(self, stop: threading.Event | None = None) -> PollResult:
-        """Serve the fleet once, chunk by chunk; told to stop, it finishes the chunk in hand."""
+        """Serve the whole fleet once; told to stop, finish the chunk in hand."""
+        return self._turn(self._polling, 0.0, stop)
+
+    def _turn(self, source: Source, late_s: float, stop: threading.Event | None) -> PollResult:
         began = perf_counter()
-        self._look_for_promotion()
-        keys, counts = self._without_set_aside(self._store.scan_vehicle_keys())
-        keys = self._choose_keys(keys)
-        for start in range(0, len(keys), self.config.chunk_size):
-            if stop is not None and stop.is_set():
-                break
-            self._serve_request()
-            chunk = keys[start : start + self.config.chunk_size]
-            counts += self._serve(chunk)
-            self._mark_served(chunk)
-        result = PollResult(len(keys), counts, perf_counter() - began, self._late_s)
-        self._account(result)
+        self.engine.every_s = source.every_s
+        self._look_around(source)
+        keys, counts = self._without_set_aside(source.take())
+        self._serve(keys, counts, source, stop)
+        result = PollResult(len(keys), counts, perf_counter() - began, late_s)
+        self._accounts.add(result)
         return result
 
-    def _serve(self, keys: Sequence[bytes]) -> Counter[Status]:
-        began = perf_counter()
-        payloads = self.fetch_vehicle_snapshots(keys)
-        batch = self.predict_for_snapshots(keys, payloads, began)
-        n_written = self.write_predictions_to_redis(batch)
-        self.profiler.record("redis_fetch", self._took_ms["redis_fetch"] / len(keys), len(keys))
-        if n_written:
-            self.profiler.record("eta_inference", self._took_ms["eta_inference"] / n_written, n_written)
-            self.profiler.record("redis_write", self._took_ms["redis_write"] / n_written, n_written)
-            self.profiler.record("pipeline_latency", sum(self._took_ms.values()), n_written)
-        return Counter(batch.counts())
+    def _look_around(self, source: Source) -> None:
+        """At promoted models and changed routes."""
+        if source.take_model() or self._promotions.is_due:
+            self._promotions.look(self.engine)
+        routes = source.take_routes()
+        if routes and self.engine.routes.look_again(routes, self._store.fetch, self.engine.clock()):
+            source.recheck()
+
+    def _serve(
+        self, keys: Sequence[bytes], counts: Counter[Status], source: Source, stop: threading.Event | None
+    ) -> None:
+        """Chunk after chunk, counted once its documents are stored."""
+        size = self.config.chunk_size
+        chunks = [keys[start : start + size] for start in range(0, len(keys), size)]
+        try:
+            for ix, chunk in enumerate(chunks):
+                if stop is not None and stop.is_set():
+                    break
+                self._promotions.serve_request(self.engine)
+                began = perf_counter()
+                payloads = self.fetch_vehicle_snapshots(chunk, chunks[ix + 1] if ix + 1 < len(chunks) else None)
+                batch = self.predict_for_snapshots(chunk, payloads, began)
+                before = self._travelling
+                self._settle(counts)
+                if before is not None and _share_vehicles(before.batch, batch, self.engine.state.n):
+                    # What this chunk took for the state of a vehicle has moved on with the chunk before.
+                    batch = self.predict_for_snapshots(chunk, payloads, began)
+                self.write_predictions_to_redis(batch)
+                source.is_gone([chunk[row] for row in (batch.status == Status.EXPIRED).nonzero()[0]])
+                source.look_up()
+        finally:
+            self._settle(counts)
 
     # -- the three steps --------------------------------------------------------------------------------------------
 
-    def fetch_vehicle_snapshots(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        """Raw payloads of the keys; None where there is no string."""
-        with self._timed("redis_fetch"):
-            return self._store.fetch(keys)
+    def fetch_vehicle_snapshots(self, keys: Sequence[bytes], ahead: Sequence[bytes] | None = None) -> Values:
+        """Raw payloads of the keys, where they were received; those of `ahead` are asked for, for the next call."""
+        began = perf_counter()
+        values = self._store.snapshots(keys)
+        if ahead:
+            self._store.ask(ahead)
+        self._took_ms["redis_fetch"] = (perf_counter() - began) * 1e3
+        self.profiler.record("redis_fetch", self._took_ms["redis_fetch"] / len(keys), len(keys))
+        return values
 
     def predict_for_snapshots(
-        self, keys: Sequence[bytes], payloads: Sequence[bytes | None], started: float | None = None
+        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
     ) -> Batch:
         """Payloads to finished documents; see `etacore.engine.Engine.process`."""
-        with self._timed("eta_inference"):
-            self._batch = self.engine.process(keys, payloads, self._store.fetch, self._batch, started=started)
-            self._name_wrong_types(self._batch, payloads)
-            return self._batch
+        began = perf_counter()
+        # Not the one that travels.
+        ix = 1 if self._travelling is not None and self._travelling.batch is self._batches[0] else 0
+        batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=started)
+        self._batches[ix] = batch
+        self._name_wrong_types(batch)
+        self._took_ms["eta_inference"] = (perf_counter() - began) * 1e3
+        return batch
 
     def write_predictions_to_redis(self, batch: Batch) -> int:
-        """Store the documents with their time to live, then let the state move on; returns how many were stored."""
-        with self._timed("redis_write"):
-            rows = np.concatenate([part.documents.rows() for part in batch.parts] or [np.empty(0, np.int64)])
-            packed = [self._pack(batch, part, ix) for ix, part in enumerate(batch.parts)]
-            try:
-                failed = self._store.write(packed, len(rows))
-            finally:
-                for commands in packed:
-                    commands.release()
-            batch.status[rows[failed]] = Status.WRITE_FAILED
-            self.engine.commit(batch)
-            self._check_unchanged(batch)
-        return len(rows) - len(failed)
+        """Send the documents with their time to live on their way; returns how many they are.
+
+        They count as stored, and the vehicles' state moves on, before the next batch is sent.
+        """
+        began = perf_counter()
+        rows = np.concatenate([part.documents.rows() for part in batch.parts] or [np.empty(0, np.int64)])
+        if len(rows):
+            self._store.begin_write([self._pack(batch, part, ix) for ix, part in enumerate(batch.parts)], len(rows))
+        self._travelling = _Travelling(batch, rows, began, self._took_ms["eta_inference"])
+        return len(rows)
 
     def _pack(self, batch: Batch, part: Part, ix: int) -> memoryview:
-        while ix >= len(self._commands):
-            self._commands.append(bytearray())
         commands, _ = pack_set_commands(
             batch.columns,
             part.documents,
             prefix=self.config.keys.predictions.encode(),
             ttl_s=self.config.predictions_ttl_seconds,
-            out=self._commands[ix],
+            out=self._commands.setdefault((self._batches.index(batch), ix), bytearray()),
         )
         return commands
 
-    @contextmanager
-    def _timed(self, metric: str) -> Iterator[None]:
-        """A step times itself, so that whatever wraps it (a task run) stays out of the figures."""
-        began = perf_counter()
-        yield
-        self._took_ms[metric] = (perf_counter() - began) * 1e3
+    def _settle(self, counts: Counter[Status]) -> None:
+        """Wait until the documents that travel are stored, then let the state move on."""
+        travelling, self._travelling = self._travelling, None
+        if travelling is None:
+            return
+        batch, rows = travelling.batch, travelling.rows
+        if len(rows):
+            failed, took_s = self._store.finish_write()
+            batch.status[rows[failed]] = Status.WRITE_FAILED
+            if n := len(rows) - len(failed):
+                self.profiler.record("eta_inference", travelling.predicted / n, n)
+                self.profiler.record("redis_write", took_s * 1e3 / n, n)
+                self.profiler.record("pipeline_latency", (perf_counter() - travelling.began) * 1e3, n)
+        self.engine.commit(batch)
+        for status, n in batch.counts().items():
+            counts[status] += n
+        self._check_unchanged(batch)
 
     def _check_unchanged(self, batch: Batch) -> None:
         """An unchanged snapshot needs nothing only as long as its prediction is there; else it is due again."""
         rows = (batch.status == Status.UNCHANGED).nonzero()[0]
+        if not len(rows):
+            return
         prefix = self.config.keys.predictions.encode()
         gone = self._store.missing(batch.columns.texts("vehicle_id", rows, prefix))
         if gone:
             self.engine.state.forget_prediction(batch.vehicle_ix[rows[gone]])
 
-    # -- which keys, in which order ---------------------------------------------------------------------------------
+    # -- keys that are not worth fetching ---------------------------------------------------------------------------
 
-    def _choose_keys(self, keys: list[bytes]) -> list[bytes]:
-        limit = self.config.max_vehicle_batch
-        if limit is None or limit >= len(keys):
-            return keys
-        now = monotonic()
-        # A key never served has waited since it was first seen; one that went away keeps its place for a while.
-        for key in keys:
-            self._served_at.setdefault(key, now)
-        forgotten = now - self.config.state_retention_seconds
-        if len(self._served_at) > 2 * len(keys):
-            self._served_at = {key: at for key, at in self._served_at.items() if at > forgotten}
-        return sorted(keys, key=self._served_at.__getitem__)[:limit]
-
-    def _mark_served(self, keys: Sequence[bytes]) -> None:
-        if self.config.max_vehicle_batch is not None:
-            self._served_at.update(dict.fromkeys(keys, monotonic()))
-
-    def _name_wrong_types(self, batch: Batch, payloads: Sequence[bytes | None]) -> None:
+    def _name_wrong_types(self, batch: Batch) -> None:
         """MGET answers nil for a key that is gone and for one that is no string: ask which it was."""
-        rows = [row for row, payload in enumerate(payloads) if payload is None]
-        if rows:
+        rows = (batch.status == Status.EXPIRED).nonzero()[0]
+        if len(rows):
             wrong = self._store.not_strings([batch.keys[row] for row in rows])
-            batch.status[[row for row, is_wrong in zip(rows, wrong, strict=True) if is_wrong]] = Status.WRONG_TYPE
+            batch.status[rows[wrong]] = Status.WRONG_TYPE
         for status in (Status.WRONG_TYPE, Status.TOO_LARGE):
             for row in (batch.status == status).nonzero()[0].tolist():
                 # Spread over time, so that they do not all come back in one poll.
@@ -332,88 +307,15 @@ class Runtime:
         if not self._set_aside:
             return keys, Counter()
         now = monotonic()
-        present = set(keys)
-        self._set_aside = {
-            key: (status, until) for key, (status, until) in self._set_aside.items() if until > now and key in present
-        }
-        counts = Counter(status for status, _ in self._set_aside.values())
+        self._set_aside = {key: (status, until) for key, (status, until) in self._set_aside.items() if until > now}
+        counts = Counter(self._set_aside[key][0] for key in keys if key in self._set_aside)
         return [key for key in keys if key not in self._set_aside], counts
 
-    # -- models -----------------------------------------------------------------------------------------------------
+    # -- what is due from time to time ------------------------------------------------------------------------------
 
-    def swap_models(self, models: Models) -> None:
-        """Serve other models from the next batch on; to be called on the loop's thread, between two polls."""
-        self.engine.models = models
-
-    def _initial_models(self) -> Models:
-        models = choose_models(self._registry, self.config.model_key)
-        if self.config.model_key is None:
-            announcement = self._store.active_model()
-            if announcement and (model := self._load_announced(announcement)):
-                return models.with_promoted(model)
-        return models
-
-    def _look_for_promotion(self) -> None:
-        """A newly announced model is taken over; one that does not load is refused, and the old one goes on."""
-        if self.config.model_key is not None:
-            return
-        announcement = self._store.active_model()
-        if not announcement or announcement == self._announced:
-            return
-        if announcement == self._refused and monotonic() < self._retry_at:
-            return
-        if model := self._load_announced(announcement):
-            self._take_over(model)
-
-    def _load_announced(self, announcement: bytes) -> Model | None:
-        """The announced model; None if it cannot be served, which is said once and tried again later."""
-        key = announced_key(announcement)
-        try:
-            if key is None:
-                raise RegistryError(f"{self.config.keys.active_model} holds no announcement")
-            model = self._registry.load(key)
-        except EtacoreError as error:
-            if announcement != self._refused:
-                self._refuse(key or "?", error)
-            self._refused, self._retry_at = announcement, monotonic() + RETRY_PROMOTION_S
-            return None
-        self._announced, self._refused = announcement, None
-        return model
-
-    def request_swap(self, model_key: str) -> None:
-        """Ask for another model, from any thread.
-
-        Taken over before the next batch, or refused as a promotion is; of several requests the last one counts.
-        """
-        self._requested.append(model_key)
-
-    def _serve_request(self) -> None:
-        if not self._requested:
-            return
-        key = self._requested.popleft()
-        try:
-            self._take_over(self._registry.load(key))
-        except EtacoreError as error:
-            self._refuse(key, error)
-
-    def _take_over(self, model: Model) -> None:
-        self.swap_models(self.engine.models.with_promoted(model))
-        log.info("now serving %s", model.key)
-
-    def _refuse(self, model_key: str, error: EtacoreError) -> None:
-        log.error("refused model %s, the old one goes on: %s", model_key, error.message)
-        self._observer.on_refusal(model_key, error.message)
-
-    # -- accounts and pace ------------------------------------------------------------------------------------------
-
-    def _account(self, result: PollResult) -> None:
-        for totals in (self.summary, self._window):
-            totals.n_polls += 1
-            totals.counts += result.counts
-            totals.max_late_s = max(totals.max_late_s, result.late_s)
-        self._observer.on_poll(result)
-        if monotonic() - self._window_began >= self.config.window_seconds:
-            self._report_window()
+    def _keep_house(self) -> None:
+        if self._accounts.is_window_over:
+            self._accounts.report()
             self.write_profile()
         if monotonic() - self._evicted_at >= EVICTION_INTERVAL_S:
             self._evicted_at = monotonic()
@@ -422,18 +324,7 @@ class Runtime:
     def _count_outage(self, error: RedisUnavailableError, *, first: bool) -> None:
         if first:
             log.warning("%s; waiting for it to return", error.message)
-            self.summary.n_outages += 1
-            self._window.n_outages += 1
-        self._observer.on_outage(error.message)
-        if monotonic() - self._window_began >= self.config.window_seconds:
-            self._report_window()
-
-    def _report_window(self) -> None:
-        now = monotonic()
-        totals, self._window = self._window, RunSummary()
-        window = Window(now - self._window_began, totals.n_polls, totals.n_outages, totals.counts, totals.max_late_s)
-        self._observer.on_window(window)
-        self._window_began = now
+        self._accounts.add_outage(error.message, first=first)
 
     def write_profile(self) -> None:
         """Write the profiling files, if they are wanted; a full disk is no reason to stop."""
@@ -444,21 +335,10 @@ class Runtime:
         except OSError as error:
             log.warning("profiling files not written: %s", error)
 
-    def _wait_for_tick(self, tick: float, stop: threading.Event) -> float:
-        """Wait for the next multiple of the interval: no drift, and no burst after a slow poll."""
-        interval = self.config.poll_interval_seconds
-        now = monotonic()
-        if interval <= 0:
-            return now
-        next_tick = tick + interval * max(1, int((now - tick) // interval) + 1)
-        stop.wait(next_tick - now)
-        return next_tick
 
-
-def announced_key(announcement: bytes) -> str | None:
-    """Model key of an ``eta:active_model`` value; None if it is no announcement."""
-    try:
-        key = orjson.loads(announcement)["model_key"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-    return key if isinstance(key, str) else None
+def _share_vehicles(one: Batch, other: Batch, n_vehicles: int) -> bool:
+    """Whether a vehicle is in both batches, under two keys."""
+    seen = np.zeros(n_vehicles + 1, np.bool_)  # the last place is for rows without a vehicle
+    seen[one.vehicle_ix[: one.n]] = True
+    seen[-1] = False
+    return bool(seen[other.vehicle_ix[: other.n]].any())

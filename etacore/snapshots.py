@@ -23,7 +23,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from etacore._snapshots import ColumnPointers, parse_payloads, text_list, timestamp_us
+from etacore._resp import Values
+from etacore._snapshots import ColumnPointers, parse_payloads, parse_values, text_list, timestamp_us
 from etacore.schema import NO_SEQUENCE, TEXT_DTYPE, Status
 
 __all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
@@ -182,7 +183,7 @@ class SnapshotColumns:
 
 
 def parse_snapshots(
-    payloads: Sequence[bytes | None],
+    payloads: Sequence[bytes | None] | Values,
     columns: SnapshotColumns,
     *,
     now_us: int,
@@ -197,8 +198,9 @@ def parse_snapshots(
 
     Parameters
     ----------
-    payloads : sequence of bytes or None, length n
-        JSON objects in UTF-8. None stands for a key that holds no string: ``EXPIRED``.
+    payloads : sequence of bytes or None, length n, or Values
+        JSON objects in UTF-8. None stands for a key that holds no string: ``EXPIRED``. In the reply to an MGET they
+        are read where they lie.
     columns : SnapshotColumns
         Where to; its ``n`` becomes the number of payloads.
     now_us : int
@@ -213,15 +215,17 @@ def parse_snapshots(
     Raises
     ------
     ValueError
-        If there are more payloads than the columns have places.
+        If there are more payloads than the columns have places, or the reply is not complete.
     TypeError
         If a payload is neither bytes nor None.
     """
     earliest_us, latest_us = _bounds_us(now_us, max_future_us, max_age_us)
     columns.n = 0
-    columns.n = parse_payloads(
-        payloads, columns.pointers, columns.reserve_text, earliest_us, latest_us, max_payload_bytes
-    )
+    arguments = columns.pointers, columns.reserve_text, earliest_us, latest_us, max_payload_bytes
+    if isinstance(payloads, Values):
+        columns.n = parse_values(payloads, *arguments)
+    else:
+        columns.n = parse_payloads(payloads, *arguments)
 
 
 class TextPool:

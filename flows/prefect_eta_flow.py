@@ -36,6 +36,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import SecretStr
 
+from etacore._resp import Values
 from etacore.engine import Batch, summarize
 from etacore.errors import EtacoreError
 from etacore.runtime import Runtime
@@ -53,7 +54,7 @@ _owned_by_command_line = False
 
 
 @task(name="fetch_vehicle_snapshots", cache_policy=NO_CACHE, persist_result=False)
-def _show_fetch(step: Callable[[], list[bytes | None]]) -> list[bytes | None]:
+def _show_fetch(step: Callable[[], Values]) -> Values:
     return step()
 
 
@@ -72,13 +73,13 @@ class ShownRuntime(Runtime):
 
     n_shown = 0
 
-    def fetch_vehicle_snapshots(self, keys: Sequence[bytes]) -> list[bytes | None]:
+    def fetch_vehicle_snapshots(self, keys: Sequence[bytes], ahead: Sequence[bytes] | None = None) -> Values:
         """See `Runtime`."""
-        step = partial(super().fetch_vehicle_snapshots, keys)
+        step = partial(super().fetch_vehicle_snapshots, keys, ahead)
         return _show_fetch(step) if self._is_shown() else step()
 
     def predict_for_snapshots(
-        self, keys: Sequence[bytes], payloads: Sequence[bytes | None], started: float | None = None
+        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
     ) -> Batch:
         """See `Runtime`."""
         step = partial(super().predict_for_snapshots, keys, payloads, started)

@@ -172,6 +172,12 @@ cdef class NameTable:
         trip.in_use = False
         return source >= 0 and not self.sources[source].known
 
+    def knows(self, bytes name not None, bint is_pattern):
+        """Whether a source has been looked at, if only to find nothing."""
+        cdef StringIndex names = self.pattern_names if is_pattern else self.route_names
+        cdef int32_t slot = names.find(PyBytes_AS_STRING(name), _name_length(name))
+        return slot >= 0 and self.sources[slot].known
+
     def pattern_of(self, bytes name not None, bint is_pattern):
         """Pattern number of a source by name; -1 if it has none or is unknown."""
         cdef StringIndex names = self.pattern_names if is_pattern else self.route_names

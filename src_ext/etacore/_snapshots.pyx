@@ -12,6 +12,7 @@ from etacore._isotime cimport NO_TIME, posix_time_us, text_time_us
 from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
 from etacore._members cimport *
 from etacore._number cimport number_t, number_value, scan_numeric
+from etacore._resp cimport Values
 from etacore._text cimport inside
 from etacore._types cimport *
 
@@ -330,19 +331,8 @@ def parse_payloads(
     # A tuple of our own keeps every payload alive while other threads run and may change the caller's list.
     cdef tuple held = tuple(payloads)
     cdef Py_ssize_t i, n = len(held)
-    cdef limits_t limits
-    cdef columns_t columns = pointers.columns
-    cdef uint8_t[::1] text
-    cdef span_t* spans
-    cdef int64_t needed
-    limits.earliest_us = earliest_us
-    limits.latest_us = latest_us
-    limits.max_payload_bytes = max_payload_bytes
-    if n > pointers.capacity:
-        raise ValueError(f"{n} payloads do not fit into columns for {pointers.capacity}")
-    if n == 0:
-        return 0
-    spans = <span_t*>malloc(n * sizeof(span_t))
+    cdef limits_t limits = [earliest_us, latest_us, max_payload_bytes]
+    cdef span_t* spans = <span_t*>malloc((n + 1) * sizeof(span_t))
     if spans == NULL:
         raise MemoryError
     try:
@@ -356,16 +346,43 @@ def parse_payloads(
                 spans[i].length = PyBytes_GET_SIZE(payload)
             else:
                 raise TypeError(f"payload {i} is {type(payload).__name__}, not bytes or None")
-        needed = text_bytes_needed(spans, n, max_payload_bytes)
-        text = reserve_text(needed)
-        if text.shape[0] < needed or text.shape[0] == 0:
-            raise ValueError("the arena is too small")
-        columns.text = &text[0]
-        with nogil:
-            parse_spans(spans, n, &columns, &limits)
+        parse_batch(spans, n, pointers, reserve_text, &limits)
     finally:
         free(spans)
     return n
+
+
+def parse_values(
+    Values values not None, ColumnPointers pointers not None, reserve_text,
+    int64_t earliest_us, int64_t latest_us, int64_t max_payload_bytes,
+):
+    """As `parse_payloads`, of payloads in the reply to an MGET, which stay where they are."""
+    cdef limits_t limits = [earliest_us, latest_us, max_payload_bytes]
+    if not values.is_complete or values.error is not None:
+        raise ValueError("the reply holds no values")
+    with memoryview(values.buffer):      # nobody can move the bytes meanwhile
+        parse_batch(values.spans, values.n, pointers, reserve_text, &limits)
+    return values.n
+
+
+cdef int parse_batch(
+    const span_t* spans, int64_t n, ColumnPointers pointers, reserve_text, const limits_t* limits
+) except -1:
+    cdef columns_t columns = pointers.columns
+    cdef uint8_t[::1] text
+    cdef int64_t needed
+    if n > pointers.capacity:
+        raise ValueError(f"{n} payloads do not fit into columns for {pointers.capacity}")
+    if n == 0:
+        return 0
+    needed = text_bytes_needed(spans, n, limits.max_payload_bytes)
+    text = reserve_text(needed)
+    if text.shape[0] < needed or text.shape[0] == 0:
+        raise ValueError("the arena is too small")
+    columns.text = &text[0]
+    with nogil:
+        parse_spans(spans, n, &columns, limits)
+    return 0
 
 
 def timestamp_us(value):

@@ -10,6 +10,11 @@ cdef packed struct text_t:
     int32_t length
     int32_t escape
 
+# A payload where it lies. start NULL: there is none (the key is gone, or holds no string).
+cdef struct span_t:
+    const uint8_t* start
+    int64_t length
+
 cdef enum:
     NO_SEQUENCE = -2147483648     # stop_sequence not given
     NO_STOP = -1                  # no stop, pattern or vehicle at this index

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from etacore import runtime as runtime_module
+from etacore import promotions
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
 from etacore.redis_server import RedisServer
@@ -303,7 +303,7 @@ def test_a_promoted_route_model_serves_its_route_only(
 def test_a_model_announced_too_early_is_served_once_it_is_there(
     config: RuntimeConfig, redis_client: redis.Redis, second_model_key: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(runtime_module, "RETRY_PROMOTION_S", 0.0)
+    monkeypatch.setattr(promotions, "RETRY_PROMOTION_S", 0.0)
     folder = shutil.copytree(config.model_registry_dir, tmp_path / "registry")
     whole = (folder / "registry.json").read_bytes()
     entries = json.loads(whole)

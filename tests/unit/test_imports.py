@@ -39,7 +39,12 @@ FLOORS = {
     ),
     4: (
         "etacore.estimator",
+        "etacore.redis_link",
         "etacore.redis_io",
+        "etacore.changes",
+        "etacore.accounts",
+        "etacore.promotions",
+        "etacore.sources",
         "etacore.redis_server",
         "etacore.runtime",
         "etacore.doctor",

@@ -1,0 +1,221 @@
+"""Which vehicles the loop serves in its next turn: all of them at every tick, or those that changed, as they change."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from time import monotonic
+from typing import Final, Protocol
+
+from etacore.changes import ChangeFeed
+from etacore.config import RuntimeConfig
+from etacore.errors import TrackingUnavailableError
+from etacore.redis_io import RedisStore
+
+log: Final = logging.getLogger("etacore.runtime")
+
+MAX_WAIT_S: Final = 0.2
+"""So soon a source that waits for changes notices that it is told to stop."""
+
+
+class Source(Protocol):
+    """Where the keys of a turn come from."""
+
+    every_s: float
+    """An unchanged vehicle is looked at again after this time at the latest."""
+
+    def wait(self, stop: threading.Event) -> float | None:
+        """Wait for the next turn, or for a moment: how late it is in seconds, None if there is nothing to do yet."""
+
+    def take(self) -> list[bytes]:
+        """Vehicle keys of this turn."""
+
+    def look_up(self) -> None:
+        """Called between two batches of a turn."""
+
+    def is_gone(self, keys: Sequence[bytes]) -> None:
+        """These keys were not there."""
+
+    def take_routes(self) -> list[bytes]:
+        """Keys of ``route_stops:`` that changed since the last call."""
+
+    def take_model(self) -> bool:
+        """Whether a look for a promoted model is due."""
+
+    def recheck(self) -> None:
+        """Vehicles that could not be served may be now."""
+
+    def restart(self) -> None:
+        """Redis was away: what was in hand may not have been served."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class Polling:
+    """All vehicles, found with SCAN, at every multiple of the poll interval: no drift, no burst after a slow poll."""
+
+    def __init__(self, config: RuntimeConfig, store: RedisStore) -> None:
+        self.every_s = config.poll_interval_seconds
+        self._store: Final = store
+        self._limit: Final = config.max_vehicle_batch
+        self._remember_s: Final = config.state_retention_seconds
+        self._served_at: dict[bytes, float] = {}
+        self._tick = monotonic()
+        self._is_first = True
+
+    def wait(self, stop: threading.Event) -> float | None:
+        """See `Source`."""
+        now = monotonic()
+        if self._is_first:
+            self._is_first = False
+        elif self.every_s <= 0:
+            self._tick = now
+        else:
+            self._tick += self.every_s * max(1, int((now - self._tick) // self.every_s) + 1)
+            stop.wait(self._tick - now)
+        return max(monotonic() - self._tick, 0.0)
+
+    def take(self) -> list[bytes]:
+        """See `Source`; of more keys than a turn may serve, those that have waited longest."""
+        keys = self._store.scan_vehicle_keys()
+        if self._limit is None or self._limit >= len(keys):
+            return keys
+        now = monotonic()
+        # A key never served has waited since it was first seen; one that went away keeps its place for a while.
+        for key in keys:
+            self._served_at.setdefault(key, now)
+        if len(self._served_at) > 2 * len(keys):
+            self._served_at = {key: at for key, at in self._served_at.items() if at > now - self._remember_s}
+        keys = sorted(keys, key=self._served_at.__getitem__)[: self._limit]
+        self._served_at.update(dict.fromkeys(keys, monotonic()))
+        return keys
+
+    def look_up(self) -> None:
+        """Nothing to see."""
+
+    def is_gone(self, keys: Sequence[bytes]) -> None:
+        """The next SCAN will tell."""
+
+    def take_routes(self) -> list[bytes]:
+        """Routes are looked at again every ``route_refresh_seconds``."""
+        return []
+
+    def take_model(self) -> bool:
+        """At every poll."""
+        return True
+
+    def recheck(self) -> None:
+        """The next poll will see them."""
+
+    def restart(self) -> None:
+        """The next poll begins at once."""
+        self._tick, self._is_first = monotonic(), True
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class Announced:
+    """Vehicles whose keys Redis announces as changed (client tracking), as soon as they are announced.
+
+    All vehicles that are known are looked at again every ``every_s``, because stored predictions expire though
+    nothing changes; and all keys are searched for (SCAN) at the start, when announcements may have been missed, and
+    every ``resync_seconds``.
+    """
+
+    def __init__(self, config: RuntimeConfig, store: RedisStore, feed: ChangeFeed) -> None:
+        self.every_s = min(config.resync_seconds, config.predictions_ttl_seconds / 4)
+        self._resync_s: Final = config.resync_seconds
+        self._limit: Final = config.max_vehicle_batch
+        self._store: Final = store
+        self._feed: Final = feed
+        self._known: dict[bytes, None] = {}
+        self._waiting: dict[bytes, None] = {}
+        self._routes: list[bytes] = []
+        self._has_model = True
+        self._scan_at = self._recheck_at = 0.0
+
+    def wait(self, stop: threading.Event) -> float | None:
+        """See `Source`."""
+        if not self._waiting and not self._has_model:
+            due_s = min(self._scan_at, self._recheck_at) - monotonic()
+            if due_s > 0 and not stop.is_set():
+                self._feed.wait(min(due_s, MAX_WAIT_S))
+        self.look_up()
+        now = monotonic()
+        return 0.0 if self._waiting or now >= min(self._scan_at, self._recheck_at) else None
+
+    def take(self) -> list[bytes]:
+        """See `Source`."""
+        now = monotonic()
+        if now >= self._scan_at:
+            self._known = dict.fromkeys(self._store.scan_vehicle_keys())
+            self._scan_at, self._recheck_at = now + self._resync_s, now + self.every_s
+            self._waiting.update(self._known)
+        elif now >= self._recheck_at:
+            self._recheck_at = now + self.every_s
+            self._waiting.update(self._known)
+        if self._limit is None or len(self._waiting) <= self._limit:
+            keys, self._waiting = list(self._waiting), {}
+        else:
+            keys = [key for key, _ in zip(self._waiting, range(self._limit), strict=False)]
+            for key in keys:
+                del self._waiting[key]
+        return keys
+
+    def look_up(self) -> None:
+        """Listen, so that the server need not keep what it has announced."""
+        changes = self._feed.take()
+        if changes.vehicles:
+            announced = dict.fromkeys(changes.vehicles)
+            self._waiting.update(announced)
+            self._known.update(announced)
+        self._routes += changes.routes
+        self._has_model |= changes.models
+        if changes.lost:
+            self.restart()
+
+    def is_gone(self, keys: Sequence[bytes]) -> None:
+        """See `Source`."""
+        for key in keys:
+            self._known.pop(key, None)
+
+    def take_routes(self) -> list[bytes]:
+        """See `Source`."""
+        routes, self._routes = self._routes, []
+        return routes
+
+    def take_model(self) -> bool:
+        """When one was announced, and at every resync."""
+        has_model, self._has_model = self._has_model, False
+        return has_model
+
+    def recheck(self) -> None:
+        """See `Source`."""
+        self._recheck_at = 0.0
+
+    def restart(self) -> None:
+        """See `Source`."""
+        self._scan_at, self._has_model = 0.0, True
+
+    def close(self) -> None:
+        """See `Source`."""
+        self._feed.close()
+
+
+def open_source(config: RuntimeConfig, store: RedisStore) -> Source:
+    """What the configuration asks for; where Redis does not announce changes, polling, and one line says why.
+
+    Raises
+    ------
+    ConfigError, RedisUnavailableError
+        If Redis cannot be used.
+    """
+    if config.snapshot_source == "events" or (config.snapshot_source == "auto" and not config.iterations):
+        try:
+            return Announced(config, store, ChangeFeed(config))
+        except TrackingUnavailableError as error:
+            log.warning("%s; %s", error.message, error.hint)
+    return Polling(config, store)
