@@ -11,16 +11,17 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from benchmarks.fleet import ROOT, registry_path
-from benchmarks.freshness.idle import measure_idle
+from benchmarks.freshness.idle import N_UNRELATED, add_unrelated_keys, measure_idle
 from benchmarks.freshness.processes import Source, end_on_sigterm, precise_timers, stage, use_cpus
 from benchmarks.freshness.rates import (
     MAIN_RATE,
     RATES,
+    RESYNC_S,
     Rate,
     beside_the_announcement,
     measure,
@@ -53,6 +54,7 @@ class Effort:
     rate_s: float
     main_s: float
     main_blocks: int
+    resync_s: float
     contrast_s: float
     idle_rounds: int
     idle_windows: int
@@ -60,8 +62,8 @@ class Effort:
     swaps_polling: int
 
 
-FULL: Final = Effort(RATES, 4.0, 15.0, 3, 6.0, 2, 10, 5, 3)
-QUICK: Final = Effort((500, 10_000), 1.0, 2.0, 1, 0.0, 1, 3, 1, 0)
+FULL: Final = Effort(RATES, 3.0, 15.0, 6, 6.0, 5.0, 2, 8, 5, 2)
+QUICK: Final = Effort((500, 10_000), 1.0, 2.0, 1, 0.0, 0.0, 1, 3, 1, 0)
 
 
 def measure_all(effort: Effort, parts: Sequence[str], findings: Findings) -> None:
@@ -90,11 +92,19 @@ def _measure_rates(effort: Effort, producer: Producer, findings: Findings) -> No
         _tell(findings.main)
         others = [rate for rate in effort.rates if rate != MAIN_RATE]
         findings.rates = sweep(served, producer, others, effort.rate_s, events.label, _tell)
+    if effort.resync_s:
+        often = Source("events", resync_s=RESYNC_S)
+        with stage(producer, often, registry_path(), prepare=add_unrelated_keys) as served:
+            block = measure(served, producer, MAIN_RATE, effort.resync_s)
+        label = f"events, resync every {RESYNC_S:g} s among {thousands(N_UNRELATED)} keys"
+        findings.resync = replace(summarize(label, MAIN_RATE, [block]), saturated=False)
+        _tell(findings.resync)
     if effort.contrast_s:
         poll = Source("poll")
         with stage(producer, poll, registry_path()) as served:
             block = measure(served, producer, MAIN_RATE, effort.contrast_s)
-        findings.contrast = summarize(poll.label, MAIN_RATE, [block])
+        # Its latencies go up to the interval whatever the rate is: that is no backlog.
+        findings.contrast = replace(summarize(poll.label, MAIN_RATE, [block]), saturated=False)
         _tell(findings.contrast)
 
 

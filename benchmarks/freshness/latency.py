@@ -16,8 +16,9 @@ QUANTILES: Final = (0.5, 0.99, 0.999, 1.0)
 LATE_NS: Final = 1_000_000
 """A producer that is later than this is counted."""
 SATURATED_MS: Final = 1_000.0
-GROWTH: Final = 3.0
+GROWTH: Final = 0.05
 GROWN_MS: Final = 50.0
+"""A backlog grows when latency does, by more than this share of the time that passes, and by more than a hiccup."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,12 @@ class Samples:
         """Whether work came faster than it was done: answers missing, p99 above a second, or a growing backlog."""
         if self.n_unanswered or self.quantile_ms(0.99) > SATURATED_MS:
             return True
-        first, *_, last = np.array_split(self.latency_ms, 4)
-        before, after = np.median(first), np.median(last)
-        return bool(after > GROWN_MS and after > GROWTH * before)
+        (before_s, before_ms), *_, (after_s, after_ms) = zip(
+            np.array_split(self.due_s, 4), np.array_split(self.latency_ms, 4), strict=True
+        )
+        grown_ms = np.median(after_ms) - np.median(before_ms)
+        passed_ms = (np.median(after_s) - np.median(before_s)) * 1e3
+        return bool(grown_ms > max(GROWN_MS, GROWTH * passed_ms))
 
 
 def quantile(values: NDArray[np.float64], q: float) -> float:

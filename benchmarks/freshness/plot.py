@@ -38,7 +38,8 @@ def draw(findings: Findings) -> bytes:
 
 
 def _by_rate(axes: Any, findings: Findings) -> None:
-    rates = [rate for rate in findings.all_rates() if rate.source not in (BARE, _contrast(findings))]
+    aside = (findings.bare, findings.resync, findings.contrast)
+    rates = [rate for rate in findings.all_rates() if all(rate is not other for other in aside)]
     for name, label, colour, marker in LINES:
         points = [(r.rate_per_s, value) for r in rates if math.isfinite(value := getattr(r, name))]
         if points:
@@ -65,6 +66,7 @@ def _by_rate(axes: Any, findings: Findings) -> None:
 def _by_percentile(axes: Any, findings: Findings) -> None:
     styles = (
         (findings.main, "#0072B2", "-"),
+        (findings.resync, "#E69F00", "-"),
         (findings.contrast, "#CC79A7", "-"),
         (findings.bare, GREY, ":"),
     )
@@ -80,10 +82,6 @@ def _by_percentile(axes: Any, findings: Findings) -> None:
     axes.set_xlabel("percentile")
     axes.set_title(f"By percentile, at {thousands(MAIN_RATE)} a second", fontsize=10)
     _tidy(axes)
-
-
-def _contrast(findings: Findings) -> str | None:
-    return findings.contrast.source if findings.contrast else None
 
 
 def _odds(q: float) -> float:

@@ -8,9 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +18,6 @@ import redis
 
 from benchmarks.fleet import MAX_STOPS, ROOT
 from benchmarks.freshness.schedule import Producer
-from etacore.config import RuntimeConfig
 from etacore.redis_server import RedisServer
 
 PR_SET_PDEATHSIG: Final = 1
@@ -52,11 +51,6 @@ class Source:
 
     def arguments(self) -> list[str]:
         """Of ``etacore run``."""
-        if "resync_seconds" not in {f.name for f in fields(RuntimeConfig)}:
-            return [
-                "--poll-interval",
-                str(min(self.poll_interval_s, 0.01) if self.name == "events" else self.poll_interval_s),
-            ]
         arguments = ["--source", self.name, "--poll-interval", str(self.poll_interval_s)]
         return arguments + (["--resync", str(self.resync_s)] if self.name == "events" else [])
 
@@ -145,9 +139,10 @@ class Stage:
         return self.server.socket_path
 
     def cpu_s(self) -> dict[str, float]:
-        """CPU seconds so far, by process."""
+        """CPU seconds so far, by process; ``others`` is what is no process of this benchmark."""
         used = {"generator": cpu_s(0), "redis": cpu_s(self.server.pid)}
-        return used | ({"etacore": cpu_s(self.loop.pid)} if self.loop else {})
+        used |= {"etacore": cpu_s(self.loop.pid)} if self.loop else {}
+        return used | {"others": busy_s(os.sched_getaffinity(0)) - sum(used.values())}
 
 
 @contextmanager
@@ -193,6 +188,18 @@ def cpu_s(pid: int) -> float:
     The clock id is Linux' ``make_process_cpuclock``; `pid` 0 is this process.
     """
     return time.clock_gettime((~pid << 3) | 2)
+
+
+def busy_s(cpus: Iterable[int]) -> float:
+    """Seconds for which some CPUs did something, whoever it was for, or were withheld from this machine (steal)."""
+    wanted = {f"cpu{cpu}" for cpu in cpus}
+    ticks = 0
+    for line in Path("/proc/stat").read_text().splitlines():
+        name, *fields = line.split()
+        if name in wanted:
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def use_cpus(n: int = 2) -> list[int]:

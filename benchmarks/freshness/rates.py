@@ -17,11 +17,22 @@ from benchmarks.freshness.wire import Wire
 
 RATES: Final = (100, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 40_000, 80_000, 160_000)
 MAIN_RATE: Final = 2_000
-WARM_S: Final = 0.5
+WARM_S: Final = 0.3
+RESYNC_S: Final = 2.0
+"""How often the loop looks at all keys while it is measured what that disturbs."""
 PATIENCE_S: Final = 3.0
 BARE: Final = "announcement"
 CURVE: Final = (0.0, *(1 - 10.0**-e for e in np.linspace(0.05, 4, 80)))
 """Quantiles of the curve of latency by percentile, up to 99.99 %."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of a measurement: latencies in milliseconds, and how many CPUs were busy with other things meanwhile."""
+
+    p50_ms: float
+    p99_ms: float
+    others_cpus: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +48,8 @@ class Rate:
         Writes counted, and those of them that the reader watched.
     p50_ms, p99_ms, p999_ms, max_ms : float
         Infinite where writes remained unanswered.
-    blocks_p99_ms : list of float
-        p99 of each stretch that was measured, in their order.
+    blocks : list of Stretch
+        Each stretch that was measured, in their order.
     n_unanswered : int
     n_late : int
         Writes that the producer was more than a millisecond late with.
@@ -59,13 +70,18 @@ class Rate:
     p99_ms: float
     p999_ms: float
     max_ms: float
-    blocks_p99_ms: list[float]
+    blocks: list[Stretch]
     n_unanswered: int
     n_late: int
     producer_p99_ms: float
     cpu: dict[str, float]
     saturated: bool
     curve_ms: list[float]
+
+    @property
+    def quietest(self) -> Stretch:
+        """The stretch in which the machine had least else to do."""
+        return min(self.blocks, key=lambda stretch: stretch.others_cpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +110,10 @@ def measure(
 
 
 def summarize(source: str, rate_per_s: float, blocks: Sequence[Block]) -> Rate:
-    """All blocks as one."""
+    """All blocks as one.
+
+    Blocks may begin at the same time of different runs: whether work piles up is asked of each alone.
+    """
     samples = pooled([block.samples for block in blocks])
     p50, p99, p999, largest = (samples.quantile_ms(q) for q in QUANTILES)
     return Rate(
@@ -106,7 +125,10 @@ def summarize(source: str, rate_per_s: float, blocks: Sequence[Block]) -> Rate:
         p99_ms=p99,
         p999_ms=p999,
         max_ms=largest,
-        blocks_p99_ms=[block.samples.quantile_ms(0.99) for block in blocks],
+        blocks=[
+            Stretch(block.samples.quantile_ms(0.5), block.samples.quantile_ms(0.99), block.cpu["others"])
+            for block in blocks
+        ],
         n_unanswered=samples.n_unanswered,
         n_late=samples.n_late,
         producer_p99_ms=quantile(samples.late_ms, 0.99),

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.freshness.idle import Idle
-from benchmarks.freshness.rates import MAIN_RATE, Rate
+from benchmarks.freshness.processes import Source
+from benchmarks.freshness.rates import MAIN_RATE, RESYNC_S, Rate
 from benchmarks.freshness.swap import Swap
 from etacore.redis_server import find_redis_server
 
@@ -35,6 +36,7 @@ class Findings:
     main: Rate | None = None
     bare: Rate | None = None
     contrast: Rate | None = None
+    resync: Rate | None = None
     rates: list[Rate] = field(default_factory=list)
     idle: Idle | None = None
     swap: Swap | None = None
@@ -43,7 +45,7 @@ class Findings:
     def all_rates(self) -> list[Rate]:
         """Rows of the table of rates, by rate."""
         served = sorted([*self.rates, *([self.main] if self.main else [])], key=lambda rate: rate.rate_per_s)
-        return [rate for rate in (self.bare, *served, self.contrast) if rate is not None]
+        return [rate for rate in (self.bare, *served, self.resync, self.contrast) if rate is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ RATE_HEAD: Final = (
     "CPU etacore",
     "Redis",
     "generator",
+    "others",
 )
 VERDICT_HEAD: Final = ("figure", "expected", "measured", "")
 
@@ -148,7 +151,10 @@ def rate_rows(rates: Iterable[Rate]) -> list[tuple[str, ...]]:
             thousands(rate.n_unanswered),
             thousands(rate.n_late),
             _ms(rate.producer_p99_ms),
-            *(f"{rate.cpu[name]:.0%}" if name in rate.cpu else "" for name in ("etacore", "redis", "generator")),
+            *(
+                f"{rate.cpu[name]:.0%}" if name in rate.cpu else ""
+                for name in ("etacore", "redis", "generator", "others")
+            ),
         )
         for rate in rates
     ]
@@ -170,9 +176,20 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
 def remarks(findings: Findings) -> list[str]:
     """What the tables have no room for, a line each."""
     lines = [METHOD]
-    if findings.main is not None:
-        blocks = ", ".join(map(_ms, findings.main.blocks_p99_ms))
-        lines.append(f"p99 at {thousands(MAIN_RATE)} a second, stretch by stretch: {blocks} ms")
+    for rate in (findings.main, findings.bare):
+        if rate is not None:
+            stretches = ", ".join(f"{_ms(s.p50_ms)} / {_ms(s.p99_ms)}" for s in rate.blocks)
+            quiet = rate.quietest
+            lines.append(
+                f"{rate.source} at {thousands(MAIN_RATE)} a second, stretch by stretch, p50 / p99: {stretches} ms; in "
+                f"the one with least other work on the CPUs ({quiet.others_cpus:.0%} of one) "
+                f"{_ms(quiet.p50_ms)} / {_ms(quiet.p99_ms)} ms"
+            )
+    if findings.resync is not None:
+        lines.append(
+            f"Longest wait while the loop looks at all keys again: {_ms(findings.resync.max_ms)} ms; here every "
+            f"{RESYNC_S:g} s, by default every {Source('events').resync_s:g} s"
+        )
     if (idle := findings.idle) is not None:
         with_keys, without = (
             " + ".join(f"{name} {share:.2%}" for name, share in used.items())

@@ -20,7 +20,7 @@ from benchmarks.freshness.latency import Samples, announced, answered, quantile
 from benchmarks.freshness.open_loop import Action, OpenLoop, Recording, source_stamp
 from benchmarks.freshness.plot import draw
 from benchmarks.freshness.processes import Source, cpu_s, stage
-from benchmarks.freshness.rates import CURVE, MAIN_RATE, Block, Rate, measure, summarize
+from benchmarks.freshness.rates import CURVE, MAIN_RATE, Block, Stretch, measure, summarize
 from benchmarks.freshness.results import (
     Findings,
     Limit,
@@ -210,6 +210,7 @@ def samples_of(latency_ms):
         (np.full(100, 1_001.0), True),
         (np.linspace(5.0, 400.0, 100), True),
         (np.linspace(5.0, 40.0, 100), False),
+        (np.r_[np.full(70, 5.0), np.full(30, 50.0)], False),
         (np.r_[np.full(99, 5.0), math.inf], True),
     ],
 )
@@ -316,7 +317,7 @@ def test_the_real_loop_is_measured_and_gone_afterwards():
         assert all(cpu_s(pid) > 0 for pid in pids)
     assert block.samples.n_unanswered == 0
     assert len(block.samples.latency_ms) == 100
-    assert set(block.cpu) == {"generator", "redis", "etacore"}
+    assert set(block.cpu) == {"generator", "redis", "etacore", "others"}
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -433,22 +434,23 @@ def test_two_models_that_differ():
 
 
 def rate_of(latency_ms, source="events", rate_per_s=MAIN_RATE):
-    return summarize(source, rate_per_s, [Block(samples_of(latency_ms), {"redis": 0.1, "generator": 0.2})])
+    return summarize(source, rate_per_s, [Block(samples_of(latency_ms), {"redis": 0.1, "others": 0.2})])
 
 
 def findings_of(main_ms=0.5):
     main, bare = rate_of(np.full(200, main_ms)), rate_of(np.full(200, 0.1), "announcement")
     contrast = rate_of(np.linspace(1, 1_000, 200), "poll every 1 s")
     rates = [rate_of(np.full(100, 2.0), rate_per_s=100), rate_of([1.0, math.inf], rate_per_s=80_000)]
-    return Findings(MACHINE, main, bare, contrast, rates)
+    return Findings(MACHINE, main, bare, contrast, rates=rates)
 
 
 def test_blocks_are_pooled():
-    blocks = [Block(samples_of(np.full(100, ms)), {"redis": share}) for ms, share in ((1.0, 0.1), (3.0, 0.3))]
+    blocks = [Block(samples_of(np.full(100, ms)), {"others": share}) for ms, share in ((3.0, 0.3), (1.0, 0.1))]
     found = summarize("events", 2_000, blocks)
     assert (found.p50_ms, found.p99_ms, found.n_watched) == (1.0, 3.0, 200)
-    assert found.blocks_p99_ms == [1.0, 3.0]
-    assert found.cpu == {"redis": pytest.approx(0.2)}
+    assert found.blocks == [Stretch(3.0, 3.0, 0.3), Stretch(1.0, 1.0, 0.1)]
+    assert found.quietest is found.blocks[1]
+    assert found.cpu == {"others": pytest.approx(0.2)}
     assert len(found.curve_ms) == len(CURVE)
 
 
@@ -486,6 +488,7 @@ def test_only_rates_beyond_saturation_may_leave_changes_unanswered():
 
 def test_the_report_has_everything_and_is_strict_json():
     findings = findings_of()
+    findings.resync = rate_of(np.full(100, 70.0), "events, resync")
     findings.idle = idle._summarize(np.full((3, 2, 2), 0.01), np.zeros((1, 2, 2)), 300.0)
     samples = Samples(np.arange(0.0, 9.0, 0.01), np.full(900, 2.0), np.zeros(900))
     findings.swap = swap._summarize("events", samples, [3.0], [1.0], 0, 0)
@@ -511,6 +514,7 @@ def test_the_machine_is_described():
     assert set(machine) == set(MACHINE)
 
 
-def test_rates_are_rows():
-    assert isinstance(findings_of().main, Rate)
-    assert [rate.rate_per_s for rate in findings_of().all_rates()] == [2_000, 100, 2_000, 80_000, 2_000]
+def test_rates_are_in_order_with_the_announcement_first_and_the_contrast_last():
+    rates = findings_of().all_rates()
+    assert [rate.rate_per_s for rate in rates] == [2_000, 100, 2_000, 80_000, 2_000]
+    assert [rates[0].source, rates[-1].source] == ["announcement", "poll every 1 s"]
