@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.fleet import ROOT, registry_path
-from benchmarks.freshness.idle import N_UNRELATED, add_unrelated_keys, measure_idle
+from benchmarks.freshness.idle import add_unrelated_keys, measure_idle
 from benchmarks.freshness.processes import Source, end_on_sigterm, precise_timers, stage, use_cpus
 from benchmarks.freshness.rates import (
     MAIN_RATE,
@@ -96,8 +96,7 @@ def _measure_rates(effort: Effort, producer: Producer, findings: Findings) -> No
         often = Source("events", resync_s=RESYNC_S)
         with stage(producer, often, registry_path(), prepare=add_unrelated_keys) as served:
             block = measure(served, producer, MAIN_RATE, effort.resync_s)
-        label = f"events, resync every {RESYNC_S:g} s among {thousands(N_UNRELATED)} keys"
-        findings.resync = replace(summarize(label, MAIN_RATE, [block]), saturated=False)
+        findings.resync = replace(summarize("events, resyncs", MAIN_RATE, [block]), saturated=False)
         _tell(findings.resync)
     if effort.contrast_s:
         poll = Source("poll")

@@ -16,6 +16,7 @@ QUANTILES: Final = (0.5, 0.99, 0.999, 1.0)
 LATE_NS: Final = 1_000_000
 """A producer that is later than this is counted."""
 SATURATED_MS: Final = 1_000.0
+NOT_TAKEN_MS: Final = 100.0
 GROWTH: Final = 0.05
 GROWN_MS: Final = 50.0
 """A backlog grows when latency does, by more than this share of the time that passes, and by more than a hiccup."""
@@ -34,11 +35,14 @@ class Samples:
         infinite if none was.
     late_ms : ndarray of float64, shape (n_writes,)
         How late the producer was with each write, watched or not.
+    n_answers : int
+        Predictions that answered these writes.
     """
 
     due_s: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     late_ms: NDArray[np.float64]
+    n_answers: int = 0
 
     @property
     def n_unanswered(self) -> int:
@@ -60,8 +64,11 @@ class Samples:
 
     @property
     def saturated(self) -> bool:
-        """Whether work came faster than it was done: answers missing, p99 above a second, or a growing backlog."""
-        if self.n_unanswered or self.quantile_ms(0.99) > SATURATED_MS:
+        """Whether work came faster than it was done: answers missing, p99 above a second, or a growing backlog.
+
+        Or Redis took the writes so much later than they were due that the rate was not the one on the label.
+        """
+        if self.n_unanswered or self.quantile_ms(0.99) > SATURATED_MS or quantile(self.late_ms, 0.99) > NOT_TAKEN_MS:
             return True
         (before_s, before_ms), *_, (after_s, after_ms) = zip(
             np.array_split(self.due_s, 4), np.array_split(self.latency_ms, 4), strict=True
@@ -151,7 +158,7 @@ def _samples(
     is_there[is_there] = answers[found[is_there]] >> _TIME_BITS == schedule.vehicle_ix[rows][is_there]
     latency_ms = np.full(len(rows), np.inf)
     latency_ms[is_there] = (heard_ns[found[is_there]] - due_ns[rows][is_there]) / 1e6
-    return Samples(due_s[rows], latency_ms, late_ms[counted])
+    return Samples(due_s[rows], latency_ms, late_ms[counted], len(np.unique(found[is_there])))
 
 
 _TIME_BITS: Final = 40
@@ -167,4 +174,5 @@ def pooled(parts: Sequence[Samples]) -> Samples:
         np.concatenate([part.due_s for part in parts]),
         np.concatenate([part.latency_ms for part in parts]),
         np.concatenate([part.late_ms for part in parts]),
+        sum(part.n_answers for part in parts),
     )

@@ -66,7 +66,6 @@ def _by_rate(axes: Any, findings: Findings) -> None:
 def _by_percentile(axes: Any, findings: Findings) -> None:
     styles = (
         (findings.main, "#0072B2", "-"),
-        (findings.resync, "#E69F00", "-"),
         (findings.contrast, "#CC79A7", "-"),
         (findings.bare, GREY, ":"),
     )

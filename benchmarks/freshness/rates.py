@@ -51,6 +51,8 @@ class Rate:
     blocks : list of Stretch
         Each stretch that was measured, in their order.
     n_unanswered : int
+    n_answers : int
+        Predictions that answered the watched writes; fewer than those where one answered several.
     n_late : int
         Writes that the producer was more than a millisecond late with.
     producer_p99_ms : float
@@ -72,6 +74,7 @@ class Rate:
     max_ms: float
     blocks: list[Stretch]
     n_unanswered: int
+    n_answers: int
     n_late: int
     producer_p99_ms: float
     cpu: dict[str, float]
@@ -130,6 +133,7 @@ def summarize(source: str, rate_per_s: float, blocks: Sequence[Block]) -> Rate:
             for block in blocks
         ],
         n_unanswered=samples.n_unanswered,
+        n_answers=samples.n_answers,
         n_late=samples.n_late,
         producer_p99_ms=quantile(samples.late_ms, 0.99),
         cpu={name: float(np.mean([block.cpu[name] for block in blocks])) for name in blocks[0].cpu},

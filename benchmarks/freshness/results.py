@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.freshness.idle import Idle
+from benchmarks.freshness.idle import N_UNRELATED, Idle
 from benchmarks.freshness.processes import Source
 from benchmarks.freshness.rates import MAIN_RATE, RESYNC_S, Rate
 from benchmarks.freshness.swap import Swap
@@ -24,7 +24,10 @@ PACKAGES: Final = ("numpy", "redis", "hiredis", "orjson")
 METHOD: Final = (
     "Open loop. Latency runs from when a write was due, whether or not the producer was on time, to the arrival of the "
     "announcement (client tracking) of the first prediction that knows it or a later one of the same vehicle. "
-    "Percentiles are exact, of all watched writes. Processes: redis-server, etacore run, producer and reader."
+    "Percentiles are exact, of all watched writes. Processes: redis-server, etacore run, and a generator that is "
+    "producer and reader. Writes: how many were counted; watched: a sample of them, by vehicle; answers: predictions "
+    "that answered those, none: writes without one; late: writes that the producer was over 1 ms late with, and p99 of "
+    "its lateness, which is part of the latency. The rest is CPUs in use; others are no processes of this benchmark."
 )
 
 
@@ -126,12 +129,13 @@ RATE_HEAD: Final = (
     "p99 ms",
     "p99.9 ms",
     "max ms",
+    "writes",
     "watched",
-    "of",
-    "unanswered",
-    "producer late",
-    "its p99 ms",
-    "CPU etacore",
+    "answers",
+    "none",
+    "late",
+    "p99 ms",
+    "etacore",
     "Redis",
     "generator",
     "others",
@@ -146,8 +150,9 @@ def rate_rows(rates: Iterable[Rate]) -> list[tuple[str, ...]]:
             rate.source + (" (saturated)" if rate.saturated else ""),
             thousands(rate.rate_per_s),
             *(_ms(value) for value in (rate.p50_ms, rate.p99_ms, rate.p999_ms, rate.max_ms)),
-            thousands(rate.n_watched),
             thousands(rate.n_writes),
+            thousands(rate.n_watched),
+            thousands(rate.n_answers),
             thousands(rate.n_unanswered),
             thousands(rate.n_late),
             _ms(rate.producer_p99_ms),
@@ -187,8 +192,9 @@ def remarks(findings: Findings) -> list[str]:
             )
     if findings.resync is not None:
         lines.append(
-            f"Longest wait while the loop looks at all keys again: {_ms(findings.resync.max_ms)} ms; here every "
-            f"{RESYNC_S:g} s, by default every {Source('events').resync_s:g} s"
+            f"Resyncs, the loop's looks at all keys: longest wait {_ms(findings.resync.max_ms)} ms, beside "
+            f"{thousands(N_UNRELATED)} unrelated keys; here every {RESYNC_S:g} s, by default every "
+            f"{Source('events').resync_s:g} s"
         )
     if (idle := findings.idle) is not None:
         with_keys, without = (

@@ -136,7 +136,10 @@ def test_latency_runs_from_when_the_write_was_due():
 
 
 def test_the_newest_of_several_writes_answers_all_of_them():
-    assert latencies(schedule_of([7, 7, 7]), [(10.0, 7, 2)]) == pytest.approx([10.0, 9.0, 8.0])
+    schedule = schedule_of([7, 7, 7, 8])
+    samples = answered(schedule, EVERYBODY, recording_of(schedule, [(10.0, 7, 2), (11.0, 8, 3)]))
+    assert samples.latency_ms == pytest.approx([10.0, 9.0, 8.0, 8.0])
+    assert samples.n_answers == 2
 
 
 def test_the_first_prediction_that_knows_the_write_counts():
@@ -197,9 +200,9 @@ def test_quantiles_are_samples():
     assert math.isnan(quantile(np.array([]), 0.5))
 
 
-def samples_of(latency_ms):
+def samples_of(latency_ms, late_ms=0.0):
     latency_ms = np.asarray(latency_ms, float)
-    return Samples(np.arange(len(latency_ms)) / 1e3, latency_ms, np.zeros(len(latency_ms)))
+    return Samples(np.arange(len(latency_ms)) / 1e3, latency_ms, np.full(len(latency_ms), late_ms))
 
 
 @pytest.mark.parametrize(
@@ -216,6 +219,11 @@ def samples_of(latency_ms):
 )
 def test_saturation(latency_ms, saturated):
     assert samples_of(latency_ms).saturated is saturated
+
+
+def test_a_rate_that_redis_does_not_take_is_saturated():
+    assert not samples_of(np.full(100, 150.0), late_ms=99.0).saturated
+    assert samples_of(np.full(100, 150.0), late_ms=101.0).saturated
 
 
 # -- the wire and the open loop -----------------------------------------------------------------------------------
