@@ -13,13 +13,13 @@ from etacore.schema import Status
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What one turn of the loop did: a poll, or a batch of announced changes; ``counts`` is by `Status`."""
+    """What one poll did, or with events all turns of one poll interval; ``counts`` is by `Status`."""
 
     n_keys: int
     counts: Counter[Status]
     duration_s: float
     late_s: float = 0.0
-    """How long after its time it began."""
+    """How long after its time it began, seconds."""
 
     @property
     def n_due(self) -> int:
@@ -33,7 +33,7 @@ class PollResult:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Totals of a stretch of turns, for whoever reports them."""
+    """Totals of a stretch of polls, for whoever reports them."""
 
     duration_s: float
     n_polls: int
@@ -64,10 +64,9 @@ class RunSummary:
     max_late_s: float = 0.0
 
     def add(self, result: PollResult) -> None:
-        """One more turn."""
+        """One more poll."""
         self.n_polls += 1
-        for status, n in result.counts.items():  # Counter.update is several times slower, which a batch of one feels
-            self.counts[status] += n
+        self.counts += result.counts
         self.max_late_s = max(self.max_late_s, result.late_s)
 
 
@@ -75,7 +74,7 @@ class Observer(Protocol):
     """Whoever wants to know; called on the loop's thread, so it must be quick and must not raise."""
 
     def on_poll(self, result: PollResult) -> None:
-        """After each turn."""
+        """After each poll."""
 
     def on_window(self, window: Window) -> None:
         """Every ``window_seconds``, and at the end."""
@@ -114,7 +113,7 @@ class Accounts:
         self._began = monotonic()
 
     def add(self, result: PollResult) -> None:
-        """One more turn."""
+        """One more poll."""
         self.summary.add(result)
         self._window.add(result)
         self._observer.on_poll(result)

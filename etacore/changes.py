@@ -36,6 +36,7 @@ MAX_RECEIVES: Final = 256
 
 _GLOB: Final = re.compile(r"[*?\[\]\\]")
 _INCOMPLETE: Final = object()
+_PING: Final = b"*1\r\n$4\r\nPING\r\n"
 _POLL: Final = "etacore polls instead (--source poll)"
 
 
@@ -218,7 +219,7 @@ class ChangeFeed:
         if not self._is_silent:
             self._expect_news(within_s=PING_AFTER_S)
         elif not self._is_asked:
-            sock.send(b"PING\r\n")
+            sock.send(_PING)
             self._expect_news(within_s=SOCKET_TIMEOUT_S)
             self._is_asked = True
         else:
@@ -253,14 +254,18 @@ class ChangeFeed:
     def _say_hello(self) -> None:
         try:
             self._connection.connect()
+            # redis-py does not look where there is a password; and without RESP3 Redis tracks, and tells nobody.
+            is_resp3 = self._connection.handshake_metadata[b"proto"] == 3
         except NoPermissionError:
             raise
-        except (ResponseError, AttributeError, TypeError):
+        except (ResponseError, AttributeError, TypeError, KeyError):
             # Without its words: old servers repeat the arguments of an unknown command, the password among them.
-            raise self._no_tracking("does not take HELLO 3 (RESP3)") from None
+            is_resp3 = False
         except (RedisError, OSError):
             self._blame_resp3()
             raise
+        if not is_resp3:
+            raise self._no_tracking("does not take HELLO 3 (RESP3)")
 
     def _blame_resp3(self) -> None:
         """A proxy may hang up, stay silent or ask for a password over again; but then RESP2 works."""
@@ -354,19 +359,14 @@ def tracked_prefixes(keys: KeyNames) -> tuple[str, str, str]:
             f"the vehicle pattern {pattern!r} is no plain prefix and one *, as client tracking needs it",
             hint=f"name the keys such as vehicle:ID and set the pattern to vehicle:*; until then {_POLL}",
         )
-    names = {
-        "the vehicle pattern": vehicles,
-        "route_stops": keys.route_stops,
-        "active_model": keys.active_model,
-        # Not tracked, but below a tracked prefix each of our own writes would come back as a change.
-        "predictions": keys.predictions,
-    }
+    names = {"vehicle_pattern": vehicles, "route_stops": keys.route_stops, "active_model": keys.active_model}
+    # Predictions are not tracked, but below a tracked prefix each of our own writes would come back as a change.
     for name, prefix in names.items():
-        for other, longer in names.items():
-            if name != other and longer.startswith(prefix):
+        for other, key in (names | {"predictions": keys.predictions}).items():
+            if other != name and key.startswith(prefix):
                 raise TrackingUnavailableError(
-                    f"the keys of {other} ({longer!r}) begin like those of {name} ({prefix!r}): "
-                    "client tracking cannot tell them apart",
+                    f"the keys of {other} ({key!r}) begin like those of {name} ({prefix!r}): client tracking "
+                    "cannot tell them apart",
                     hint=f"give them prefixes of their own; until then {_POLL}",
                 )
     return vehicles, keys.route_stops, keys.active_model

@@ -21,7 +21,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from etacore import __version__
-from etacore.config import RuntimeConfig, registry_dir_from_env
+from etacore.config import SNAPSHOT_SOURCES, RuntimeConfig, registry_dir_from_env
 from etacore.errors import ConfigError, EtacoreError
 
 EXIT_USAGE: Final = 2
@@ -127,7 +127,7 @@ registry_option = click.option(
 @click.option(
     "--source",
     "snapshot_source",
-    type=click.Choice(["auto", "events", "poll"]),
+    type=click.Choice(SNAPSHOT_SOURCES),
     help="Serve vehicles as Redis announces their changes, or look at all at each interval. Default: what is possible.",
 )
 @click.option(

@@ -64,7 +64,7 @@ class RuntimeConfig:
     resync_seconds: float = 300.0
     """With events, how often all keys are searched for nevertheless."""
     iterations: int = 0
-    """Polls (with events: batches) to make; 0 = until told to stop."""
+    """Polls (with events: poll intervals) to make; 0 = until told to stop."""
     max_vehicle_batch: int | None = None
     """Vehicles served per poll, the longest-waiting first; None = all."""
     max_stops_per_vehicle: int = 5

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
+from etacore.changes import ChangeFeed
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
 from etacore.redis_io import RedisStore
@@ -50,6 +51,16 @@ def _redis(config: RuntimeConfig) -> Iterator[Finding]:
                 )
     except EtacoreError as error:
         yield Finding("redis", "fail", error.message, error.hint or "")
+    else:
+        yield _events(config)
+
+
+def _events(config: RuntimeConfig) -> Finding:
+    try:
+        ChangeFeed(config).close()
+    except EtacoreError as error:
+        return Finding("events", "warn", error.message, error.hint or "")
+    return Finding("events", "ok", "client tracking works: changes are served as they come")
 
 
 def _models(config: RuntimeConfig) -> Iterator[Finding]:

@@ -267,6 +267,8 @@ def connect(config: RuntimeConfig) -> redis.Redis:
     """
     common: dict[str, Any] = {
         "decode_responses": False,
+        # Known to every server and proxy; redis-py 8 would begin with HELLO 3, which Redis 5 refuses.
+        "protocol": 2,
         "socket_timeout": SOCKET_TIMEOUT_S,
         "socket_connect_timeout": SOCKET_TIMEOUT_S,
         "retry": Retry(ExponentialWithJitterBackoff(cap=0.5, base=0.05), retries=1),

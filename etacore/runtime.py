@@ -46,6 +46,12 @@ SET_ASIDE_S: Final = 10.0
 """A key that holds no string, or far too much, is counted but not fetched again for about this long."""
 EVICTION_INTERVAL_S: Final = 60.0
 
+# A member of an enumeration takes longer to look up than a batch of one takes to count.
+EXPIRED: Final = Status.EXPIRED
+UNCHANGED: Final = Status.UNCHANGED
+WRONG_TYPE: Final = Status.WRONG_TYPE
+TOO_LARGE: Final = Status.TOO_LARGE
+
 
 @dataclass(frozen=True, slots=True)
 class _Travelling:
@@ -53,7 +59,7 @@ class _Travelling:
     batch: Batch
     rows: NDArray[np.int64]
     began: float
-    predicted: float
+    predicted_ms: float
 
 
 class Runtime:
@@ -151,6 +157,8 @@ class Runtime:
                     stop.wait(max(backoff.compute(failures), 0.05))
                     self._source.restart()
         finally:
+            if rest := self._source.sum_up(None, is_last=True):
+                self._accounts.add(rest)
             self._accounts.report()
             self.write_profile()
         return self.summary
@@ -162,14 +170,19 @@ class Runtime:
 
     def _run_turn(self, stop: threading.Event) -> None:
         late_s = self._source.wait(stop)
+        turn = None
         if late_s is None:
             self._look_around(self._source)
         elif not stop.is_set():
-            self._turn(self._source, late_s, stop)
+            turn = self._turn(self._source, late_s, stop)
+        if result := self._source.sum_up(turn):
+            self._accounts.add(result)
 
     def poll(self, stop: threading.Event | None = None) -> PollResult:
         """Serve the whole fleet once; told to stop, finish the chunk in hand."""
-        return self._turn(self._polling, 0.0, stop)
+        result = self._turn(self._polling, 0.0, stop)
+        self._accounts.add(result)
+        return result
 
     def _turn(self, source: Source, late_s: float, stop: threading.Event | None) -> PollResult:
         began = perf_counter()
@@ -177,9 +190,7 @@ class Runtime:
         self._look_around(source)
         keys, counts = self._without_set_aside(source.take())
         self._serve(keys, counts, source, stop)
-        result = PollResult(len(keys), counts, perf_counter() - began, late_s)
-        self._accounts.add(result)
-        return result
+        return PollResult(len(keys), counts, perf_counter() - began, late_s)
 
     def _look_around(self, source: Source) -> None:
         """At promoted models and changed routes."""
@@ -209,8 +220,8 @@ class Runtime:
                     # What this chunk took for the state of a vehicle has moved on with the chunk before.
                     batch = self.predict_for_snapshots(chunk, payloads, began)
                 self.write_predictions_to_redis(batch)
-                source.is_gone([chunk[row] for row in (batch.status == Status.EXPIRED).nonzero()[0]])
-                source.look_up()
+                if chunk is not chunks[-1]:
+                    source.look_up()
         finally:
             self._settle(counts)
 
@@ -235,7 +246,9 @@ class Runtime:
         ix = 1 if self._travelling is not None and self._travelling.batch is self._batches[0] else 0
         batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=started)
         self._batches[ix] = batch
-        self._name_wrong_types(batch)
+        found = batch.counts()
+        if EXPIRED in found or TOO_LARGE in found:
+            self._sort_out(batch)
         self._took_ms["eta_inference"] = (perf_counter() - began) * 1e3
         return batch
 
@@ -271,19 +284,19 @@ class Runtime:
             failed, took_s = self._store.finish_write()
             batch.status[rows[failed]] = Status.WRITE_FAILED
             if n := len(rows) - len(failed):
-                self.profiler.record("eta_inference", travelling.predicted / n, n)
+                self.profiler.record("eta_inference", travelling.predicted_ms / n, n)
                 self.profiler.record("redis_write", took_s * 1e3 / n, n)
                 self.profiler.record("pipeline_latency", (perf_counter() - travelling.began) * 1e3, n)
         self.engine.commit(batch)
-        for status, n in batch.counts().items():
+        found = batch.counts()
+        for status, n in found.items():
             counts[status] += n
-        self._check_unchanged(batch)
+        if UNCHANGED in found:
+            self._check_unchanged(batch)
 
     def _check_unchanged(self, batch: Batch) -> None:
         """An unchanged snapshot needs nothing only as long as its prediction is there; else it is due again."""
-        rows = (batch.status == Status.UNCHANGED).nonzero()[0]
-        if not len(rows):
-            return
+        rows = (batch.status == UNCHANGED).nonzero()[0]
         prefix = self.config.keys.predictions.encode()
         gone = self._store.missing(batch.columns.texts("vehicle_id", rows, prefix))
         if gone:
@@ -291,13 +304,15 @@ class Runtime:
 
     # -- keys that are not worth fetching ---------------------------------------------------------------------------
 
-    def _name_wrong_types(self, batch: Batch) -> None:
+    def _sort_out(self, batch: Batch) -> None:
         """MGET answers nil for a key that is gone and for one that is no string: ask which it was."""
-        rows = (batch.status == Status.EXPIRED).nonzero()[0]
+        rows = (batch.status == EXPIRED).nonzero()[0]
         if len(rows):
-            wrong = self._store.not_strings([batch.keys[row] for row in rows])
-            batch.status[rows[wrong]] = Status.WRONG_TYPE
-        for status in (Status.WRONG_TYPE, Status.TOO_LARGE):
+            gone = [batch.keys[row] for row in rows]
+            wrong = self._store.not_strings(gone)
+            batch.status[rows[wrong]] = WRONG_TYPE
+            self._source.is_gone([key for key, is_wrong in zip(gone, wrong, strict=True) if not is_wrong])
+        for status in (WRONG_TYPE, TOO_LARGE):
             for row in (batch.status == status).nonzero()[0].tolist():
                 # Spread over time, so that they do not all come back in one poll.
                 self._set_aside[batch.keys[row]] = status, monotonic() + SET_ASIDE_S * uniform(0.5, 1.5)

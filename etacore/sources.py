@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
 from typing import Final, Protocol
 
+from etacore.accounts import PollResult
 from etacore.changes import ChangeFeed
 from etacore.config import RuntimeConfig
 from etacore.errors import TrackingUnavailableError
 from etacore.redis_io import RedisStore
+from etacore.schema import Status
 
 log: Final = logging.getLogger("etacore.runtime")
 
@@ -48,6 +51,9 @@ class Source(Protocol):
 
     def restart(self) -> None:
         """Redis was away: what was in hand may not have been served."""
+
+    def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
+        """What counts as a poll, if one is over now; `turn` is what has just been served, if anything was."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -113,6 +119,10 @@ class Polling:
         """The next poll begins at once."""
         self._tick, self._is_first = monotonic(), True
 
+    def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
+        """Every turn is a poll."""
+        return turn
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -136,11 +146,15 @@ class Announced:
         self._routes: list[bytes] = []
         self._has_model = True
         self._scan_at = self._recheck_at = 0.0
+        self._interval_s: Final = config.poll_interval_seconds
+        self._sum_at = monotonic() + self._interval_s
+        self._n_turns, self._duration_s = 0, 0.0
+        self._counts: Counter[Status] = Counter()
 
     def wait(self, stop: threading.Event) -> float | None:
         """See `Source`."""
         if not self._waiting and not self._has_model:
-            due_s = min(self._scan_at, self._recheck_at) - monotonic()
+            due_s = min(self._scan_at, self._recheck_at, self._sum_at) - monotonic()
             if due_s > 0 and not stop.is_set():
                 self._feed.wait(min(due_s, MAX_WAIT_S))
         self.look_up()
@@ -199,6 +213,21 @@ class Announced:
     def restart(self) -> None:
         """See `Source`."""
         self._scan_at, self._has_model = 0.0, True
+
+    def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
+        """The turns of one poll interval: whoever counts polls without a prediction sees what polling would show."""
+        if turn is not None:
+            self._n_turns += 1
+            self._duration_s += turn.duration_s
+            for status, n in turn.counts.items():
+                self._counts[status] += n
+        now = monotonic()
+        if now < self._sum_at and not (is_last and self._n_turns):
+            return None
+        summed = PollResult(len(self._known), self._counts, self._duration_s)
+        self._n_turns, self._duration_s, self._counts = 0, 0.0, Counter()
+        self._sum_at = now + self._interval_s
+        return summed
 
     def close(self) -> None:
         """See `Source`."""

@@ -37,6 +37,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pydantic import SecretStr
 
 from etacore._resp import Values
+from etacore.config import SNAPSHOT_SOURCES
 from etacore.engine import Batch, summarize
 from etacore.errors import EtacoreError
 from etacore.runtime import Runtime
@@ -102,6 +103,7 @@ def prefect_eta_runtime(
     redis_db: int | None = None,
     redis_password: SecretStr | None = None,
     poll_interval_seconds: float | None = None,
+    snapshot_source: str | None = None,
     max_vehicle_batch: int | None = None,
     max_stops_per_vehicle: int | None = None,
     predictions_ttl_seconds: int | None = None,
@@ -129,6 +131,9 @@ def prefect_eta_runtime(
         REDIS_PASSWORD.
     poll_interval_seconds
         Default 1.
+    snapshot_source
+        events: serve vehicles as Redis announces their changes; poll: look at all at each interval. Default auto:
+        events where they are possible, poll in a bounded run.
     max_vehicle_batch
         Vehicles per poll, the longest-waiting first. Default all.
     max_stops_per_vehicle
@@ -228,6 +233,12 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
 @click.option("--redis-db", type=int, help="Default: the block's, else REDIS_DB, else 0.")
 @click.option("--redis-password", help="Better given as REDIS_PASSWORD; moved there before anything else happens.")
 @click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
+@click.option(
+    "--source",
+    "snapshot_source",
+    type=click.Choice(SNAPSHOT_SOURCES),
+    help="Serve vehicles as Redis announces their changes, or look at all at each interval. Default: what is possible.",
+)
 @click.option("--iterations", type=int, default=0, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")

@@ -66,6 +66,10 @@ class EtaRuntimeSettings(Block):
     redis_db: int = Field(default=0, description="Database number.")
     redis_password_secret: str | None = Field(default=None, description="Name of the Secret block with the password.")
     poll_interval_seconds: float = Field(default=1.0, description="Seconds between two polls.")
+    snapshot_source: str = Field(
+        default="auto",
+        description="events: as Redis announces changes; poll: at each interval; auto: what is possible.",
+    )
     model_key: str | None = Field(
         default=None, description="Model to serve; empty: what eta:active_model announces, else the registry's best."
     )

@@ -34,6 +34,7 @@ from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
 from etacore.cli import EXIT_USAGE
+from etacore.config import SNAPSHOT_SOURCES
 from etacore.errors import ConfigError, EtacoreError
 from flows.prefect_eta_flow import FLOW_NAME
 from flows.runtime_config import SETTINGS, EtaRuntimeSettings, block_name, environment_settings
@@ -102,6 +103,7 @@ def main() -> None:
 @click.option("--redis-db", type=int, envvar="REDIS_DB", help="Default 0.")
 @click.option("--redis-password-secret", help="Name of the Secret block with the password.")
 @click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds. Default 1.")
+@click.option("--source", "snapshot_source", type=click.Choice(SNAPSHOT_SOURCES), help="Default: what is possible.")
 @click.option("--model-key", help="Default: what eta:active_model announces, else the registry's best.")
 @click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll. Default all.")

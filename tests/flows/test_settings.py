@@ -26,7 +26,7 @@ CONTRACT_FIELDS = {
 
 
 def test_the_block_has_the_fields_that_deployments_rely_on():
-    assert set(SETTINGS) == CONTRACT_FIELDS
+    assert set(SETTINGS) == CONTRACT_FIELDS | {"snapshot_source"}
     assert EtaRuntimeSettings.get_block_type_slug() == "eta-runtime-settings"
 
 
@@ -63,6 +63,7 @@ def test_a_password_is_never_shown():
         ({"max_stops_per_vehicle": 0}, "max_stops_per_vehicle is 0"),
         ({"predictions_ttl_seconds": -1}, "predictions_ttl_seconds is -1"),
         ({"poll_interval_seconds": -0.5}, "poll_interval_seconds is -0.5"),
+        ({"snapshot_source": "push"}, "snapshot_source is 'push', but must be one of auto, events, poll"),
         ({"max_vehicle_batch": 0}, "max_vehicle_batch is 0"),
         ({"iterations": -1}, "iterations is -1"),
         ({"zero_prediction_alert_threshold": -1}, "zero_prediction_alert_threshold is -1"),
