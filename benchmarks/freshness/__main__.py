@@ -62,8 +62,8 @@ class Effort:
     swaps_polling: int
 
 
-FULL: Final = Effort(RATES, 3.0, 15.0, 6, 6.0, 5.0, 2, 8, 5, 2)
-QUICK: Final = Effort((500, 10_000), 1.0, 2.0, 1, 0.0, 0.0, 1, 3, 1, 0)
+FULL: Final = Effort(RATES, 3.0, 16.0, 16, 6.0, 5.0, 2, 8, 5, 2)
+QUICK: Final = Effort((500, 10_000), 1.0, 2.0, 2, 0.0, 0.0, 1, 3, 1, 0)
 
 
 def measure_all(effort: Effort, parts: Sequence[str], findings: Findings) -> None:
@@ -88,8 +88,10 @@ def _measure_rates(effort: Effort, producer: Producer, findings: Findings) -> No
         findings.main, findings.bare = beside_the_announcement(
             served, quiet, producer, effort.main_s, effort.main_blocks, events.label
         )
-        _tell(findings.bare)
-        _tell(findings.main)
+        for found in (findings.bare, findings.main):
+            _tell(found.all)
+            if found.quiet is not None:
+                _tell(found.quiet)
         others = [rate for rate in effort.rates if rate != MAIN_RATE]
         findings.rates = sweep(served, producer, others, effort.rate_s, events.label, _tell)
     if effort.resync_s:

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks.freshness.rates import BARE, CURVE, MAIN_RATE, Rate
+from benchmarks.freshness.rates import CURVE, MAIN_RATE, Rate
 from benchmarks.freshness.results import Findings, machine_line, thousands
 
 DPI: Final = 130
@@ -38,15 +38,14 @@ def draw(findings: Findings) -> bytes:
 
 
 def _by_rate(axes: Any, findings: Findings) -> None:
-    aside = (findings.bare, findings.resync, findings.contrast)
-    rates = [rate for rate in findings.all_rates() if all(rate is not other for other in aside)]
+    rates = sorted([*findings.rates, *([findings.main.best_known] if findings.main else [])], key=_rate_per_s)
     for name, label, colour, marker in LINES:
         points = [(r.rate_per_s, value) for r in rates if math.isfinite(value := getattr(r, name))]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=label)
     if findings.bare is not None:
         for name, _, colour, _ in LINES[:2]:
-            axes.axhline(getattr(findings.bare, name), color=colour, linestyle=":", linewidth=1)
+            axes.axhline(getattr(findings.bare.best_known, name), color=colour, linestyle=":", linewidth=1)
         axes.plot([], [], color=GREY, linestyle=":", linewidth=1, label="bare announcement, p50 and p99")
     saturated = [rate.rate_per_s for rate in rates if rate.saturated]
     if saturated:
@@ -65,22 +64,25 @@ def _by_rate(axes: Any, findings: Findings) -> None:
 
 def _by_percentile(axes: Any, findings: Findings) -> None:
     styles = (
-        (findings.main, "#0072B2", "-"),
+        (findings.main.best_known if findings.main else None, "#0072B2", "-"),
         (findings.contrast, "#CC79A7", "-"),
-        (findings.bare, GREY, ":"),
+        (findings.bare.best_known if findings.bare else None, GREY, ":"),
     )
     for rate, colour, style in styles:
         if rate is None:
             continue
         curve = [(_odds(q), ms) for q, ms in zip(CURVE, rate.curve_ms, strict=True) if _is_known(rate, q, ms)]
-        label = "bare announcement" if rate.source == BARE else rate.source
-        axes.plot(*zip(*curve, strict=True), color=colour, linestyle=style, label=label)
+        axes.plot(*zip(*curve, strict=True), color=colour, linestyle=style, label=rate.source)
     axes.set_xscale("log")
     axes.set_xticks([_odds(q) for q in PERCENTILES], [f"{q * 100:g} %" for q in PERCENTILES])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("percentile")
     axes.set_title(f"By percentile, at {thousands(MAIN_RATE)} a second", fontsize=10)
     _tidy(axes)
+
+
+def _rate_per_s(rate: Rate) -> float:
+    return rate.rate_per_s
 
 
 def _odds(q: float) -> float:

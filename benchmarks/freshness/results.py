@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from benchmarks.freshness.idle import N_UNRELATED, Idle
 from benchmarks.freshness.processes import Source
-from benchmarks.freshness.rates import MAIN_RATE, RESYNC_S, Rate
+from benchmarks.freshness.rates import MAIN_RATE, MIN_QUIET, QUIET_CPUS, RESYNC_S, Main, Rate
 from benchmarks.freshness.swap import Swap
 from etacore.redis_server import find_redis_server
 
@@ -36,8 +36,8 @@ class Findings:
     """Everything that one run measured; parts that were left out are None or empty."""
 
     machine: dict[str, Any]
-    main: Rate | None = None
-    bare: Rate | None = None
+    main: Main | None = None
+    bare: Main | None = None
     contrast: Rate | None = None
     resync: Rate | None = None
     rates: list[Rate] = field(default_factory=list)
@@ -47,8 +47,11 @@ class Findings:
 
     def all_rates(self) -> list[Rate]:
         """Rows of the table of rates, by rate."""
-        served = sorted([*self.rates, *([self.main] if self.main else [])], key=lambda rate: rate.rate_per_s)
-        return [rate for rate in (self.bare, *served, self.resync, self.contrast) if rate is not None]
+        bare, quiet = ([], []) if self.bare is None else ([self.bare.all], [self.bare.quiet])
+        main = [] if self.main is None else [self.main.all]
+        quiet += [] if self.main is None else [self.main.quiet]
+        served = sorted([*self.rates, *main], key=lambda rate: rate.rate_per_s)
+        return [rate for rate in (*bare, *served, *quiet, self.resync, self.contrast) if rate is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +101,11 @@ def figures(findings: Findings) -> dict[str, float]:
     """What the limits are about, by key; only what was measured."""
     values: dict[str, float] = {}
     if findings.main is not None:
-        kept_up = [rate for rate in (findings.main, *findings.rates) if not rate.saturated or rate is findings.main]
+        kept_up = [rate for rate in findings.rates if not rate.saturated]
         values |= {
-            "freshness_p50_ms": findings.main.p50_ms,
-            "freshness_p99_ms": findings.main.p99_ms,
-            "unanswered": sum(rate.n_unanswered for rate in kept_up),
+            "freshness_p50_ms": findings.main.best_known.p50_ms,
+            "freshness_p99_ms": findings.main.best_known.p99_ms,
+            "unanswered": sum(rate.n_unanswered for rate in (findings.main.all, *kept_up)),
         }
     if findings.idle is not None:
         values["idle_ratio"] = findings.idle.ratio
@@ -181,14 +184,14 @@ def verdict_rows(verdicts: Iterable[Verdict]) -> list[tuple[str, ...]]:
 def remarks(findings: Findings) -> list[str]:
     """What the tables have no room for, a line each."""
     lines = [METHOD]
-    for rate in (findings.main, findings.bare):
-        if rate is not None:
-            stretches = ", ".join(f"{_ms(s.p50_ms)} / {_ms(s.p99_ms)}" for s in rate.blocks)
-            quiet = rate.quietest
+    for main in (findings.main, findings.bare):
+        if main is not None:
+            stretches = ", ".join(f"{_ms(s.p50_ms)} / {_ms(s.p99_ms)} ({s.others_cpus:.0%})" for s in main.all.blocks)
+            chosen = "" if main.quiet is None else f" {len(main.quiet.blocks)} of {len(main.all.blocks)} were."
             lines.append(
-                f"{rate.source} at {thousands(MAIN_RATE)} a second, stretch by stretch, p50 / p99: {stretches} ms; in "
-                f"the one with least other work on the CPUs ({quiet.others_cpus:.0%} of one) "
-                f"{_ms(quiet.p50_ms)} / {_ms(quiet.p99_ms)} ms"
+                f"{main.all.source} at {thousands(MAIN_RATE)} a second, p50 / p99 in ms of each stretch, and what "
+                f"others used of the CPUs: {stretches}. Quiet is at most {QUIET_CPUS:.0%} of one CPU."
+                + (chosen or f" Fewer than {MIN_QUIET} were: all of them count.")
             )
     if findings.resync is not None:
         lines.append(
