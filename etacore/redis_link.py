@@ -5,6 +5,7 @@ Address, TLS, authentication, reconnects and timeouts stay redis-py's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
@@ -16,10 +17,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from etacore._resp import Acknowledgements, ProtocolError
+from etacore._resp import Acknowledgements, ProtocolError, group_sets
 
 FITS_THE_SOCKET: Final = 1 << 16
 """So many bytes are sent without waiting for the server: no thread is worth them."""
+
+GROUP: Final = 100
+"""Documents to one MSETEX: more save the server nothing, and keep its other clients waiting."""
 
 Commands = Sequence[bytes | memoryview]
 
@@ -120,50 +124,89 @@ class Link:
 
 
 class Writer:
-    """Commands on their way: while they travel, the next ones can be made.
+    """SET commands on their way: while they travel, the next ones can be made.
 
-    Large ones are sent, and their replies read, on a thread of its own.
+    Large ones are sent, and their replies read, on a thread of its own. A server that knows MSETEX (Redis 8.4 and
+    later) gets many documents with one command, which takes it 0.6 of the time.
     """
 
     def __init__(self, client: redis.Redis) -> None:
+        self._client: Final = client
         self._link: Final = Link(client)
         self._replies: Final = Acknowledgements()
+        self._grouped: Final = bytearray()
+        self._takes_groups: bool | None = None
         self._thread: Final = ThreadPoolExecutor(1, "etacore-write")
         self._travelling: Future[None] | None = None
+        self._failed: list[tuple[int, RedisError]] = []
         self._began = 0.0
         self.took_s = 0.0
         """From the first byte sent to the last reply, of the commands that were last finished."""
 
-    def begin(self, commands: Commands, n_commands: int) -> None:
-        """Send commands, each answered by ``+OK`` or an error; they must stay unchanged until `finish`."""
+    def begin(self, commands: memoryview, n_commands: int) -> None:
+        """Send ``SET ... EX`` commands, back to back; they must stay unchanged until `finish`."""
         self._began = perf_counter()
-        self._replies.expect(n_commands)
-        if sum(map(len, commands)) <= FITS_THE_SOCKET:
-            self._link.ask(commands)
+        self._failed = []
+        if len(commands) > FITS_THE_SOCKET:
+            self._travelling = self._thread.submit(self._exchange, commands, n_commands)
         else:
-            self._travelling = self._thread.submit(self._exchange, commands)
+            self._replies.expect(n_commands)
+            self._link.ask([commands])
 
     def finish(self) -> list[tuple[int, RedisError]]:
-        """Wait for the replies; which commands failed, and why."""
+        """Wait for the replies; which commands failed, by position, and why."""
         travelling, self._travelling = self._travelling, None
-        if travelling is None:
-            self._answer()
-        else:
+        if travelling is not None:
             travelling.result()
+        else:
+            self._link.answer(self._replies)
+            self._failed = [(ix, server_error(said)) for ix, said in self._replies.errors]
+            self.took_s = perf_counter() - self._began
+        return self._failed
+
+    def _exchange(self, commands: memoryview, n_commands: int) -> None:
+        if self._takes_groups is None:
+            self._takes_groups = knows_msetex(self._client)
+        if self._takes_groups:
+            self._store_groups(commands, n_commands)
+        else:
+            self._failed = self._store([commands], n_commands)
+        self.took_s = perf_counter() - self._began
+
+    def _store(self, commands: Commands, n_commands: int) -> list[tuple[int, RedisError]]:
+        self._replies.expect(n_commands)
+        self._link.ask(commands)
+        self._link.answer(self._replies)
         return [(ix, server_error(said)) for ix, said in self._replies.errors]
 
-    def _exchange(self, commands: Commands) -> None:
-        self._link.ask(commands)
-        self._answer()
-
-    def _answer(self) -> None:
-        self._link.answer(self._replies)
-        self.took_s = perf_counter() - self._began
+    def _store_groups(self, commands: memoryview, n_commands: int) -> None:
+        size, begins = group_sets(commands, n_commands, GROUP, self._grouped)
+        with memoryview(self._grouped)[:size] as grouped:
+            refused = self._store([grouped], len(begins) - 1)
+        # A group is stored whole or not at all: of those that are not, each document by itself tells which and why.
+        for group, _ in refused:
+            first = group * GROUP
+            failed = self._store([commands[begins[group] : begins[group + 1]]], min(GROUP, n_commands - first))
+            self._failed += [(first + ix, error) for ix, error in failed]
+        if len(refused) == len(begins) - 1 and not self._failed:
+            self._takes_groups = False  # not permitted to this user, or a proxy does not know it
 
     def close(self) -> None:
         """Close the connection, after what is still travelling."""
         self._thread.shutdown()
         self._link.close()
+
+
+def knows_msetex(client: redis.Redis) -> bool:
+    """Whether a server says that it is Redis 8.4 or later; one that does not let us ask is taken for an older one."""
+    try:
+        said = client.info("server")
+    except RedisError:
+        return False
+    if "valkey_version" in said:
+        return False
+    version = [int(number) for number in re.findall(r"\d+", str(said.get("redis_version", "")))[:2]]
+    return version >= [8, 4]
 
 
 def server_error(said: bytes) -> RedisError:

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
@@ -146,6 +147,7 @@ class Announced:
         self._routes: list[bytes] = []
         self._has_model = True
         self._scan_at = self._recheck_at = 0.0
+        self._scanned_at = -inf
         self._interval_s: Final = config.poll_interval_seconds
         self._sum_at = monotonic() + self._interval_s
         self._n_turns, self._duration_s = 0, 0.0
@@ -167,6 +169,7 @@ class Announced:
         if now >= self._scan_at:
             self._known = dict.fromkeys(self._store.scan_vehicle_keys())
             self._scan_at, self._recheck_at = now + self._resync_s, now + self.every_s
+            self._scanned_at = now
             self._waiting.update(self._known)
         elif now >= self._recheck_at:
             self._recheck_at = now + self.every_s
@@ -211,8 +214,9 @@ class Announced:
         self._recheck_at = 0.0
 
     def restart(self) -> None:
-        """See `Source`."""
-        self._scan_at, self._has_model = 0.0, True
+        """See `Source`; a connection that comes and goes shall not make us search all the time."""
+        self._scan_at = min(self._scan_at, self._scanned_at + self._interval_s)
+        self._has_model = True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
         """The turns of one poll interval: whoever counts polls without a prediction sees what polling would show."""

@@ -12,11 +12,15 @@ from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyBy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memchr, memcpy, memmove
+from libc.string cimport memchr, memcmp, memcpy, memmove
 
 from etacore._types cimport span_t
 
+cdef const char* SET_HEAD = b"*5\r\n$3\r\nSET\r\n"
+
 cdef enum:
+    SET_HEAD_BYTES = 13
+    GROUP_HEAD_BYTES = 64        # at most
     MIN_ROOM = 1 << 16           # less is not worth a system call
     MAX_LINE = 1 << 12           # of an error message, or a number
     OK_BYTES = 5                 # +OK\r\n
@@ -40,6 +44,15 @@ cdef inline char* put_number(char* to, int64_t number) noexcept nogil:
         to[i] = <char>(c'0' + number % 10)
         number //= 10
     return to + n
+
+
+cdef inline char* put_number_word(char* to, int64_t number) noexcept nogil:
+    to[0] = c'$'
+    to = put_number(to + 1, n_digits(number))
+    memcpy(to, b"\r\n", 2)
+    to = put_number(to + 2, number)
+    memcpy(to, b"\r\n", 2)
+    return to + 2
 
 
 cdef inline char* put_word(char* to, const char* word, int64_t length) noexcept nogil:
@@ -74,6 +87,64 @@ def pack_keys(bytes command not None, keys not None):
     for key in held:
         to = put_word(to, PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
     return packed
+
+
+cdef inline int64_t word_end(const char* data, int64_t at, int64_t size) except -1 nogil:
+    """Where the word ends that begins at a place: after $<length>, the word and both line ends."""
+    cdef int64_t length = 0
+    cdef int64_t i = at + 1
+    if at < size and data[at] == c'$':
+        while i < size and c'0' <= data[i] <= c'9' and i < at + 12:
+            length = 10 * length + data[i] - c'0'
+            i += 1
+        if i > at + 1 and length <= size - i - 4:
+            return i + length + 4
+    with gil:
+        raise ValueError("the commands are no SET commands of Redis' wire format")
+
+
+def group_sets(const uint8_t[::1] sets not None, int64_t n, int64_t group, bytearray out not None):
+    """Pack ``SET key value EX seconds`` commands into ``MSETEX n key value ... EX seconds``, `group` to one.
+
+    The server then looks up a command and answers once for many documents.
+
+    Returns the bytes written to `out`, and where each group's commands begin in `sets`, their end included.
+    ValueError if `sets` are not n such commands with one time to live.
+    """
+    cdef const char* data = <const char*>&sets[0] if sets.shape[0] else NULL
+    cdef int64_t size = sets.shape[0]
+    cdef int64_t at = 0, done = 0, inner, tail = 0, tail_length = 0, i, n_now
+    cdef char* to
+    cdef list begins = []
+    if n < 1 or group < 1 or data == NULL:
+        raise ValueError(f"{n} commands in groups of {group}")
+    PyByteArray_Resize(out, max(PyByteArray_GET_SIZE(out), size + GROUP_HEAD_BYTES * (n // group + 1)))
+    to = PyByteArray_AS_STRING(out)
+    while done < n:
+        begins.append(at)
+        n_now = min(group, n - done)
+        with nogil:
+            to[0] = c'*'
+            to = put_number(to + 1, 2 * n_now + 4)
+            memcpy(to, b"\r\n$6\r\nMSETEX\r\n", 14)
+            to = put_number_word(to + 14, n_now)
+            for i in range(n_now):
+                if size - at < SET_HEAD_BYTES or memcmp(data + at, SET_HEAD, SET_HEAD_BYTES) != 0:
+                    with gil:
+                        raise ValueError("the commands are no SET commands of Redis' wire format")
+                inner = at + SET_HEAD_BYTES
+                tail = word_end(data, word_end(data, inner, size), size)
+                memcpy(to, data + inner, tail - inner)
+                to += tail - inner
+                at = word_end(data, word_end(data, tail, size), size)
+            tail_length = at - tail
+            memcpy(to, data + tail, tail_length)
+            to += tail_length
+        done += n_now
+    if at != size:
+        raise ValueError(f"more than {n} commands")
+    begins.append(at)
+    return to - PyByteArray_AS_STRING(out), begins
 
 
 cdef inline int64_t line_length(const uint8_t* start, int64_t there) except -2:
@@ -235,7 +306,7 @@ cdef class Values:
 
 @cython.final
 cdef class Acknowledgements:
-    """The replies to n commands that are each answered by ``+OK`` or an error.
+    """The replies to n commands that are each answered by ``+OK``, or ``:1`` (MSETEX), or an error.
 
     Attributes
     ----------
@@ -292,6 +363,10 @@ cdef class Acknowledgements:
             length = line_length(data + read, self.filled - read)
             if length < 0:
                 break
+            if length == 2 and data[read] == c':' and data[read + 1] == c'1':
+                read += length + 2
+                self.found += 1
+                continue
             if data[read] != c'-':
                 raise ProtocolError(f"{data[read:read + min(length, 40)]!r} instead of +OK")
             self.errors.append((self.found, data[read + 1:read + length]))
