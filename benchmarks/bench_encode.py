@@ -1,4 +1,4 @@
-"""Prediction documents and the commands that store them, beside orjson and redis-py's packing."""
+"""Prediction documents inside the commands that store them, beside orjson and redis-py's packing of the same."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import xgboost
 from benchmarks.fleet import NOW_US, make_fleet
 from benchmarks.measuring import OURS, describe, differences
 from benchmarks.serving import WarmEngine, WarmPeer, facts
-from etacore.encoding import pack_set_commands
 from etacore.model import Model
 
 N = 2_000
@@ -26,39 +25,33 @@ def bench_encode(benchmark: Any, model: Model) -> None:
 
 
 def bench_encode_peer(benchmark: Any, booster: xgboost.Booster, model: Model) -> None:
-    describe(benchmark, "encode", "orjson", size=N)
+    describe(benchmark, "encode", "orjson and redis-py", size=N)
     fleet = make_fleet(N, tick=1)
     peer = WarmPeer(booster, facts(model), fleet).pipeline
     snapshots = peer.parse(fleet.payloads)
     lat, lon, time_us = peer.columns(snapshots)
     features = peer.vectorize(snapshots, lat, lon, time_us)
     eta = peer.predict(features.X)
-    documents = benchmark(peer.encode, fleet.keys, snapshots, time_us, features, eta, NOW_US, NOW_US, perf_counter())
-    n_stops, n_edges = differences(WarmEngine(model, make_fleet(N)).documents(fleet), documents)
-    assert n_edges <= n_stops // 1_000
-
-
-def bench_pack(benchmark: Any, model: Model) -> None:
-    describe(benchmark, "pack", OURS, size=N)
-    warm, fleet, out = WarmEngine(model, make_fleet(N)), make_fleet(N, tick=1), bytearray()
-    batch = warm.engine.process(fleet.keys, fleet.payloads, fleet.fetch, warm.batch)
-
-    def pack() -> int:
-        return pack_set_commands(batch.columns, batch.parts[0].documents, prefix=b"predictions:", ttl_s=300, out=out)[1]
-
-    assert benchmark(pack) == N
-
-
-def bench_pack_peer(benchmark: Any, model: Model) -> None:
-    describe(benchmark, "pack", "redis-py", size=N)
-    warm, fleet, out = WarmEngine(model, make_fleet(N)), make_fleet(N, tick=1), bytearray()
-    batch = warm.engine.process(fleet.keys, fleet.payloads, fleet.fetch, warm.batch)
-    documents = batch.parts[0].documents
-    commands = [
-        ("SET", "predictions:" + key.decode().partition(":")[2], documents[row], "EX", 300)
-        for row, key in enumerate(fleet.keys)
-    ]
     connection: Any = redis.Redis().connection_pool.make_connection()
-    theirs = benchmark(connection.pack_commands, commands)
-    view, _ = pack_set_commands(batch.columns, documents, prefix=b"predictions:", ttl_s=300, out=out)
-    assert view.tobytes() == b"".join(theirs)
+    documents: list[bytes] = []
+
+    def commands() -> bytes:
+        documents[:] = peer.encode(fleet.keys, snapshots, time_us, features, eta, NOW_US, NOW_US, perf_counter())
+        return b"".join(
+            connection.pack_commands(
+                ("SET", f"predictions:{snapshot['vehicle_id']}", document, "EX", 300)
+                for snapshot, document in zip(snapshots, documents, strict=True)
+            )
+        )
+
+    theirs = benchmark(commands)
+    ours = WarmEngine(model, make_fleet(N))
+    n_stops, n_edges = differences(ours.documents(fleet), documents)
+    assert n_edges <= n_stops // 1_000
+    sent = bytes(ours.batch.parts[0].documents.commands)
+    assert _keys(sent) == _keys(theirs)
+
+
+def _keys(commands: bytes) -> list[bytes]:
+    """Keys that RESP commands set, in order."""
+    return [command.split(b"\r\n", 3)[1] for command in commands.split(b"$3\r\nSET\r\n")[1:]]

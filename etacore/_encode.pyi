@@ -24,18 +24,12 @@ def encode_documents(
     distance_m: NDArray[np.float64],
     eta_s: NDArray[np.float32],
     envelope: tuple[bytes, bytes, bytes, bytes],
-    buffer: bytearray,
-    offsets: NDArray[np.int64],
-    n: int,
-) -> None: ...
-def pack_set_commands(
-    text: NDArray[np.uint8],
-    vehicle_id: NDArray[Any],
-    documents: bytearray,
-    offsets: NDArray[np.int64],
     prefix: bytes,
-    expiry: bytes,
+    ttl_s: int,
     buffer: bytearray,
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    found: NDArray[np.int64],
     n: int,
 ) -> tuple[int, int]: ...
 def number_text(value: float, decimals: int) -> bytes: ...

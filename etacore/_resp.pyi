@@ -4,8 +4,8 @@ from typing import final
 class ProtocolError(Exception): ...
 
 def pack_keys(command: bytes, keys: Iterable[bytes]) -> bytes: ...
-
 def group_sets(sets: memoryview | bytes, n: int, group: int, out: bytearray) -> tuple[int, list[int]]: ...
+
 @final
 class Values:
     @property

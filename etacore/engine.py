@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from time import perf_counter, time_ns
 from typing import Final
 
@@ -24,24 +24,25 @@ import orjson
 from numpy.typing import NDArray
 
 from etacore._resp import Values
+from etacore.batch import Batch, Part
 from etacore.config import RuntimeConfig
-from etacore.encoding import Documents, Envelope, encode_documents
+from etacore.encoding import Envelope, encode_documents, iso_time
 from etacore.errors import ModelNotFoundError
 from etacore.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
 from etacore.legs import ROUTE_FEATURES, RouteKnowledge
 from etacore.model import Model
-from etacore.motion import Motion
 from etacore.registry import Registry
 from etacore.routes import RouteTable
 from etacore.schema import FAILED, REJECTED, Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
+from etacore.snapshots import parse_snapshots, parse_timestamp
 from etacore.state import NO_TIME, VehicleState, text_keys
+
+__all__ = ["Batch", "Engine", "Fetch", "Models", "Part", "choose_models", "summarize", "system_clock_us"]
 
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 """Keys to values, None where there is none (Redis' MGET)."""
 
 _US: Final = 1_000_000
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def system_clock_us() -> int:
@@ -107,83 +108,6 @@ def choose_models(registry: Registry, model_key: str | None, model_type: str = "
     return Models(registry.load(default) if default is not None else None, by_route)
 
 
-@dataclass(slots=True)
-class Part:
-    """The rows of a batch that one model predicts, and what came out.
-
-    Attributes
-    ----------
-    row_offset : ndarray of int32, shape (n + 1,)
-        Feature rows of vehicle i: ``row_offset[i]:row_offset[i + 1]``.
-    features : ndarray of float32, shape (rows, n_features)
-    distance_m : ndarray of float64, shape (rows,)
-    stop_ix : ndarray of int32, shape (rows,)
-        Position of the stop in the vehicle's pattern.
-    eta_s : ndarray of float32, shape (rows,)
-        Seconds from the snapshot's time to the arrival, clipped.
-    documents : Documents
-    """
-
-    model: Model
-    row_offset: NDArray[np.int32]
-    features: NDArray[np.float32]
-    distance_m: NDArray[np.float64]
-    stop_ix: NDArray[np.int32]
-    eta_s: NDArray[np.float32]
-    documents: Documents
-
-
-class Batch:
-    """The columns of one batch; made once for a capacity and used again.
-
-    What was remembered of a vehicle is in the columns ``prev_*`` (`VehicleState.gather`), what follows from the fix at
-    hand in ``first_stop``, ``progress_m``, ``strikes`` and ``motion`` (`select_stops`).
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self.capacity: Final = capacity
-        self.columns: Final = SnapshotColumns(capacity)
-        self.keys: Sequence[bytes] = ()
-        self.parts: list[Part] = []
-        self.now_us = 0
-        """Time at which the batch had been fetched, microseconds; ages are counted from here."""
-        self.computed_us = 0
-        self.vehicle_ix: Final = np.empty(capacity, np.int32)
-        self.is_new: Final = np.empty(capacity, np.uint8)
-        self.pattern_ix: Final = np.empty(capacity, np.int32)
-        self.trip_key: Final = np.empty(capacity, np.uint64)
-        self.first_stop: Final = np.empty(capacity, np.int32)
-        self.progress_m: Final = np.empty(capacity, np.float64)
-        self.strikes: Final = np.empty(capacity, np.uint8)
-        self.prev_progress_m: Final = np.empty(capacity, np.float64)
-        self.prev_time_us: Final = np.empty(capacity, np.int64)
-        self.prev_strikes: Final = np.empty(capacity, np.uint8)
-        self.motion: Final = Motion(capacity)
-
-    def start(self, now_us: int, keys: Sequence[bytes] = ()) -> None:
-        """Begin anew, at the time `now_us`.
-
-        `Engine.parse` does this and fills the columns from JSON. Who has the columns already calls it, then
-        `fill_snapshots`, then the other stages; only `Engine.encode` needs the keys.
-        """
-        self.keys, self.now_us, self.parts = keys, now_us, []
-
-    @property
-    def n(self) -> int:
-        """Rows in use."""
-        return self.columns.n
-
-    @property
-    def status(self) -> NDArray[np.uint8]:
-        """What became of each row, shape (n,); see `etacore.schema.Status`."""
-        return self.columns.status[: self.n]
-
-    def counts(self) -> dict[Status, int]:
-        """Rows by status, only those that occur."""
-        found = np.bincount(self.status, minlength=len(Status))
-        return {Status(code): n for code, n in enumerate(found.tolist()) if n}
-
-
 class Engine:
     """Turns batches of payload bytes into prediction documents.
 
@@ -218,7 +142,7 @@ class Engine:
         self._calendars: dict[tuple[str, tuple[date, ...]], Calendar] = {}
         self._knowledge: dict[Model, RouteKnowledge] = {}
         self._knowledge_of = models
-        self._buffers: dict[int, Documents] = {}
+        self._predictions_prefix: Final = config.keys.predictions.encode()
 
     def process(
         self,
@@ -275,11 +199,9 @@ class Engine:
         A vehicle seen for the first time may have been served before a
         restart: its stored prediction says up to which event time.
         """
-        n = batch.n
-        vehicle_ix, is_new = batch.vehicle_ix[:n], batch.is_new[:n]
-        if self.state.lookup(batch.columns, vehicle_ix, is_new):
+        if self.state.lookup(batch.columns, batch.vehicle_ix, batch.is_new):
             self._restore(batch, fetch)
-        self.state.screen(batch.columns, vehicle_ix, batch.now_us)
+        self.state.screen(batch.columns, batch.vehicle_ix, batch.now_us)
 
     def _restore(self, batch: Batch, fetch: Fetch) -> None:
         rows = np.flatnonzero(batch.is_new[: batch.n])
@@ -293,36 +215,40 @@ class Engine:
 
     def resolve(self, batch: Batch, fetch: Fetch) -> None:
         """Find each vehicle's pattern, looking up what is not known yet or due for another look."""
-        needed = self.routes.due(batch.now_us) + self.routes.missing(batch.columns)
+        routes, columns, now_us = self.routes, batch.columns, batch.now_us
+        needed = routes.due(now_us)
+        if not needed and routes.resolve_known(columns, batch.pattern_ix, batch.trip_key):
+            return
+        needed += routes.missing(columns)
         while needed:
-            needed = self.routes.update(needed, fetch(needed), batch.now_us)
-        self.routes.resolve(batch.columns, batch.pattern_ix[: batch.n])
+            needed = routes.update(needed, fetch(needed), now_us)
+        routes.resolve(columns, batch.pattern_ix, batch.trip_key)
 
     def select(self, batch: Batch) -> None:
         """Choose the next stops of each vehicle from its report or its position, and its progress before."""
+        # The first array of each kernel says how many rows there are; the others may be longer.
         n = batch.n
-        text_keys(batch.columns, "trip_id", batch.trip_key[:n])
         self.state.gather(
             batch.vehicle_ix[:n],
-            batch.trip_key[:n],
-            batch.pattern_ix[:n],
-            batch.prev_progress_m[:n],
-            batch.prev_time_us[:n],
-            batch.prev_strikes[:n],
+            batch.trip_key,
+            batch.pattern_ix,
+            batch.prev_progress_m,
+            batch.prev_time_us,
+            batch.prev_strikes,
             batch.motion,
         )
         select_stops(
             batch.columns,
             self.routes,
             batch.pattern_ix[:n],
-            batch.trip_key[:n],
-            batch.prev_progress_m[:n],
-            batch.prev_time_us[:n],
-            batch.prev_strikes[:n],
+            batch.trip_key,
+            batch.prev_progress_m,
+            batch.prev_time_us,
+            batch.prev_strikes,
             options=self._select_options,
-            first_stop=batch.first_stop[:n],
-            progress_m=batch.progress_m[:n],
-            strikes=batch.strikes[:n],
+            first_stop=batch.first_stop,
+            progress_m=batch.progress_m,
+            strikes=batch.strikes,
             motion=batch.motion,
         )
 
@@ -360,25 +286,19 @@ class Engine:
         return assigned
 
     def _predict_part(self, batch: Batch, model: Model, status: NDArray[np.uint8]) -> Part:
-        n, pattern_ix, first_stop = batch.n, batch.pattern_ix[: batch.n], batch.first_stop[: batch.n]
-        row_offset = np.empty(n + 1, np.int32)
+        n, first_stop = batch.n, batch.first_stop
+        pattern_ix = batch.pattern_ix[:n]
+        buffers = batch.buffers(len(batch.parts))
+        row_offset = buffers.row_offset(n)
         n_rows = count_rows(status, pattern_ix, first_stop, self.routes, self.config.max_stops_per_vehicle, row_offset)
-        part = Part(
-            model=model,
-            row_offset=row_offset,
-            features=np.empty((n_rows, len(model.feature_codes)), np.float32),
-            distance_m=np.empty(n_rows, np.float64),
-            stop_ix=np.empty(n_rows, np.int32),
-            eta_s=np.empty(n_rows, np.float32),
-            documents=self._buffers.setdefault(len(batch.parts), Documents()),
-        )
+        part = buffers.part(model, n, n_rows)
         knowledge = self._known_by(model)
         vectorize(
             batch.columns,
             self.routes,
             pattern_ix,
             first_stop,
-            batch.progress_m[:n],
+            batch.progress_m,
             row_offset,
             self._calendar(model),
             model.feature_codes,
@@ -421,22 +341,24 @@ class Engine:
                 model_type=part.model.model_type,
                 model_scope=part.model.scope,
                 source=self.config.source,
-                computed_at=_iso(batch.computed_us),
-                fetched_at=_iso(batch.now_us),
-                persisted_at=_iso(persisted_us),
+                computed_at=iso_time(batch.computed_us),
+                fetched_at=iso_time(batch.now_us),
+                persisted_at=iso_time(persisted_us),
                 latency_ms=(perf_counter() - started) * 1e3,
             )
             encode_documents(
                 batch.columns,
                 batch.keys,
                 self.routes,
-                batch.pattern_ix[: batch.n],
+                batch.pattern_ix,
                 part.row_offset,
                 part.stop_ix,
                 part.distance_m,
                 part.eta_s,
                 envelope,
                 part.documents,
+                prefix=self._predictions_prefix,
+                ttl_s=self.config.predictions_ttl_seconds,
             )
 
     def commit(self, batch: Batch) -> None:
@@ -445,13 +367,13 @@ class Engine:
         self.state.commit(
             batch.status,
             batch.vehicle_ix[:n],
-            batch.columns.time_us[:n],
+            batch.columns.time_us,
             self._valid_until_us(batch),
-            batch.trip_key[:n],
-            batch.pattern_ix[:n],
-            batch.progress_m[:n],
-            batch.strikes[:n],
-            batch.first_stop[:n],
+            batch.trip_key,
+            batch.pattern_ix,
+            batch.progress_m,
+            batch.strikes,
+            batch.first_stop,
             batch.motion,
             batch.now_us,
         )
@@ -474,10 +396,6 @@ def summarize(counts: dict[Status, int]) -> dict[str, int]:
         "rejected": sum(counts.get(status, 0) for status in REJECTED),
         "failed": sum(counts.get(status, 0) for status in FAILED),
     }
-
-
-def _iso(time_us: int) -> str:
-    return (_EPOCH + timedelta(microseconds=time_us)).isoformat()
 
 
 def _source_time_us(blob: bytes | None) -> int:

@@ -29,7 +29,7 @@ from redis.retry import Retry
 from etacore._resp import Values, pack_keys
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.redis_link import Commands, Link, Writer, server_error
+from etacore.redis_link import Link, Writer, server_error
 
 SCAN_COUNT: Final = 5_000
 KEYS_PER_CALL: Final = 2_000
@@ -155,13 +155,14 @@ class RedisStore:
                 raise server_error(self._values.error)
         return self._values
 
-    def begin_write(self, commands: Commands, n_commands: int) -> None:
+    def begin_write(self, commands: memoryview, n_commands: int) -> None:
         """Send ready-made ``SET`` commands; `finish_write` has to follow before the next ones.
 
         Parameters
         ----------
-        commands : sequence of memoryview
-            RESP commands back to back; they must stay unchanged until `finish_write`.
+        commands : memoryview
+            RESP commands back to back, such as `etacore.encoding.Documents.commands`; they must stay unchanged
+            until `finish_write`.
         n_commands : int
             How many they are, at least one.
         """

@@ -171,10 +171,12 @@ class RouteTable:
 
     The calls for one batch, in this order; ``fetch`` is an MGET::
 
-        needed = table.due(now_us) + table.missing(columns)
-        while needed:                                       # two rounds at most
-            needed = table.update(needed, fetch(needed), now_us)
-        table.resolve(columns, pattern_ix)
+        needed = table.due(now_us)
+        if needed or not table.resolve_known(columns, pattern_ix):
+            needed += table.missing(columns)
+            while needed:                                   # two rounds at most
+                needed = table.update(needed, fetch(needed), now_us)
+            table.resolve(columns, pattern_ix)
 
     Pattern numbers of a batch hold until the next `resolve`. Not for several
     threads at once.
@@ -312,8 +314,9 @@ class RouteTable:
         limit : int
             Most names per call; the next call goes on where this one stopped.
         """
-        self._names.clock_us = now_us
-        return self._redis_keys(self._names.due(limit))
+        names = self._names
+        names.clock_us = now_us
+        return self._redis_keys(names.due(limit))
 
     def update(self, keys: Sequence[bytes], blobs: Sequence[bytes | None], now_us: int) -> list[bytes]:
         """Take over what was fetched.
@@ -377,7 +380,9 @@ class RouteTable:
             self.update(asked, fetch(asked), now_us)
         return any(before < 0 <= self.pattern_ix(key) for key, _, before in known)
 
-    def resolve(self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32]) -> None:
+    def resolve(
+        self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32], trip_key: NDArray[np.uint64] | None = None
+    ) -> None:
         """Give every row the number of its pattern.
 
         Parameters
@@ -387,9 +392,30 @@ class RouteTable:
             the pattern's stops.
         pattern_ix : ndarray of int32, shape (n,)
             Output; -1 for rows that are not OK (afterwards).
+        trip_key : ndarray of uint64, shape (n,), optional
+            Output: as `etacore.state.text_keys` gives it for ``trip_id``, and 0 for rows that were not OK.
         """
+        self._resolve(columns, pattern_ix, trip_key, only_if_known=False)
+
+    def resolve_known(
+        self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32], trip_key: NDArray[np.uint64] | None = None
+    ) -> bool:
+        """`resolve`, unless `missing` has something to ask for: then it returns False and nothing is resolved.
+
+        A batch whose names are all known, which is nearly every one, goes through the names once this way, not twice.
+        """
+        return self._resolve(columns, pattern_ix, trip_key, only_if_known=True)
+
+    def _resolve(
+        self,
+        columns: SnapshotColumns,
+        pattern_ix: NDArray[np.int32],
+        trip_key: NDArray[np.uint64] | None,
+        *,
+        only_if_known: bool,
+    ) -> bool:
         self.patterns.sweep()
-        self._names.resolve(
+        done = self._names.resolve(
             self.patterns,
             columns.text,
             columns.status,
@@ -397,8 +423,12 @@ class RouteTable:
             columns.trip_id,
             columns.direction_id,
             pattern_ix[: columns.n],
+            trip_key,
+            only_if_known,
         )
-        self._forget()
+        if done:
+            self._forget()
+        return done
 
     def _forget(self) -> None:
         # Only here: what the batch in hand needs has just been used, even after hours of silence.
@@ -424,6 +454,8 @@ class RouteTable:
 
     def _redis_keys(self, names: tuple[list[bytes], list[bytes], list[bytes]]) -> list[bytes]:
         trips, routes, patterns = names
+        if not (trips or routes or patterns):
+            return []
         keys = [self._trip_prefix + name for name in trips]
         for is_pattern, group in ((False, routes), (True, patterns)):
             for name in group:

@@ -28,9 +28,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from etacore._resp import Values
 from etacore.accounts import Accounts, Observer, PollResult, RunSummary, Silent, Window
+from etacore.batch import Batch
 from etacore.config import RuntimeConfig
-from etacore.encoding import pack_set_commands
-from etacore.engine import Batch, Engine, Part, system_clock_us
+from etacore.engine import Engine, system_clock_us
 from etacore.errors import RedisUnavailableError, TrackingUnavailableError
 from etacore.profiler import Profiler
 from etacore.promotions import Promotions, announced_key
@@ -58,6 +58,7 @@ class _Travelling:
     # A batch whose documents are on their way.
     batch: Batch
     rows: NDArray[np.int64]
+    commands: memoryview
     began: float
     predicted_ms: float
 
@@ -99,10 +100,10 @@ class Runtime:
         self._source: Source = self._polling
         # One is computed while the other travels.
         self._batches: Final = [Batch(config.chunk_size), Batch(config.chunk_size)]
-        self._commands: Final[dict[tuple[int, int], bytearray]] = {}
         self._travelling: _Travelling | None = None
         self._set_aside: dict[bytes, tuple[Status, float]] = {}
         self._evicted_at = monotonic()
+        self._began = 0.0
         self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0}
 
     @property
@@ -242,6 +243,7 @@ class Runtime:
     ) -> Batch:
         """Payloads to finished documents; see `etacore.engine.Engine.process`."""
         began = perf_counter()
+        self._began = began if started is None else started
         # Not the one that travels.
         ix = 1 if self._travelling is not None and self._travelling.batch is self._batches[0] else 0
         batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=started)
@@ -257,22 +259,20 @@ class Runtime:
 
         They count as stored, and the vehicles' state moves on, before the next batch is sent.
         """
-        began = perf_counter()
-        rows = np.concatenate([part.documents.rows() for part in batch.parts] or [np.empty(0, np.int64)])
+        parts = [part.documents for part in batch.parts if len(part.documents)]
+        if len(parts) == 1:
+            rows, commands = parts[0].rows(), parts[0].commands
+        else:
+            rows = np.concatenate([part.rows() for part in parts] or [np.empty(0, np.int64)])
+            commands = memoryview(b"".join(part.commands for part in parts))
         if len(rows):
-            self._store.begin_write([self._pack(batch, part, ix) for ix, part in enumerate(batch.parts)], len(rows))
-        self._travelling = _Travelling(batch, rows, began, self._took_ms["eta_inference"])
+            try:
+                self._store.begin_write(commands, len(rows))
+            except BaseException:
+                commands.release()
+                raise
+        self._travelling = _Travelling(batch, rows, commands, self._began, self._took_ms["eta_inference"])
         return len(rows)
-
-    def _pack(self, batch: Batch, part: Part, ix: int) -> memoryview:
-        commands, _ = pack_set_commands(
-            batch.columns,
-            part.documents,
-            prefix=self.config.keys.predictions.encode(),
-            ttl_s=self.config.predictions_ttl_seconds,
-            out=self._commands.setdefault((self._batches.index(batch), ix), bytearray()),
-        )
-        return commands
 
     def _settle(self, counts: Counter[Status]) -> None:
         """Wait until the documents that travel are stored, then let the state move on."""
@@ -281,7 +281,10 @@ class Runtime:
             return
         batch, rows = travelling.batch, travelling.rows
         if len(rows):
-            failed, took_s = self._store.finish_write()
+            try:
+                failed, took_s = self._store.finish_write()
+            finally:
+                travelling.commands.release()
             batch.status[rows[failed]] = Status.WRITE_FAILED
             if n := len(rows) - len(failed):
                 self.profiler.record("eta_inference", travelling.predicted_ms / n, n)

@@ -1,17 +1,25 @@
-"""Prediction documents of a whole batch as JSON, and the Redis commands that store them."""
+"""Prediction documents of a whole batch as JSON, inside the Redis commands that store them."""
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
+from libc.string cimport memmove
 
+cimport numpy as cnp
+
+from etacore._arrays cimport (
+    bytes_in, bytes_out, double_in, float_in, int32_in, int64_in, int64_out, texts_in,
+)
 from etacore._jsonwrite cimport (
-    MAX_ISO, MAX_NUMBER, delay_us, has_iso, put_bytes, put_duration, put_escaped, put_iso, put_literal, put_natural,
-    put_rounded, usable,
+    MAX_ISO, MAX_NUMBER, day_t, delay_us, find_day, has_iso, n_digits, plain, put_bytes, put_duration, put_escaped,
+    put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_to_natural,
 )
 from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
 from etacore._text cimport inside
 from etacore._types cimport OK, PREDICTION_FAILED, text_t
+
+cnp.import_array()
 
 cdef extern from "Python.h":
     # The pointer forms: the tuple of keys is checked and held before the GIL is let go.
@@ -32,17 +40,39 @@ cdef bytes _stop_error = (
 cdef const char* stop_error = PyBytes_AS_STRING(_stop_error)
 cdef size_t stop_error_length = PyBytes_GET_SIZE(_stop_error)
 
-cdef struct span_t:
+cdef struct piece_t:
     const char* start
     int64_t length
 
 # What all documents of one model have in common, ready-made.
 cdef struct envelope_t:
-    span_t head        # ,"computed_at": ... "predictions":[
-    span_t source      # ],"source": ... "redis_key":
-    span_t times       # ,"fetched_at": ... "source_timestamp":
-    span_t tail        # ,"prefect_pipeline_latency_ms": ... }
+    piece_t head        # ,"computed_at": ... "predictions":[
+    piece_t source      # ],"source": ... "redis_key":
+    piece_t times       # ,"fetched_at": ... "source_timestamp":
+    piece_t tail        # ,"prefect_pipeline_latency_ms": ... }
     int64_t length     # of all four
+
+# What all commands have in common: SET <prefix><vehicle id> <document> EX <seconds>, each part after its length.
+cdef struct command_t:
+    piece_t prefix      # of the key, without its length: the id behind it counts too
+    piece_t tail        # behind the document
+    int n_digits       # of the last document's length
+
+# The columns of a batch and what was predicted for them.
+cdef struct rows_t:
+    const char* arena
+    uint8_t* status
+    const text_t* vehicle_id
+    const text_t* route_id
+    const text_t* trip_id
+    const text_t* timestamp
+    const uint8_t* timestamp_is_number
+    const int64_t* time_us
+    const int32_t* pattern_ix
+    const int32_t* row_offset
+    const int32_t* stop_ix
+    const double* distance_m
+    const float* eta_s
 
 
 cdef int make_room(bytearray buffer, int64_t needed, char** base, int64_t* capacity) except -1:
@@ -53,11 +83,12 @@ cdef int make_room(bytearray buffer, int64_t needed, char** base, int64_t* capac
     return 0
 
 
-cdef inline char* put_eta(char* out, double eta_s, int64_t time_us) noexcept nogil:
-    out = put_rounded(put_literal(out, b',"eta_seconds":'), eta_s, 1, 10.0)
-    out = put_rounded(put_literal(out, b',"eta_minutes":'), eta_s / 60.0, 2, 100.0)
+cdef inline char* put_eta(char* out, double eta_s, int64_t moment_us, day_t* day) noexcept nogil:
+    # 0 <= eta_s <= 1e9; moment_us is when that will be.
+    out = put_tenths(put_literal(out, b',"eta_seconds":'), round_to_natural(eta_s, 10.0))
+    out = put_hundredths(put_literal(out, b',"eta_minutes":'), round_to_natural(eta_s / 60.0, 100.0))
     out = put_duration(put_literal(out, b',"eta_formatted":"'), eta_s)
-    out = put_iso(put_literal(out, b'","eta_timestamp":"'), time_us + delay_us(eta_s))
+    out = put_iso_of_day(put_literal(out, b'","eta_timestamp":"'), moment_us, day)
     return put_literal(out, b'"}')
 
 
@@ -67,39 +98,36 @@ cdef inline char* put_text(char* out, const char* arena, const text_t* text) noe
     if text.escape:
         out = put_escaped(out + 1, arena + text.start, text.length)
     else:
-        out = put_bytes(out + 1, arena + text.start, text.length)
+        out = put_short(out + 1, arena + text.start, text.length)
     out[0] = c'"'
     return out + 1
 
 
-cdef inline bint is_ascii(const char* text, int64_t length) noexcept nogil:
-    cdef unsigned char seen = 0
-    cdef int64_t i
-    for i in range(length):
-        seen |= <unsigned char>text[i]
-    return seen < 0x80
-
-
-cdef char* put_key(char* out, const char* key, int64_t length) except NULL nogil:
+cdef char* put_odd_key(char* out, const char* key, int64_t length) except NULL nogil:
     # Redis keys are bytes; JSON is UTF-8. What is not UTF-8 becomes U+FFFD, as Python's errors="replace" does it.
     # The result has at most three bytes for one, so the room of six times the length holds.
+    with gil:
+        text = PyBytes_FromStringAndSize(key, length).decode("utf-8", "replace").encode()
+        return put_escaped(out, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+
+
+cdef inline char* put_key(char* out, const char* key, int64_t length) except NULL nogil:
+    # Apart from put_odd_key, because a function with a Python variable takes the GIL on its way out, needed or not.
     out[0] = c'"'
-    if is_ascii(key, length):
-        out = put_escaped(out + 1, key, length)
+    if plain(key, length):
+        out = put_short(out + 1, key, length)
     else:
-        with gil:
-            text = PyBytes_FromStringAndSize(key, length).decode("utf-8", "replace").encode()
-            out = put_escaped(out + 1, PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
+        out = put_odd_key(out + 1, key, length)
     out[0] = c'"'
     return out + 1
 
 
-cdef inline char* put_span(char* out, span_t span) noexcept nogil:
+cdef inline char* put_piece(char* out, piece_t span) noexcept nogil:
     return put_bytes(out, span.start, span.length)
 
 
-cdef span_t as_span(bytes text) except *:
-    cdef span_t span
+cdef piece_t as_piece(bytes text) except *:
+    cdef piece_t span
     if text is None:
         raise TypeError("a part of the envelope must be bytes, not None")
     span.start = PyBytes_AS_STRING(text)
@@ -110,216 +138,241 @@ cdef span_t as_span(bytes text) except *:
 cdef envelope_t as_envelope(tuple parts) except *:
     cdef envelope_t envelope
     head, source, times, tail = parts
-    envelope.head = as_span(head)
-    envelope.source = as_span(source)
-    envelope.times = as_span(times)
-    envelope.tail = as_span(tail)
+    envelope.head = as_piece(head)
+    envelope.source = as_piece(source)
+    envelope.times = as_piece(times)
+    envelope.tail = as_piece(tail)
     envelope.length = envelope.head.length + envelope.source.length + envelope.times.length + envelope.tail.length
     return envelope
 
 
+cdef inline char* put_command_head(char* out, const command_t* command, const char* id, int64_t length) noexcept nogil:
+    # Up to where the document's length stands.
+    out = put_natural(put_literal(out, b'*5\r\n$3\r\nSET\r\n$'), command.prefix.length + length)
+    out = put_short(put_literal(out, b'\r\n'), command.prefix.start, command.prefix.length)
+    return put_literal(put_short(out, id, length), b'\r\n$')
+
+
+cdef inline char* put_length(char* body, int64_t length, command_t* command) noexcept nogil:
+    # The document's length and CR LF into the room that was left for them. Redis takes no zeros in front, so another
+    # number of digits than the last document had moves the document. Returns where it begins.
+    cdef int n = n_digits(length)
+    cdef char* place
+    if n != command.n_digits:
+        memmove(body + n - command.n_digits, body, length)
+        body += n - command.n_digits
+        command.n_digits = n
+    place = body - 2
+    place[0] = c'\r'
+    place[1] = c'\n'
+    while n > 0:
+        n -= 1
+        place -= 1
+        place[0] = <char>(48 + length % 10)
+        length //= 10
+    return body
+
+
+cdef inline int64_t room_of(
+    const rows_t* rows, int64_t i, const pattern_t* pattern, const envelope_t* common, const command_t* command,
+    int64_t key_length,
+) noexcept nogil:
+    # Bytes that the row's command cannot exceed; -1 if one of its stops is not in the pattern.
+    cdef int32_t first = rows.row_offset[i]
+    cdef int32_t last = rows.row_offset[i + 1]
+    cdef int32_t j, length
+    cdef int64_t room = (
+        COMMAND_ROOM + DOCUMENT_ROOM + common.length + command.prefix.length + command.tail.length
+        + <int64_t>(last - first) * STOP_ROOM
+        + 6 * (key_length + rows.route_id[i].length + rows.trip_id[i].length + rows.timestamp[i].length)
+        + 7 * <int64_t>rows.vehicle_id[i].length
+    )
+    for j in range(first, last):
+        if not 0 <= rows.stop_ix[j] < pattern.n_stops:
+            return -1
+        stop_prefix(pattern, rows.stop_ix[j], &length)
+        room += length
+    return room
+
+
+cdef inline char* put_stops(
+    char* out, const rows_t* rows, int64_t i, const pattern_t* pattern, day_t* day, int64_t* n_usable
+) noexcept nogil:
+    cdef int64_t time_us = rows.time_us[i]
+    cdef int64_t moment_us
+    cdef double eta_s
+    cdef int32_t first = rows.row_offset[i]
+    cdef int32_t j, length
+    cdef const char* prefix
+    n_usable[0] = 0
+    for j in range(first, rows.row_offset[i + 1]):
+        if j > first:
+            out[0] = c','
+            out += 1
+        prefix = stop_prefix(pattern, rows.stop_ix[j], &length)
+        out = put_rounded(put_short(out, prefix, length), rows.distance_m[j], 1, 10.0)
+        # As `usable`, with the moment kept. A float that is not a number in [0, 1e9] is a defect of the model.
+        eta_s = rows.eta_s[j]
+        moment_us = time_us + delay_us(eta_s) if 0.0 <= eta_s <= 1e9 else INT64_MIN
+        if has_iso(moment_us):
+            out = put_eta(out, eta_s, moment_us, day)
+            n_usable[0] += 1
+        else:
+            out = put_bytes(out, stop_error, stop_error_length)
+    return out
+
+
 def encode_documents(
-    const uint8_t[::1] text not None,
-    uint8_t[::1] status not None,
-    const text_t[::1] vehicle_id not None,
-    const text_t[::1] route_id not None,
-    const text_t[::1] trip_id not None,
-    const text_t[::1] timestamp not None,
-    const uint8_t[::1] timestamp_is_number not None,
-    const int64_t[::1] time_us not None,
+    cnp.ndarray text not None,
+    cnp.ndarray status not None,
+    cnp.ndarray vehicle_id not None,
+    cnp.ndarray route_id not None,
+    cnp.ndarray trip_id not None,
+    cnp.ndarray timestamp not None,
+    cnp.ndarray timestamp_is_number not None,
+    cnp.ndarray time_us not None,
     tuple keys not None,
     PatternTable table not None,
-    const int32_t[::1] pattern_ix not None,
-    const int32_t[::1] row_offset not None,
-    const int32_t[::1] stop_ix not None,
-    const double[::1] distance_m not None,
-    const float[::1] eta_s not None,
+    cnp.ndarray pattern_ix not None,
+    cnp.ndarray row_offset not None,
+    cnp.ndarray stop_ix not None,
+    cnp.ndarray distance_m not None,
+    cnp.ndarray eta_s not None,
     tuple envelope not None,
+    bytes prefix not None,
+    int64_t ttl_s,
     bytearray buffer not None,
-    int64_t[::1] offsets not None,
+    cnp.ndarray starts not None,
+    cnp.ndarray ends not None,
+    cnp.ndarray found not None,
     int64_t n,
 ):
-    """One document per row that is OK and has stops, back to back in `buffer`; see `etacore.encoding`.
+    """One SET command per row that is OK and has stops, back to back in `buffer`; see `etacore.encoding`.
+
+    `starts` and `ends` say where in it the document of each row lies, both 0 for none; `found` lists the rows that
+    have one. Returns the bytes written and the number of commands.
 
     ValueError, before anything is written, if an array is shorter than the batch, the row offsets are not ascending
     from 0 or more, or a text lies outside the arena.
     """
     cdef PyObject* held_keys = <PyObject*>keys
     cdef PyObject* key
-    cdef const char* arena = <const char*>&text[0] if text.shape[0] else NULL
     cdef char* base = PyByteArray_AS_STRING(buffer)
     cdef int64_t capacity = len(buffer)
     cdef int64_t size = 0
-    cdef int64_t i, j, room, n_usable, moment_us
+    cdef int64_t n_found = 0
+    cdef int64_t i, room, length, n_usable, n_stops, n_arena = cnp.PyArray_SIZE(text)
     cdef int64_t bad = -1
-    cdef int32_t first, last, length
-    cdef const char* prefix
+    cdef int64_t* start_of
+    cdef int64_t* end_of
+    cdef int64_t* row_of
     cdef char* out
+    cdef char* body
     cdef const pattern_t* pattern
+    cdef day_t day
+    cdef rows_t rows
+    cdef command_t command
     cdef envelope_t common = as_envelope(envelope)
+    cdef bytes tail
     if n < 0:
         raise ValueError(f"a batch cannot have {n} rows")
+    if ttl_s < 1:
+        raise ValueError(f"a time to live must be at least 1 s, not {ttl_s}")
     if len(keys) < n:
         raise ValueError(f"{len(keys)} keys for {n} rows")
     for item in keys:
         if type(item) is not bytes:
             raise TypeError(f"a Redis key must be bytes, not {type(item).__name__}")
-    if (
-        row_offset.shape[0] <= n or offsets.shape[0] <= n or pattern_ix.shape[0] < n or status.shape[0] < n
-        or vehicle_id.shape[0] < n or route_id.shape[0] < n or trip_id.shape[0] < n or timestamp.shape[0] < n
-        or timestamp_is_number.shape[0] < n or time_us.shape[0] < n
-        or min(stop_ix.shape[0], distance_m.shape[0], eta_s.shape[0]) < row_offset[n]
-    ):
-        raise ValueError("an array is shorter than the batch")
-    if row_offset[0] < 0:
-        raise ValueError(f"the row offsets begin at {row_offset[0]}")
+    rows.arena = <const char*>bytes_in(text, b"text", 0)
+    rows.status = bytes_out(status, b"status", n)
+    rows.vehicle_id = texts_in(vehicle_id, b"vehicle_id", n)
+    rows.route_id = texts_in(route_id, b"route_id", n)
+    rows.trip_id = texts_in(trip_id, b"trip_id", n)
+    rows.timestamp = texts_in(timestamp, b"timestamp", n)
+    rows.timestamp_is_number = bytes_in(timestamp_is_number, b"timestamp_is_number", n)
+    rows.time_us = int64_in(time_us, b"time_us", n)
+    rows.pattern_ix = int32_in(pattern_ix, b"pattern_ix", n)
+    rows.row_offset = int32_in(row_offset, b"row_offset", n + 1)
+    start_of = int64_out(starts, b"starts", n)
+    end_of = int64_out(ends, b"ends", n)
+    row_of = int64_out(found, b"found", n)
+    if rows.row_offset[0] < 0:
+        raise ValueError(f"the row offsets begin at {rows.row_offset[0]}")
+    if rows.row_offset[n] < 0:
+        raise ValueError(f"the row offsets decrease to {rows.row_offset[n]}")
+    n_stops = rows.row_offset[n]
+    rows.stop_ix = int32_in(stop_ix, b"stop_ix", n_stops)
+    rows.distance_m = double_in(distance_m, b"distance_m", n_stops)
+    rows.eta_s = float_in(eta_s, b"eta_s", n_stops)
 
     with nogil:
         for i in range(n):
-            if row_offset[i + 1] < row_offset[i] or status[i] == OK and row_offset[i + 1] > row_offset[i] and not (
-                inside(vehicle_id[i], text.shape[0]) and inside(route_id[i], text.shape[0])
-                and inside(trip_id[i], text.shape[0]) and inside(timestamp[i], text.shape[0])
+            if rows.row_offset[i + 1] < rows.row_offset[i]:
+                bad = i
+                break
+            if rows.status[i] == OK and rows.row_offset[i + 1] > rows.row_offset[i] and not (
+                inside(rows.vehicle_id[i], n_arena) and inside(rows.route_id[i], n_arena)
+                and inside(rows.trip_id[i], n_arena) and inside(rows.timestamp[i], n_arena)
             ):
                 bad = i
                 break
     if bad >= 0:
         raise ValueError(f"row {bad}: the row offsets decrease, or a text lies outside the arena")
 
+    expiry = b"%d" % ttl_s
+    tail = b"\r\n$2\r\nEX\r\n$%d\r\n%b\r\n" % (len(expiry), expiry)
+    command.prefix = as_piece(prefix)
+    command.tail = as_piece(tail)
+    command.n_digits = 4
+    find_day(&day, 0)
     with nogil:
         for i in range(n):
-            offsets[i] = size
-            if status[i] != OK:
-                continue
-            first = row_offset[i]
-            last = row_offset[i + 1]
-            if first >= last:
+            start_of[i] = 0
+            end_of[i] = 0
+            if rows.status[i] != OK or rows.row_offset[i] >= rows.row_offset[i + 1]:
                 continue
             key = tuple_item(held_keys, i)
-            pattern = pattern_at(table, pattern_ix[i])
-            if pattern == NULL:
-                status[i] = PREDICTION_FAILED
-                continue
-            room = DOCUMENT_ROOM + common.length + <int64_t>(last - first) * STOP_ROOM + 6 * (
-                <int64_t>bytes_size(key)
-                + vehicle_id[i].length + route_id[i].length + trip_id[i].length + timestamp[i].length
-            )
-            for j in range(first, last):
-                if not 0 <= stop_ix[j] < pattern.n_stops:
-                    break
-                stop_prefix(pattern, stop_ix[j], &length)
-                room += length
-            else:
-                j = last
-            if j < last:
-                status[i] = PREDICTION_FAILED
+            pattern = pattern_at(table, rows.pattern_ix[i])
+            room = -1
+            if pattern != NULL:
+                room = room_of(&rows, i, pattern, &common, &command, bytes_size(key))
+            if room < 0:
+                rows.status[i] = PREDICTION_FAILED
                 continue
             if size + room > capacity:
                 with gil:
                     make_room(buffer, size + room, &base, &capacity)
 
-            out = base + size
-            out = put_text(put_literal(out, b'{"vehicle_id":'), arena, &vehicle_id[i])
-            out = put_text(put_literal(out, b',"route_id":'), arena, &route_id[i])
+            out = put_command_head(
+                base + size, &command, rows.arena + rows.vehicle_id[i].start, rows.vehicle_id[i].length)
+            # The document's length stands before it and is known after it. Most have as many digits as the last one.
+            body = out + command.n_digits + 2
+            out = put_text(put_literal(body, b'{"vehicle_id":'), rows.arena, &rows.vehicle_id[i])
+            out = put_text(put_literal(out, b',"route_id":'), rows.arena, &rows.route_id[i])
             out = put_literal(out, b',"trip_id":')
-            out = put_text(out, arena, &trip_id[i]) if trip_id[i].length else put_literal(out, b'null')
-            out = put_span(out, common.head)
-            n_usable = 0
-            moment_us = time_us[i]
-            for j in range(first, last):
-                if j > first:
-                    out[0] = c','
-                    out += 1
-                prefix = stop_prefix(pattern, stop_ix[j], &length)
-                out = put_bytes(out, prefix, length)
-                out = put_rounded(out, distance_m[j], 1, 10.0)
-                if usable(eta_s[j], moment_us):
-                    out = put_eta(out, eta_s[j], moment_us)
-                    n_usable += 1
-                else:
-                    out = put_bytes(out, stop_error, stop_error_length)
-            if n_usable == 0:
-                status[i] = PREDICTION_FAILED
-                continue
-            out = put_key(put_span(out, common.source), bytes_text(key), bytes_size(key))
-            out = put_span(out, common.times)
-            if timestamp_is_number[i]:
-                out = put_bytes(out, arena + timestamp[i].start, timestamp[i].length)
+            if rows.trip_id[i].length:
+                out = put_text(out, rows.arena, &rows.trip_id[i])
             else:
-                out = put_text(out, arena, &timestamp[i])
-            size = put_span(out, common.tail) - base
-        offsets[n] = size
-
-
-def pack_set_commands(
-    const uint8_t[::1] text not None,
-    const text_t[::1] vehicle_id not None,
-    bytearray documents not None,
-    const int64_t[::1] offsets not None,
-    bytes prefix not None,
-    bytes expiry not None,
-    bytearray buffer not None,
-    int64_t n,
-):
-    """`SET <prefix><vehicle_id> <document> EX <ttl>` for every row with a document, as RESP.
-
-    Returns
-    -------
-    tuple of (int, int)
-        Bytes written to `buffer`, and how many commands they are.
-
-    Raises
-    ------
-    ValueError
-        If an array is shorter than the batch, the offsets decrease or leave the documents, a vehicle id lies outside
-        the arena, or `buffer` holds the documents themselves.
-    """
-    cdef const char* arena = <const char*>&text[0] if text.shape[0] else NULL
-    cdef const char* source = PyByteArray_AS_STRING(documents)
-    cdef const char* prefix_text = PyBytes_AS_STRING(prefix)
-    cdef const char* expiry_text = PyBytes_AS_STRING(expiry)
-    cdef int64_t prefix_length = PyBytes_GET_SIZE(prefix)
-    cdef int64_t expiry_length = PyBytes_GET_SIZE(expiry)
-    cdef char* base = PyByteArray_AS_STRING(buffer)
-    cdef int64_t capacity = len(buffer)
-    cdef int64_t size = 0
-    cdef int64_t i, length, room
-    cdef int64_t n_commands = 0
-    cdef char* out
-    if n < 0:
-        raise ValueError(f"a batch cannot have {n} rows")
-    if offsets.shape[0] <= n or vehicle_id.shape[0] < n:
-        raise ValueError("an array is shorter than the batch")
-    if offsets[0] < 0 or offsets[n] > len(documents):
-        raise ValueError("offsets reach past the documents")
-    if documents is buffer:
-        raise ValueError("the commands cannot replace the documents they are made of")
-    room = offsets[n]
-    for i in range(n):
-        if offsets[i + 1] < offsets[i]:
-            raise ValueError(f"the offsets decrease at row {i}")
-        if offsets[i + 1] > offsets[i]:
-            if not inside(vehicle_id[i], text.shape[0]):
-                raise ValueError(f"the vehicle id of row {i} lies outside the arena")
-            room += vehicle_id[i].length + prefix_length + expiry_length + COMMAND_ROOM
-    if room > capacity:
-        make_room(buffer, room, &base, &capacity)
-    with nogil:
-        out = base
-        for i in range(n):
-            length = offsets[i + 1] - offsets[i]
-            if length <= 0:
+                out = put_literal(out, b'null')
+            out = put_stops(put_piece(out, common.head), &rows, i, pattern, &day, &n_usable)
+            if n_usable == 0:
+                rows.status[i] = PREDICTION_FAILED
                 continue
-            out = put_natural(put_literal(out, b'*5\r\n$3\r\nSET\r\n$'), prefix_length + vehicle_id[i].length)
-            out = put_bytes(put_literal(out, b'\r\n'), prefix_text, prefix_length)
-            out = put_bytes(out, arena + vehicle_id[i].start, vehicle_id[i].length)
-            out = put_natural(put_literal(out, b'\r\n$'), length)
-            out = put_bytes(put_literal(out, b'\r\n'), source + offsets[i], length)
-            out = put_natural(put_literal(out, b'\r\n$2\r\nEX\r\n$'), expiry_length)
-            out = put_bytes(put_literal(out, b'\r\n'), expiry_text, expiry_length)
-            out = put_literal(out, b'\r\n')
-            n_commands += 1
-        size = out - base
-    return size, n_commands
+            out = put_key(put_piece(out, common.source), bytes_text(key), bytes_size(key))
+            out = put_piece(out, common.times)
+            if rows.timestamp_is_number[i]:
+                out = put_short(out, rows.arena + rows.timestamp[i].start, rows.timestamp[i].length)
+            else:
+                out = put_text(out, rows.arena, &rows.timestamp[i])
+            out = put_piece(out, common.tail)
+            length = out - body
+            body = put_length(body, length, &command)
+            start_of[i] = body - base
+            end_of[i] = start_of[i] + length
+            row_of[n_found] = i
+            n_found += 1
+            size = put_short(body + length, command.tail.start, command.tail.length) - base
+    return size, n_found
 
 
 def number_text(double value, int decimals):

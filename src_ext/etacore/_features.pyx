@@ -3,6 +3,9 @@
 from libc.math cimport NAN, isnan
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
 
+cimport numpy as cnp
+
+from etacore._arrays cimport bytes_in, double_in, double_out, float_in, int32_in, int32_out, int64_in, misfit
 from etacore._geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
 from etacore._motion cimport MotionPointers, motion_t
 from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_t
@@ -12,6 +15,8 @@ from etacore._types cimport (
     F_RECENT_SPEED_MPS, F_ROUTE_CODE, F_SINCE_LAST_STOP_S, F_STOP_SEQUENCE, F_STOPS_AHEAD, F_TEMPERATURE_C,
     F_TYPICAL_TRAVEL_S, F_WIND_SPEED_KMH, N_FEATURES, OK,
 )
+
+cnp.import_array()
 
 cdef enum:
     INT32_LIMIT = 1 << 30
@@ -38,14 +43,25 @@ cdef inline int64_t _floor_div(int64_t a, int64_t b) noexcept nogil:
 cdef clock_t _clock(
     const int64_t[::1] transitions_s, const int32_t[::1] offset_s, const int32_t[::1] holiday_days,
 ) except *:
-    cdef clock_t clock
-    if transitions_s.shape[0] < 1 or transitions_s.shape[0] != offset_s.shape[0] or transitions_s[0] != INT64_MIN:
+    if transitions_s.shape[0] < 1 or transitions_s.shape[0] != offset_s.shape[0]:
         raise ValueError("a calendar needs a first interval without begin, and an offset for each")
-    clock.transitions_s = &transitions_s[0]
-    clock.offset_s = &offset_s[0]
-    clock.holiday_days = &holiday_days[0] if holiday_days.shape[0] else NULL
-    clock.n_transitions = <int32_t>transitions_s.shape[0]
-    clock.n_holidays = <int32_t>holiday_days.shape[0]
+    return _clock_at(
+        &transitions_s[0], &offset_s[0], transitions_s.shape[0], &holiday_days[0] if holiday_days.shape[0] else NULL,
+        holiday_days.shape[0])
+
+
+cdef clock_t _clock_at(
+    const int64_t* transitions_s, const int32_t* offset_s, Py_ssize_t n_transitions, const int32_t* holiday_days,
+    Py_ssize_t n_holidays,
+) except *:
+    cdef clock_t clock
+    if n_transitions < 1 or transitions_s[0] != INT64_MIN:
+        raise ValueError("a calendar needs a first interval without begin, and an offset for each")
+    clock.transitions_s = transitions_s
+    clock.offset_s = offset_s
+    clock.holiday_days = holiday_days
+    clock.n_transitions = <int32_t>n_transitions
+    clock.n_holidays = <int32_t>n_holidays
     clock.begin_s = INT64_MAX
     clock.end_s = INT64_MIN
     clock.offset = 0
@@ -103,10 +119,10 @@ cdef inline void _know_nothing(double* values) noexcept nogil:
         values[i] = NAN
 
 
-cdef bint _asks_beyond_place(const int32_t[::1] codes) noexcept:
+cdef bint _asks_beyond_place(const int32_t* codes, Py_ssize_t n_codes) noexcept:
     # Whether one of the features is asked for that a position alone does not give.
     cdef Py_ssize_t i
-    for i in range(codes.shape[0]):
+    for i in range(n_codes):
         if codes[i] >= F_RECENT_SPEED_MPS:
             return True
     return False
@@ -140,123 +156,168 @@ cdef inline void _fill_row(
 
 
 cdef int _check_codes(const int32_t[::1] codes) except -1:
+    return _check_codes_at(&codes[0] if codes.shape[0] else NULL, codes.shape[0])
+
+
+cdef int _check_codes_at(const int32_t* codes, Py_ssize_t n_codes) except -1:
     cdef Py_ssize_t i
-    if codes.shape[0] == 0:
+    if n_codes == 0:
         raise ValueError("a model needs a feature")
-    for i in range(codes.shape[0]):
+    for i in range(n_codes):
         if not 0 <= codes[i] < N_FEATURES:
             raise ValueError(f"no feature has the code {codes[i]}")
     return 0
 
 
 def count_rows(
-    PatternTable table not None, const uint8_t[::1] status not None, const int32_t[::1] pattern_ix not None,
-    const int32_t[::1] first_stop not None, int32_t max_stops, int32_t[::1] row_offset not None,
+    PatternTable table not None, cnp.ndarray status not None, cnp.ndarray pattern_ix not None,
+    cnp.ndarray first_stop not None, int32_t max_stops, cnp.ndarray row_offset not None,
 ):
     """Offsets of each vehicle's feature rows; returns their number. See `etacore.features.count_rows`."""
-    cdef Py_ssize_t n = pattern_ix.shape[0]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
+    cdef const uint8_t* statuses = bytes_in(status, b"status", n)
+    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
+    cdef const int32_t* first_stops = int32_in(first_stop, b"first_stop", n)
+    cdef int32_t* offsets = int32_out(row_offset, b"row_offset", n + 1)
     cdef int64_t total = 0
     cdef int32_t ahead
     cdef const pattern_t* pattern
-    if status.shape[0] < n or first_stop.shape[0] < n or row_offset.shape[0] < n + 1:
-        raise ValueError("the columns are shorter than the batch")
     if max_stops < 0 or n * <int64_t>max_stops >= INT32_LIMIT:
         raise ValueError(f"{max_stops} stops for each of {n} vehicles are too many for a batch, or negative")
     with nogil:
         for i in range(n):
-            row_offset[i] = <int32_t>total
-            if status[i] != OK or first_stop[i] < 0:
+            offsets[i] = <int32_t>total
+            if statuses[i] != OK or first_stops[i] < 0:
                 continue
-            pattern = pattern_at(table, pattern_ix[i])
+            pattern = pattern_at(table, patterns[i])
             if pattern != NULL:
-                ahead = pattern.n_stops - first_stop[i]
+                ahead = pattern.n_stops - first_stops[i]
                 if ahead > 0:
                     total += ahead if ahead < max_stops else max_stops
-        row_offset[n] = <int32_t>total
+        offsets[n] = <int32_t>total
     return total
 
 
+# A model's typical times for the patterns at hand; start NULL without any.
+cdef struct legs_t:
+    const float* seconds
+    int64_t n_seconds
+    const int64_t* start
+    Py_ssize_t n_start
+
+
 cdef inline const float* _legs_of_hour(
-    const float[::1] leg_s, const int64_t[::1] leg_start, int32_t pattern_ix, int32_t n_stops, int hour,
+    const legs_t* legs, int32_t pattern_ix, int32_t n_stops, int hour,
 ) noexcept nogil:
     # Typical seconds of the legs of a pattern, one for each stop; NULL if unknown.
-    cdef int64_t start = leg_start[pattern_ix] if pattern_ix < leg_start.shape[0] else -1
-    if start < 0 or start > leg_s.shape[0] - N_HOURS * <int64_t>n_stops:
+    cdef int64_t start = legs.start[pattern_ix] if pattern_ix < legs.n_start else -1
+    if start < 0 or start > legs.n_seconds - N_HOURS * <int64_t>n_stops:
         return NULL
-    return &leg_s[start + hour * <int64_t>n_stops]
+    return &legs.seconds[start + hour * <int64_t>n_stops]
+
+
+cdef float* _matrix(cnp.ndarray matrix, int64_t n_rows, Py_ssize_t n_codes) except NULL:
+    cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE
+    if (
+        cnp.PyArray_NDIM(matrix) != 2 or cnp.PyArray_DIM(matrix, 0) < n_rows or cnp.PyArray_DIM(matrix, 1) != n_codes
+    ):
+        raise ValueError("the columns or the outputs are shorter than the batch, or not as wide as the features")
+    if (
+        cnp.PyArray_TYPE(matrix) != cnp.NPY_FLOAT32 or not cnp.PyArray_CHKFLAGS(matrix, flags)
+        or not cnp.PyArray_ISNOTSWAPPED(matrix)
+    ):
+        raise misfit(matrix, b"matrix", n_rows)
+    return <float*>cnp.PyArray_DATA(matrix)
 
 
 def vectorize(
-    PatternTable table not None, const double[::1] lat not None, const double[::1] lon not None,
-    const float[::1] speed_mps not None, const int64_t[::1] time_us not None, const int32_t[::1] pattern_ix not None,
-    const int32_t[::1] first_stop not None, const double[::1] progress_m not None,
-    const int32_t[::1] row_offset not None, const int64_t[::1] transitions_s not None,
-    const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
-    MotionPointers motion, const int32_t[::1] route_code, const float[::1] leg_s, const int64_t[::1] leg_start,
-    bint along_route_distance, double nan_fill, float[:, ::1] matrix not None, double[::1] distance_m not None,
-    int32_t[::1] stop_ix not None,
+    PatternTable table not None, cnp.ndarray lat not None, cnp.ndarray lon not None, cnp.ndarray speed_mps not None,
+    cnp.ndarray time_us not None, cnp.ndarray pattern_ix not None, cnp.ndarray first_stop not None,
+    cnp.ndarray progress_m not None, cnp.ndarray row_offset not None, cnp.ndarray transitions_s not None,
+    cnp.ndarray offset_s not None, cnp.ndarray holiday_days not None, cnp.ndarray codes not None,
+    MotionPointers motion, cnp.ndarray route_code, cnp.ndarray leg_s, cnp.ndarray leg_start,
+    bint along_route_distance, double nan_fill, cnp.ndarray matrix not None, cnp.ndarray distance_m not None,
+    cnp.ndarray stop_ix not None,
 ):
     """Feature rows of a batch; see `etacore.features.vectorize`.
 
     None for `motion`, `route_code`, or `leg_s` and `leg_start` leaves those features unknown.
     """
-    cdef Py_ssize_t n = pattern_ix.shape[0]
-    cdef Py_ssize_t i, n_codes = codes.shape[0]
-    cdef int64_t row, end, n_rows = row_offset[n] if row_offset.shape[0] > n else -1
+    cdef Py_ssize_t n = cnp.PyArray_SIZE(pattern_ix)
+    cdef Py_ssize_t i, n_codes = cnp.PyArray_SIZE(codes), n_transitions = cnp.PyArray_SIZE(transitions_s)
+    cdef Py_ssize_t n_holidays = cnp.PyArray_SIZE(holiday_days)
+    cdef const double* lats = double_in(lat, b"lat", n)
+    cdef const double* lons = double_in(lon, b"lon", n)
+    cdef const float* speeds = float_in(speed_mps, b"speed_mps", n)
+    cdef const int64_t* times = int64_in(time_us, b"time_us", n)
+    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
+    cdef const int32_t* first_stops = int32_in(first_stop, b"first_stop", n)
+    cdef const double* progress = double_in(progress_m, b"progress_m", n)
+    cdef const int32_t* offsets = int32_in(row_offset, b"row_offset", n + 1)
+    cdef int64_t row, end, n_rows = offsets[n] if offsets[n] > 0 else 0
+    cdef float* X = _matrix(matrix, n_rows, n_codes)
+    cdef double* distances = double_out(distance_m, b"distance_m", n_rows)
+    cdef int32_t* stops = int32_out(stop_ix, b"stop_ix", n_rows)
+    cdef const int32_t* code_at = int32_in(codes, b"codes", n_codes)
+    cdef clock_t clock = _clock_at(
+        int64_in(transitions_s, b"transitions_s", n_transitions), int32_in(offset_s, b"offset_s", n_transitions),
+        n_transitions, int32_in(holiday_days, b"holiday_days", n_holidays), n_holidays)
+    cdef const int32_t* route_codes = NULL
+    cdef legs_t known_legs
     cdef int32_t stop
-    cdef clock_t clock = _clock(transitions_s, offset_s, holiday_days)
     cdef double[N_FEATURES] values
     cdef const pattern_t* pattern
     cdef const stop_t* at
     cdef vector_t vehicle
     cdef double straight_m, next_m, along_m, typical_s = NAN
     cdef const float* legs = NULL
-    cdef bint asks_more = _asks_beyond_place(codes)
-    cdef bint has_code = route_code is not None
-    cdef bint has_legs = leg_s is not None and leg_start is not None
+    cdef bint asks_more = _asks_beyond_place(code_at, n_codes)
     cdef bint broken = False
-    _check_codes(codes)
+    _check_codes_at(code_at, n_codes)
     if motion is not None:
         motion.require(n)
-    if has_code and route_code.shape[0] < n:
-        raise ValueError("the columns are shorter than the batch")
-    if not (
-        lat.shape[0] >= n and lon.shape[0] >= n and speed_mps.shape[0] >= n and time_us.shape[0] >= n
-        and first_stop.shape[0] >= n and progress_m.shape[0] >= n and n_rows >= 0 and matrix.shape[0] >= n_rows
-        and distance_m.shape[0] >= n_rows and stop_ix.shape[0] >= n_rows and matrix.shape[1] == n_codes
-    ):
-        raise ValueError("the columns or the outputs are shorter than the batch, or not as wide as the features")
+    if route_code is not None:
+        route_codes = int32_in(route_code, b"route_code", n)
+    known_legs.seconds = NULL
+    known_legs.start = NULL
+    known_legs.n_seconds = known_legs.n_start = 0
+    if leg_s is not None and leg_start is not None:
+        known_legs.n_seconds = cnp.PyArray_SIZE(leg_s)
+        known_legs.seconds = float_in(leg_s, b"leg_s", known_legs.n_seconds)
+        known_legs.n_start = cnp.PyArray_SIZE(leg_start)
+        known_legs.start = int64_in(leg_start, b"leg_start", known_legs.n_start)
+    if offsets[n] < 0:
+        raise ValueError("row offsets, first stops and patterns do not belong together")
     if n_rows == 0:
         return
     cdef const motion_t* moved = NULL if motion is None else &motion.columns
     with nogil:
         _know_nothing(values)
         for i in range(n):
-            row = row_offset[i]
-            end = row_offset[i + 1]
+            row = offsets[i]
+            end = offsets[i + 1]
             if row == end:
                 continue
-            stop = first_stop[i]
-            pattern = pattern_at(table, pattern_ix[i])
+            stop = first_stops[i]
+            pattern = pattern_at(table, patterns[i])
             if (pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows
                     or end - row > pattern.n_stops - stop):
                 broken = True
                 break
-            vehicle = unit_vector(lat[i], lon[i])
-            values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps[i]
-            _tell_time(&clock, time_us[i], values)
+            vehicle = unit_vector(lats[i], lons[i])
+            values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speeds[i]
+            _tell_time(&clock, times[i], values)
             at = &pattern.stops[stop]
             if asks_more:
                 if moved != NULL:
                     values[<int>F_RECENT_SPEED_MPS] = moved.speed_mps[i]
                     values[<int>F_SINCE_LAST_STOP_S] = moved.since_s[i]
-                if has_code:
-                    values[<int>F_ROUTE_CODE] = <double>route_code[i] if route_code[i] >= 0 else NAN
+                if route_codes != NULL:
+                    values[<int>F_ROUTE_CODE] = <double>route_codes[i] if route_codes[i] >= 0 else NAN
                 values[<int>F_LEG_LEFT] = _leg_left(
-                    at.s_m - progress_m[i], at.s_m - pattern.stops[stop - 1].s_m if stop > 0 else 0.0)
-                if has_legs:
-                    legs = _legs_of_hour(leg_s, leg_start, pattern_ix[i], pattern.n_stops, <int>values[<int>F_HOUR])
+                    at.s_m - progress[i], at.s_m - pattern.stops[stop - 1].s_m if stop > 0 else 0.0)
+                if known_legs.start != NULL:
+                    legs = _legs_of_hour(&known_legs, patterns[i], pattern.n_stops, <int>values[<int>F_HOUR])
                     typical_s = NAN if legs == NULL else <double><float>values[<int>F_LEG_LEFT] * legs[stop]
             next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at.x, at.y, at.z)
             while row < end:
@@ -265,19 +326,19 @@ def vectorize(
                 # The distance to the successor is the next row's own distance.
                 if stop + 1 < pattern.n_stops:
                     next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at[1].x, at[1].y, at[1].z)
-                along_m = at.s_m - progress_m[i]
+                along_m = at.s_m - progress[i]
                 if not along_m > 0.0:
                     along_m = 0.0
-                distance_m[row] = along_m if along_route_distance else straight_m
-                stop_ix[row] = stop
+                distances[row] = along_m if along_route_distance else straight_m
+                stops[row] = stop
                 if asks_more:
-                    if legs != NULL and stop > first_stop[i]:
+                    if legs != NULL and stop > first_stops[i]:
                         typical_s += legs[stop]
                     values[<int>F_TYPICAL_TRAVEL_S] = typical_s
                     values[<int>F_STOP_SEQUENCE] = <double>at.sequence
                 _fill_row(
-                    values, &matrix[row, 0], &codes[0], n_codes, nan_fill, distance_m[row], along_m, next_m, at.leg_m,
-                    stop + 1, pattern.n_stops, stop - first_stop[i] + 1)
+                    values, X + row * n_codes, code_at, n_codes, nan_fill, distances[row], along_m, next_m, at.leg_m,
+                    stop + 1, pattern.n_stops, stop - first_stops[i] + 1)
                 stop += 1
                 row += 1
     if broken:

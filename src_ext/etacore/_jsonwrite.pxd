@@ -2,9 +2,12 @@
 # The caller has made sure of the room: MAX_NUMBER bytes for a number, MAX_ISO for a time, six times its length
 # plus eight for a text (some stores are wider than what they leave behind).
 
-from libc.math cimport floor, fma, modf, rint, signbit
-from libc.stdint cimport int64_t, uint64_t
+from libc.math cimport fma, signbit
+from libc.stdint cimport int64_t, uint16_t, uint64_t
 from libc.string cimport memcpy, strlen
+
+cdef extern from "math.h" nogil:
+    long long llrint(double x)     # one instruction; rint is a call on the plain x86-64 that wheels are built for
 
 cdef extern from *:
     """
@@ -45,22 +48,59 @@ cdef inline char* put_bytes(char* out, const char* text, size_t length) noexcept
     return out + length
 
 
-cdef inline double round_scaled(double value, double scale) noexcept nogil:
+cdef inline char* put_short(char* out, const char* text, size_t length) noexcept nogil:
+    # As put_bytes, for texts of a few dozen bytes, where the call of memcpy costs more than the copy. The last copy
+    # overlaps the one before it, so nothing outside the text is read.
+    cdef size_t done = 0
+    if length >= 16:
+        while done + 16 <= length:
+            memcpy(out + done, text + done, 16)
+            done += 16
+        memcpy(out + length - 16, text + length - 16, 16)
+    elif length >= 8:
+        memcpy(out, text, 8)
+        memcpy(out + length - 8, text + length - 8, 8)
+    elif length >= 4:
+        memcpy(out, text, 4)
+        memcpy(out + length - 4, text + length - 4, 4)
+    else:
+        while done < length:
+            out[done] = text[done]
+            done += 1
+    return out + length
+
+
+cdef inline uint64_t round_to_natural(double value, double scale) noexcept nogil:
     # The integer nearest to value * scale, computed as if exactly, halves to even: what round(value, k) stands on.
     # 0 <= value < 1e12, scale a power of ten up to 1000. Rounding to double is monotone and every half below 2^52
     # is a double, so the rounded product lies on the same side of a half as the exact one, or on the half itself.
     # Only there the part that the multiplication lost decides, and fma gives it exactly: 0.35 * 10 is 3.5, the
     # double 0.35 is a little less than 0.35, round(0.35, 1) is 0.3.
     cdef double product = value * scale
-    cdef double whole = floor(product)
-    cdef double fraction = product - whole
+    cdef int64_t whole = <int64_t>product
+    cdef double fraction = product - <double>whole
     cdef double lost
-    if fraction != 0.5:
-        return whole + 1.0 if fraction > 0.5 else whole
-    lost = fma(value, scale, -product)
-    if lost > 0.0 or (lost == 0.0 and whole * 0.5 != floor(whole * 0.5)):
-        return whole + 1.0
-    return whole
+    if fraction == 0.5:
+        lost = fma(value, scale, -product)
+        if lost > 0.0 or (lost == 0.0 and whole & 1):
+            whole += 1
+    else:
+        whole += fraction > 0.5
+    return <uint64_t>whole
+
+
+cdef inline double round_scaled(double value, double scale) noexcept nogil:
+    return <double>round_to_natural(value, scale)
+
+
+# Numbers are put together in a register, the first character in the lowest byte, and stored at once. How many digits
+# there are is counted without branches: lengths change from number to number, and a wrong guess costs more than all.
+
+cdef inline uint64_t digit_pair(unsigned int value) noexcept nogil:
+    # Two digits; value < 100.
+    cdef uint16_t pair
+    memcpy(&pair, eta_digit_pairs + value * 2, 2)
+    return pair
 
 
 cdef inline int n_digits(uint64_t value) noexcept nogil:
@@ -71,9 +111,27 @@ cdef inline int n_digits(uint64_t value) noexcept nogil:
     return n + (value >= 10) + (value >= 100) + (value >= 1000)
 
 
+cdef inline uint64_t up_to_4_digits(unsigned int value, int* n) noexcept nogil:
+    # value < 10000 without zeros in front; what lies above its n bytes is 0.
+    n[0] = 1 + (value >= 10) + (value >= 100) + (value >= 1000)
+    return (digit_pair(value // 100) | digit_pair(value % 100) << 16) >> (8 * (4 - n[0]))
+
+
+cdef inline char* put_word(char* out, uint64_t word, int length) noexcept nogil:
+    memcpy(out, &word, 8)
+    return out + length
+
+
 cdef inline char* put_natural(char* out, uint64_t value) noexcept nogil:
-    cdef char* end = out + n_digits(value)
-    cdef char* place = end
+    cdef char* end
+    cdef char* place
+    cdef uint64_t word
+    cdef int n
+    if value < 10000:
+        word = up_to_4_digits(<unsigned int>value, &n)
+        return put_word(out, word, n)
+    end = out + n_digits(value)
+    place = end
     while value >= 100:
         place -= 2
         memcpy(place, eta_digit_pairs + value % 100 * 2, 2)
@@ -85,38 +143,67 @@ cdef inline char* put_natural(char* out, uint64_t value) noexcept nogil:
     return end
 
 
-cdef inline char* put_decimal(char* out, uint64_t scaled, int decimals) noexcept nogil:
-    # scaled / 10^decimals, decimals >= 1, without superfluous zeros but with one decimal at least.
-    cdef uint64_t whole
-    cdef int i
-    while decimals > 1 and scaled % 10 == 0:
-        scaled //= 10
-        decimals -= 1
-    whole = scaled
-    for i in range(decimals):
-        whole //= 10
+cdef inline char* put_tenths(char* out, uint64_t scaled) noexcept nogil:
+    # scaled / 10 with one decimal.
+    cdef uint64_t whole = scaled // 10
+    cdef uint64_t last = c'.' | (48 + scaled - 10 * whole) << 8
+    cdef uint64_t word
+    cdef int n
+    if whole < 10000:
+        word = up_to_4_digits(<unsigned int>whole, &n)
+        return put_word(out, word | last << (8 * n), n + 2)
     out = put_natural(out, whole)
-    out[0] = c'.'
-    for i in range(decimals, 0, -1):
-        out[i] = <char>(48 + scaled % 10)
-        scaled //= 10
-    return out + decimals + 1
+    memcpy(out, &last, 2)
+    return out + 2
+
+
+cdef inline char* put_hundredths(char* out, uint64_t scaled) noexcept nogil:
+    # scaled / 100 with two decimals, or one if the second is 0.
+    cdef uint64_t whole = scaled // 100
+    cdef uint64_t pair = digit_pair(<unsigned int>(scaled - 100 * whole))
+    cdef uint64_t last = c'.' | pair << 8
+    cdef int n_last = 2 + (pair >> 8 != c'0')
+    cdef uint64_t word
+    cdef int n
+    if whole < 10000:
+        word = up_to_4_digits(<unsigned int>whole, &n)
+        return put_word(out, word | last << (8 * n), n + n_last)
+    return put_word(put_natural(out, whole), last, n_last)
+
+
+cdef inline char* put_thousandths(char* out, uint64_t scaled) noexcept nogil:
+    # scaled / 1000 with three decimals, or as many as are not 0, but one.
+    cdef uint64_t whole = scaled // 1000
+    cdef unsigned int rest = <unsigned int>(scaled - 1000 * whole)
+    if rest % 10 == 0:
+        return put_hundredths(out, scaled // 10)
+    return put_word(put_natural(out, whole), c'.' | (48 + rest // 100) << 8 | digit_pair(rest % 100) << 16, 4)
 
 
 cdef inline char* put_rounded(char* out, double value, int decimals, double scale) noexcept nogil:
-    # round(value, decimals) as JSON; scale = 10 ** decimals.
+    # round(value, decimals) as JSON, decimals 1, 2 or 3; scale = 10 ** decimals.
+    cdef uint64_t scaled
     if not writable(value):
         return put_literal(out, b"null")
     if signbit(value):
         out[0] = c'-'
         out += 1
         value = -value
-    return put_decimal(out, <uint64_t>round_scaled(value, scale), decimals)
+    scaled = round_to_natural(value, scale)
+    if decimals == 1:
+        return put_tenths(out, scaled)
+    return put_hundredths(out, scaled) if decimals == 2 else put_thousandths(out, scaled)
 
 
 cdef inline char* put_pair(char* out, unsigned int value) noexcept nogil:
     memcpy(out, eta_digit_pairs + value * 2, 2)
     return out + 2
+
+
+cdef inline char* put_below_100(char* out, unsigned int value) noexcept nogil:
+    cdef uint16_t pair = <uint16_t>(digit_pair(value) >> (8 * (value < 10)))
+    memcpy(out, &pair, 2)
+    return out + 1 + (value >= 10)
 
 
 cdef inline bint plain8(uint64_t chunk) noexcept nogil:
@@ -165,11 +252,28 @@ cdef inline char* put_escaped(char* out, const char* text, int64_t length) noexc
     return out
 
 
+cdef inline bint plain(const char* text, int64_t length) noexcept nogil:
+    # Whether a JSON string can hold the text as it stands, and it is ASCII: nothing to escape, nothing to check.
+    cdef uint64_t top = 0x8080808080808080ULL
+    cdef uint64_t chunk
+    cdef int64_t i
+    if length >= 8:
+        for i in range(0, length - 8, 8):
+            memcpy(&chunk, text + i, 8)
+            if chunk & top or not plain8(chunk):
+                return False
+        memcpy(&chunk, text + length - 8, 8)       # overlaps the one before
+        return not chunk & top and plain8(chunk)
+    for i in range(length):
+        if <unsigned char>text[i] >= 0x80 or eta_escapes[<unsigned char>text[i]]:
+            return False
+    return True
+
+
 cdef inline int64_t delay_us(double seconds) noexcept nogil:
     # timedelta(seconds=...) in microseconds: the whole seconds apart, so that 1e6 * fraction alone is rounded.
-    cdef double whole
-    cdef double fraction = modf(seconds, &whole)
-    return <int64_t>whole * 1000000 + <int64_t>rint(fraction * 1e6)
+    cdef int64_t whole = <int64_t>seconds
+    return whole * 1000000 + llrint((seconds - <double>whole) * 1e6)
 
 
 cdef inline bint has_iso(int64_t time_us) noexcept nogil:
@@ -182,55 +286,79 @@ cdef inline bint usable(double eta_s, int64_t time_us) noexcept nogil:
     return 0.0 <= eta_s <= 1e9 and has_iso(time_us + delay_us(eta_s))
 
 
-cdef inline char* put_iso(char* out, int64_t time_us) noexcept nogil:
-    # As datetime.isoformat() of a UTC time. Calendar: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
-    # has_iso(time_us) holds, so the count of days from 0000-03-01 is positive and needs no signed cases.
-    cdef int64_t since_year0_us = time_us + 62162035200000000LL
-    cdef uint64_t days = <uint64_t>(since_year0_us // 86400000000LL)
-    cdef uint64_t rest_us = <uint64_t>since_year0_us - days * 86400000000ULL
-    cdef unsigned int second = <unsigned int>(rest_us // 1000000)
-    cdef unsigned int micro = <unsigned int>(rest_us - <uint64_t>second * 1000000)
+# The day last written: times of a batch lie close together, and a date costs more than the rest of a time.
+cdef struct day_t:
+    int64_t begin_us
+    char text[16]          # 2026-01-20T, and more room, so that it is copied at once
+
+
+cdef inline void find_day(day_t* day, int64_t time_us) noexcept nogil:
+    # Calendar: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms". has_iso(time_us) holds, so the count of days
+    # from 0000-03-01 is positive and needs no signed cases.
+    cdef uint64_t days = <uint64_t>(time_us + 62162035200000000LL) // 86400000000ULL
     cdef unsigned int era = <unsigned int>(days // 146097)
     cdef unsigned int day_of_era = <unsigned int>(days - <uint64_t>era * 146097)
     cdef unsigned int leap_days = day_of_era // 1460 - day_of_era // 36524 + day_of_era // 146096
     cdef unsigned int year_of_era = (day_of_era - leap_days) // 365
     cdef unsigned int day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
     cdef unsigned int month_ix = (5 * day_of_year + 2) // 153
-    cdef unsigned int day = day_of_year - (153 * month_ix + 2) // 5 + 1
+    cdef unsigned int day_of_month = day_of_year - (153 * month_ix + 2) // 5 + 1
     cdef unsigned int month = month_ix + 3 if month_ix < 10 else month_ix - 9
     cdef unsigned int year = year_of_era + era * 400 + (month <= 2)
-    out = put_pair(out, year // 100)
-    out = put_pair(out, year % 100)
+    cdef char* out = day.text
+    day.begin_us = <int64_t>(days * 86400000000ULL) - 62162035200000000LL
+    out = put_pair(put_pair(out, year // 100), year % 100)
     out[0] = c'-'
     out = put_pair(out + 1, month)
     out[0] = c'-'
-    out = put_pair(out + 1, day)
-    out[0] = c'T'
-    out = put_pair(out + 1, second // 3600)
-    out[0] = c':'
-    out = put_pair(out + 1, second // 60 % 60)
-    out[0] = c':'
-    out = put_pair(out + 1, second % 60)
+    put_pair(out + 1, day_of_month)[0] = c'T'
+
+
+cdef inline char* put_iso_of_day(char* out, int64_t time_us, day_t* day) noexcept nogil:
+    # As put_iso; `day` is one that find_day has filled.
+    cdef uint64_t rest_us = <uint64_t>time_us - <uint64_t>day.begin_us
+    cdef unsigned int second, micro, minute, hour
+    cdef uint64_t word
+    if rest_us >= 86400000000ULL:
+        find_day(day, time_us)
+        rest_us = <uint64_t>time_us - <uint64_t>day.begin_us
+    memcpy(out, day.text, 16)
+    second = <unsigned int>(rest_us // 1000000)
+    micro = <unsigned int>(rest_us - <uint64_t>second * 1000000)
+    minute = second // 60
+    hour = second // 3600
+    word = (
+        digit_pair(hour) | <uint64_t>c':' << 16 | digit_pair(minute - 60 * hour) << 24 | <uint64_t>c':' << 40
+        | digit_pair(second - 60 * minute) << 48
+    )
+    out = put_word(out + 11, word, 8)
     if micro:
-        out[0] = c'.'
-        out = put_pair(out + 1, micro // 10000)
-        out = put_pair(out, micro // 100 % 100)
-        out = put_pair(out, micro % 100)
+        word = (
+            c'.' | digit_pair(micro // 10000) << 8 | digit_pair(micro // 100 % 100) << 24
+            | digit_pair(micro % 100) << 40
+        )
+        out = put_word(out, word, 7)
     return put_literal(out, b"+00:00")
+
+
+cdef inline char* put_iso(char* out, int64_t time_us) noexcept nogil:
+    # As datetime.isoformat() of a UTC time; has_iso(time_us) holds.
+    cdef day_t day
+    find_day(&day, time_us)
+    return put_iso_of_day(out, time_us, &day)
 
 
 cdef inline char* put_duration(char* out, double seconds) noexcept nogil:
     # "45s", "12m 5s", "1h 2m": truncated, never rounded up. 0 <= seconds <= 1e9.
-    cdef uint64_t whole = <uint64_t>seconds
-    if whole < 60:
-        out = put_natural(out, whole)
-    elif whole < 3600:
-        out = put_natural(out, whole // 60)
-        out = put_natural(put_literal(out, b"m "), whole % 60)
-    else:
-        out = put_natural(out, whole // 3600)
-        out = put_natural(put_literal(out, b"h "), whole // 60 % 60)
-        out[0] = c'm'
+    cdef unsigned int whole = <unsigned int>seconds
+    cdef unsigned int minutes = whole // 60
+    if whole < 3600:
+        if minutes:
+            out = put_literal(put_below_100(out, minutes), b"m ")
+        out = put_below_100(out, whole - 60 * minutes)
+        out[0] = c's'
         return out + 1
-    out[0] = c's'
+    out = put_literal(put_natural(out, minutes // 60), b"h ")
+    out = put_below_100(out, minutes % 60)
+    out[0] = c'm'
     return out + 1

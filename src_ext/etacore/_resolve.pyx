@@ -7,10 +7,15 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from etacore._index cimport StringIndex
+cimport numpy as cnp
+
+from etacore._arrays cimport bytes_in, bytes_out, int8_in, int32_out, texts_in, uint64_out
+from etacore._index cimport StringIndex, hash_text
 from etacore._routes cimport PatternTable, pattern_at, pattern_t
 from etacore._text cimport inside
 from etacore._types cimport NO_STOP, OK, UNKNOWN_ROUTE, text_t
+
+cnp.import_array()
 
 cdef enum:
     MAX_NAME = 1024          # of a route with its direction; longer ones have no direction of their own
@@ -38,6 +43,15 @@ cdef struct trip_t:
     uint32_t asked
     bint known
     bint in_use
+
+
+# What the rows of a batch say of their way. Checked once: the texts of OK rows lie in the arena.
+cdef struct names_t:
+    const char* text
+    const uint8_t* status
+    const text_t* route_id
+    const text_t* trip_id
+    const int8_t* direction_id
 
 
 cdef int32_t _with_direction(char* out, const char* route, int32_t length, int8_t direction) noexcept nogil:
@@ -185,28 +199,29 @@ cdef class NameTable:
         return NO_STOP if slot < 0 else self.sources[slot].pattern_ix
 
     def missing(
-        self, const uint8_t[::1] arena not None, const uint8_t[::1] status not None, text_t[::1] route_id not None,
-        text_t[::1] trip_id not None, const int8_t[::1] direction_id not None, int32_t n,
+        self, cnp.ndarray arena not None, cnp.ndarray status not None, cnp.ndarray route_id not None,
+        cnp.ndarray trip_id not None, cnp.ndarray direction_id not None, int32_t n,
     ):
         """Names that the OK rows need and of which nothing is known: (trips, routes, patterns), lists of bytes."""
+        cdef names_t given = _names(n, arena, status, route_id, trip_id, direction_id)
         cdef int32_t i, k, slot, source, length
-        cdef const char* text
+        cdef const char* text = given.text
         cdef const char* route
         cdef const char* asked_name
         cdef char name[MAX_NAME]
+        cdef text_t trip
         cdef list trips = [], routes = [], patterns = []
-        _check(n, arena, status, route_id, trip_id, direction_id)
-        text = <const char*>&arena[0] if arena.shape[0] else NULL
         self.call += 1
         for i in range(n):
-            if status[i] != OK:
+            if given.status[i] != OK:
                 continue
-            if trip_id[i].length > 0:
-                slot = self._add_trip(text + trip_id[i].start, trip_id[i].length)
+            trip = given.trip_id[i]
+            if trip.length > 0:
+                slot = self._add_trip(text + trip.start, trip.length)
                 if not self.trips[slot].known:
                     if self.trips[slot].asked != self.call:
                         self.trips[slot].asked = self.call
-                        trips.append(PyBytes_FromStringAndSize(text + trip_id[i].start, trip_id[i].length))
+                        trips.append(PyBytes_FromStringAndSize(text + trip.start, trip.length))
                 else:
                     source = self.trips[slot].source
                     if source >= 0:
@@ -215,16 +230,16 @@ cdef class NameTable:
                         if not self.sources[source].known and self.sources[source].asked != self.call:
                             self.sources[source].asked = self.call
                             patterns.append(_key(self.pattern_names, self.sources[source].entry))
-            if route_id[i].length <= 0:
+            if given.route_id[i].length <= 0:
                 continue
             # The route as well, in the same round: the trip may turn out to have no pattern.
-            route = text + route_id[i].start
+            route = text + given.route_id[i].start
             for k in range(2):
                 if k == 0:
-                    length = _with_direction(name, route, route_id[i].length, direction_id[i])
+                    length = _with_direction(name, route, given.route_id[i].length, given.direction_id[i])
                     asked_name = name
                 else:
-                    length = route_id[i].length
+                    length = given.route_id[i].length
                     asked_name = route
                 if length == 0:
                     continue
@@ -237,48 +252,85 @@ cdef class NameTable:
         return trips, routes, patterns
 
     def resolve(
-        self, PatternTable table not None, const uint8_t[::1] arena not None, uint8_t[::1] status not None,
-        text_t[::1] route_id not None, text_t[::1] trip_id not None, const int8_t[::1] direction_id not None,
-        int32_t[::1] pattern_ix not None,
+        self, PatternTable table not None, cnp.ndarray arena not None, cnp.ndarray status not None,
+        cnp.ndarray route_id not None, cnp.ndarray trip_id not None, cnp.ndarray direction_id not None,
+        cnp.ndarray pattern_ix not None, cnp.ndarray trip_key, bint only_if_known,
     ):
-        """Pattern number of every OK row; the others, and those without one, get -1 and a status."""
-        cdef Py_ssize_t i, n = pattern_ix.shape[0]
-        cdef const char* text
+        """Pattern number of every OK row; the others, and those without one, get -1 and a status.
+
+        With `only_if_known` it gives up, returns False and leaves `status` alone when there is a name for `missing` to
+        ask for. `trip_key`, unless None, gets what `etacore.state.text_keys` would give for the OK rows, 0 for others.
+        """
+        cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
+        cdef names_t given = _names(n, arena, status, route_id, trip_id, direction_id)
+        cdef uint8_t* statuses = bytes_out(status, b"status", n)
+        cdef int32_t* found = int32_out(pattern_ix, b"pattern_ix", n)
+        cdef uint64_t* keys = NULL
+        cdef uint64_t code
         cdef pattern_t* pattern
-        _check(n, arena, status, route_id, trip_id, direction_id)
-        text = <const char*>&arena[0] if arena.shape[0] else NULL
+        cdef bint known = True
+        if trip_key is not None:
+            keys = uint64_out(trip_key, b"trip_key", n)
         with nogil:
             for i in range(n):
-                pattern_ix[i] = NO_STOP
-                if status[i] != OK:
+                found[i] = NO_STOP
+                code = 0
+                if given.status[i] == OK:
+                    if given.trip_id[i].length > 0:
+                        code = hash_text(given.text + given.trip_id[i].start, given.trip_id[i].length)
+                    found[i] = self._find(&given, i, code, &known)
+                    if only_if_known and not known:
+                        break
+                    if given.trip_id[i].length > 0 and code == 0:
+                        code = 1
+                if keys != NULL:
+                    keys[i] = code
+        if only_if_known and not known:
+            return False
+        with nogil:
+            for i in range(n):
+                if given.status[i] != OK:
                     continue
-                pattern_ix[i] = self._find(text, trip_id[i], route_id[i], direction_id[i])
-                pattern = pattern_at(table, pattern_ix[i])
+                pattern = pattern_at(table, found[i])
                 if pattern == NULL:
-                    status[i] = UNKNOWN_ROUTE
+                    statuses[i] = UNKNOWN_ROUTE
                 elif pattern.status != OK:
-                    status[i] = pattern.status
-                if status[i] != OK:
-                    pattern_ix[i] = NO_STOP
+                    statuses[i] = pattern.status
+                if statuses[i] != OK:
+                    found[i] = NO_STOP
+        return True
 
-    cdef int32_t _find(self, const char* text, text_t trip, text_t route, int8_t direction) noexcept nogil:
+    cdef int32_t _find(self, const names_t* given, Py_ssize_t i, uint64_t trip_code, bint* known) noexcept nogil:
+        # Pattern number of a row, NO_STOP without one; `known` becomes False where `missing` would have to ask.
         cdef char name[MAX_NAME]
+        cdef text_t trip = given.trip_id[i]
+        cdef text_t route = given.route_id[i]
         cdef int32_t slot, length
         if trip.length > 0:
-            slot = self.trip_names.find(text + trip.start, trip.length)
-            if slot >= 0:
+            slot = self.trip_names.find_entry(trip_code, given.text + trip.start, trip.length)
+            if slot < 0:
+                known[0] = False
+            else:
+                slot = self.trip_names.entries[slot].value
+                known[0] = known[0] and self.trips[slot].known
                 self._use_trip(&self.trips[slot])
-                slot = self._use(self.trips[slot].source)
+                slot = self._use(self.trips[slot].source, known)
                 if slot >= 0:
                     return slot
         if route.length <= 0:
             return NO_STOP
-        length = _with_direction(name, text + route.start, route.length, direction)
+        length = _with_direction(name, given.text + route.start, route.length, given.direction_id[i])
         if length > 0:
-            slot = self._use(self.route_names.find(name, length))
+            slot = self._use_named(name, length, known)
             if slot >= 0:
                 return slot
-        return self._use(self.route_names.find(text + route.start, route.length))
+        return self._use_named(given.text + route.start, route.length, known)
+
+    cdef inline int32_t _use_named(self, const char* name, int32_t length, bint* known) noexcept nogil:
+        cdef int32_t slot = self.route_names.find(name, length)
+        if slot < 0:
+            known[0] = False
+        return self._use(slot, known)
 
     cdef inline void _use_trip(self, trip_t* trip) noexcept nogil:
         trip.used_us = self._clock_us
@@ -286,11 +338,12 @@ cdef class NameTable:
             trip.in_use = True
             self.idle_until_us = min(self.idle_until_us, trip.due_us)
 
-    cdef inline int32_t _use(self, int32_t slot) noexcept nogil:
+    cdef inline int32_t _use(self, int32_t slot, bint* known) noexcept nogil:
         cdef source_t* source
         if slot < 0:
             return NO_STOP
         source = &self.sources[slot]
+        known[0] = known[0] and source.known
         source.used_us = self._clock_us
         if source.known and not source.in_use:
             source.in_use = True
@@ -467,14 +520,18 @@ cdef void* _shrunk(void* block, int32_t* capacity, int32_t n, size_t size) noexc
     return moved
 
 
-cdef int _check(
-    Py_ssize_t n, const uint8_t[::1] arena, const uint8_t[::1] status, text_t[::1] route_id, text_t[::1] trip_id,
-    const int8_t[::1] direction_id,
-) except -1:
-    cdef Py_ssize_t i
-    if n < 0 or status.shape[0] < n or route_id.shape[0] < n or trip_id.shape[0] < n or direction_id.shape[0] < n:
-        raise ValueError("the columns are shorter than the batch")
+cdef names_t _names(
+    Py_ssize_t n, cnp.ndarray arena, cnp.ndarray status, cnp.ndarray route_id, cnp.ndarray trip_id,
+    cnp.ndarray direction_id,
+) except *:
+    cdef names_t given
+    cdef Py_ssize_t i, n_arena = cnp.PyArray_SIZE(arena)
+    given.text = <const char*>bytes_in(arena, b"arena", 0)
+    given.status = bytes_in(status, b"status", n)
+    given.route_id = texts_in(route_id, b"route_id", n)
+    given.trip_id = texts_in(trip_id, b"trip_id", n)
+    given.direction_id = int8_in(direction_id, b"direction_id", n)
     for i in range(n):
-        if status[i] == OK and not (inside(route_id[i], arena.shape[0]) and inside(trip_id[i], arena.shape[0])):
+        if given.status[i] == OK and not (inside(given.route_id[i], n_arena) and inside(given.trip_id[i], n_arena)):
             raise ValueError(f"the text of row {i} lies outside the arena")
-    return 0
+    return given

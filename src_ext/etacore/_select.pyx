@@ -4,6 +4,11 @@ from libc.math cimport INFINITY, NAN, cos, isfinite, isnan, sin, sqrt
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
+cimport numpy as cnp
+
+from etacore._arrays cimport (
+    bytes_in, bytes_out, double_in, double_out, float_in, int8_in, int32_in, int32_out, int64_in, texts_in, uint64_in,
+)
 from etacore._geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
 from etacore._index cimport hash_text
 from etacore._motion cimport MotionPointers
@@ -12,6 +17,8 @@ from etacore._text cimport inside
 from etacore._types cimport (
     NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
 )
+
+cnp.import_array()
 
 cdef enum:
     MAX_STRIKES = 15             # four bits each, one byte: confirmations << 4 | strikes
@@ -276,34 +283,41 @@ cdef int32_t _stop_by_place(
 
 
 def select(
-    PatternTable table not None, const uint8_t[::1] arena not None, uint8_t[::1] status not None,
-    text_t[::1] stop_id not None, const int32_t[::1] stop_sequence not None, const int8_t[::1] current_status not None,
-    const double[::1] lat not None, const double[::1] lon not None, const float[::1] bearing_deg not None,
-    const int64_t[::1] time_us not None, const int32_t[::1] pattern_ix not None, const uint64_t[::1] trip_key not None,
-    const double[::1] prev_progress_m not None, const int64_t[::1] prev_time_us not None,
-    const uint8_t[::1] prev_strikes not None, tuple options not None,
-    int32_t[::1] first_stop not None, double[::1] progress_m not None, uint8_t[::1] strikes not None,
+    PatternTable table not None, cnp.ndarray arena not None, cnp.ndarray status not None,
+    cnp.ndarray stop_id not None, cnp.ndarray stop_sequence not None, cnp.ndarray current_status not None,
+    cnp.ndarray lat not None, cnp.ndarray lon not None, cnp.ndarray bearing_deg not None, cnp.ndarray time_us not None,
+    cnp.ndarray pattern_ix not None, cnp.ndarray trip_key not None, cnp.ndarray prev_progress_m not None,
+    cnp.ndarray prev_time_us not None, cnp.ndarray prev_strikes not None, tuple options not None,
+    cnp.ndarray first_stop not None, cnp.ndarray progress_m not None, cnp.ndarray strikes not None,
     MotionPointers motion,
 ):
     """Next stop and progress of every OK row; see `etacore.features.select_stops`."""
-    cdef Py_ssize_t n = pattern_ix.shape[0]
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
+    cdef Py_ssize_t n_arena = cnp.PyArray_SIZE(arena)
     cdef options_t o
-    cdef const char* text = <const char*>&arena[0] if arena.shape[0] else NULL
+    cdef const char* text = <const char*>bytes_in(arena, b"arena", 0)
+    cdef uint8_t* statuses = bytes_out(status, b"status", n)
+    cdef const text_t* stop_ids = texts_in(stop_id, b"stop_id", n)
+    cdef const int32_t* sequences = int32_in(stop_sequence, b"stop_sequence", n)
+    cdef const int8_t* current = int8_in(current_status, b"current_status", n)
+    cdef const double* lats = double_in(lat, b"lat", n)
+    cdef const double* lons = double_in(lon, b"lon", n)
+    cdef const float* bearings = float_in(bearing_deg, b"bearing_deg", n)
+    cdef const int64_t* times = int64_in(time_us, b"time_us", n)
+    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
+    cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
+    cdef const double* progress_before = double_in(prev_progress_m, b"prev_progress_m", n)
+    cdef const int64_t* times_before = int64_in(prev_time_us, b"prev_time_us", n)
+    cdef const uint8_t* strikes_before = bytes_in(prev_strikes, b"prev_strikes", n)
+    cdef int32_t* first_stops = int32_out(first_stop, b"first_stop", n)
+    cdef double* progress = double_out(progress_m, b"progress_m", n)
+    cdef uint8_t* struck = bytes_out(strikes, b"strikes", n)
     cdef const pattern_t* pattern
     cdef point_t point
     cdef place_t place
     cdef int32_t stop
     cdef double before_m
     cdef Py_ssize_t bad = -1
-    if not (
-        status.shape[0] >= n and stop_id.shape[0] >= n and stop_sequence.shape[0] >= n and current_status.shape[0] >= n
-        and lat.shape[0] >= n and lon.shape[0] >= n and bearing_deg.shape[0] >= n and time_us.shape[0] >= n
-        and trip_key.shape[0] >= n and prev_progress_m.shape[0] >= n and prev_time_us.shape[0] >= n
-        and prev_strikes.shape[0] >= n and first_stop.shape[0] >= n and progress_m.shape[0] >= n
-        and strikes.shape[0] >= n
-    ):
-        raise ValueError("the columns are shorter than the batch")
     if motion is not None:
         motion.require(n)
     (o.max_off_route_m, o.max_speed_mps, o.slack_m, o.tolerance_m, o.fit_m, o.restart_fit_m, o.near_equal_m,
@@ -311,48 +325,47 @@ def select(
      o.trip_strikes) = options
     with nogil:
         for i in range(n):
-            first_stop[i] = NO_STOP
-            progress_m[i] = NAN
-            strikes[i] = 0
-            if status[i] != OK:
+            first_stops[i] = NO_STOP
+            progress[i] = NAN
+            struck[i] = 0
+            if statuses[i] != OK:
                 continue
-            pattern = pattern_at(table, pattern_ix[i])
+            pattern = pattern_at(table, patterns[i])
             if pattern == NULL or pattern.n_stops == 0:
-                status[i] = UNKNOWN_ROUTE
+                statuses[i] = UNKNOWN_ROUTE
                 continue
-            if not inside(stop_id[i], arena.shape[0]):
+            if not inside(stop_ids[i], n_arena):
                 bad = i
                 break
-            point = _point(lat[i], lon[i], bearing_deg[i])
-            before_m = prev_progress_m[i]
+            point = _point(lats[i], lons[i], bearings[i])
+            before_m = progress_before[i]
             if not isnan(before_m):
-                strikes[i] = prev_strikes[i]
-                if time_us[i] - prev_time_us[i] > o.reset_after_us:
+                struck[i] = strikes_before[i]
+                if times[i] - times_before[i] > o.reset_after_us:
                     before_m = NAN
-                    strikes[i] = 0
+                    struck[i] = 0
             stop = _stop_said(
-                pattern, text, stop_id[i], stop_sequence[i], current_status[i], &point, before_m, &o)
+                pattern, text, stop_ids[i], sequences[i], current[i], &point, before_m, &o)
             if stop >= 0:
                 place = _before_stop(pattern, &point, stop, before_m, &o)
                 if place.square_m2 > o.max_off_route_m * o.max_off_route_m:
                     stop = NO_STOP
                 else:
-                    strikes[i] = <uint8_t>(_confirmations(strikes[i] >> 4, before_m, place, &o) << 4)
+                    struck[i] = <uint8_t>(_confirmations(struck[i] >> 4, before_m, place, &o) << 4)
                     before_m = place.s_m
             else:
                 stop = _stop_by_place(
-                    pattern, &point, trip_key[i] != 0, 1e-6 * <double>(time_us[i] - prev_time_us[i]), &o, &before_m,
-                    &strikes[i])
-            progress_m[i] = before_m
-            first_stop[i] = stop
+                    pattern, &point, trips[i] != 0, 1e-6 * <double>(times[i] - times_before[i]), &o, &before_m,
+                    &struck[i])
+            progress[i] = before_m
+            first_stops[i] = stop
             if stop < 0:
-                status[i] = OFF_ROUTE
+                statuses[i] = OFF_ROUTE
             elif stop >= pattern.n_stops:
-                status[i] = TRIP_FINISHED
+                statuses[i] = TRIP_FINISHED
         if motion is not None and bad < 0 and n > 0:
             motion.measure(
-                n, &status[0], &time_us[0], &progress_m[0], &first_stop[0], &prev_progress_m[0], &prev_time_us[0],
-                o.reset_after_us)
+                n, statuses, times, progress, first_stops, progress_before, times_before, o.reset_after_us)
     if bad >= 0:
         raise ValueError(f"the stop id of row {bad} lies outside the arena")
 

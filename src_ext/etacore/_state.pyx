@@ -11,10 +11,18 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.math cimport NAN
 from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
+cimport numpy as cnp
+
+from etacore._arrays cimport (
+    bytes_in, bytes_out, double_in, double_out, int32_in, int32_out, int64_in, int64_out, texts_in, uint64_in,
+    uint64_out,
+)
 from etacore._index cimport StringIndex, hash_text
 from etacore._motion cimport MotionPointers
 from etacore._text cimport inside
 from etacore._types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
+
+cnp.import_array()
 
 cdef enum:
     MIN_RECORDS = 16
@@ -54,30 +62,24 @@ cdef inline void _forget_everything(record_t* record) noexcept nogil:
     record.known = 0
 
 
-cdef int _require_rows(str name, Py_ssize_t n_rows, Py_ssize_t n) except -1:
-    if n_rows < n:
-        raise ValueError(f"{name} has {n_rows} rows, {n} are needed")
-    return 0
-
-
-def text_keys(const uint8_t[::1] arena not None, const text_t[::1] texts not None, uint64_t[::1] out not None,
-              Py_ssize_t n):
+def text_keys(cnp.ndarray arena not None, cnp.ndarray texts not None, cnp.ndarray out not None, Py_ssize_t n):
     """Fill out[:n] with a hash of each text, 0 where there is none."""
-    cdef Py_ssize_t row
+    cdef const char* arena_text = <const char*>bytes_in(arena, b"arena", 0)
+    cdef const text_t* text_at = texts_in(texts, b"texts", n)
+    cdef uint64_t* keys = uint64_out(out, b"out", n)
+    cdef Py_ssize_t row, n_arena = cnp.PyArray_SIZE(arena)
     cdef Py_ssize_t bad = -1
     cdef uint64_t code
-    _require_rows("texts", texts.shape[0], n)
-    _require_rows("out", out.shape[0], n)
     with nogil:
         for row in range(n):
-            if texts[row].length <= 0:
-                out[row] = 0
+            if text_at[row].length <= 0:
+                keys[row] = 0
                 continue
-            if not inside(texts[row], arena.shape[0]):
+            if not inside(text_at[row], n_arena):
                 bad = row
                 break
-            code = hash_text(<const char*>&arena[texts[row].start], texts[row].length)
-            out[row] = 1 if code == 0 else code
+            code = hash_text(arena_text + text_at[row].start, text_at[row].length)
+            keys[row] = 1 if code == 0 else code
     if bad >= 0:
         raise ValueError(f"the text of row {bad} lies outside the arena")
 
@@ -131,175 +133,169 @@ cdef class VehicleTable:
             self.capacity = capacity
         return 0
 
-    def lookup(self, const uint8_t[::1] text not None, const text_t[::1] vehicle_id not None,
-               const uint8_t[::1] status not None, int32_t[::1] vehicle_ix not None, uint8_t[::1] is_new not None,
-               Py_ssize_t n):
-        cdef Py_ssize_t row
+    def lookup(self, cnp.ndarray text not None, cnp.ndarray vehicle_id not None, cnp.ndarray status not None,
+               cnp.ndarray vehicle_ix not None, cnp.ndarray is_new not None, Py_ssize_t n):
+        cdef const char* arena = <const char*>bytes_in(text, b"text", 0)
+        cdef const text_t* ids = texts_in(vehicle_id, b"vehicle_id", n)
+        cdef const uint8_t* statuses = bytes_in(status, b"status", n)
+        cdef int32_t* vehicles = int32_out(vehicle_ix, b"vehicle_ix", n)
+        cdef uint8_t* new = bytes_out(is_new, b"is_new", n)
+        cdef Py_ssize_t row, n_arena = cnp.PyArray_SIZE(text)
         cdef Py_ssize_t bad = -1
         cdef int32_t n_new = 0
         cdef int32_t i
         cdef uint64_t code
         cdef const char* key
-        _require_rows("vehicle_id", vehicle_id.shape[0], n)
-        _require_rows("status", status.shape[0], n)
-        _require_rows("vehicle_ix", vehicle_ix.shape[0], n)
-        _require_rows("is_new", is_new.shape[0], n)
         with nogil:
             for row in range(n):
-                vehicle_ix[row] = NO_STOP
-                is_new[row] = 0
-                if status[row] != OK:
+                vehicles[row] = NO_STOP
+                new[row] = 0
+                if statuses[row] != OK:
                     continue
-                if vehicle_id[row].length <= 0 or not inside(vehicle_id[row], text.shape[0]):
+                if ids[row].length <= 0 or not inside(ids[row], n_arena):
                     bad = row
                     break
                 # The record's room comes first: if either finds no memory, index and records still agree.
                 self.reserve(<int64_t>self.index.n + 1)
-                key = <const char*>&text[vehicle_id[row].start]
-                code = hash_text(key, vehicle_id[row].length)
-                i = self.index.find_entry(code, key, vehicle_id[row].length)
+                key = arena + ids[row].start
+                code = hash_text(key, ids[row].length)
+                i = self.index.find_entry(code, key, ids[row].length)
                 if i < 0:
-                    i = self.index.put_hashed(code, key, vehicle_id[row].length, 0)
+                    i = self.index.put_hashed(code, key, ids[row].length, 0)
                     _forget_everything(&self.records[i])
-                vehicle_ix[row] = i
+                vehicles[row] = i
                 if not self.records[i].known:
                     self.records[i].batch_row = -1
             # `known` waits for restore or commit; so a vehicle that comes twice is told apart by its scratch row.
             if bad < 0:
                 for row in range(n):
-                    i = vehicle_ix[row]
+                    i = vehicles[row]
                     if i >= 0 and not self.records[i].known and self.records[i].batch_row < 0:
                         self.records[i].batch_row = <int32_t>row
-                        is_new[row] = 1
+                        new[row] = 1
                         n_new += 1
         if bad >= 0:
             raise ValueError(f"row {bad} has status OK and no vehicle id inside the arena")
         return n_new
 
-    def restore(self, const int32_t[::1] vehicle_ix not None, const int64_t[::1] time_us not None,
-                const int64_t[::1] valid_until_us not None, int64_t max_time_us):
-        cdef Py_ssize_t n = vehicle_ix.shape[0]
-        cdef Py_ssize_t row
+    def restore(self, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
+                cnp.ndarray valid_until_us not None, int64_t max_time_us):
+        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
+        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const int64_t* times = int64_in(time_us, b"time_us", n)
+        cdef const int64_t* ends = int64_in(valid_until_us, b"valid_until_us", n)
         cdef record_t* record
-        _require_rows("time_us", time_us.shape[0], n)
-        _require_rows("valid_until_us", valid_until_us.shape[0], n)
-        self.check(vehicle_ix, n)
         with nogil:
             for row in range(n):
-                if vehicle_ix[row] < 0:
+                if vehicles[row] < 0:
                     continue
-                record = &self.records[vehicle_ix[row]]
+                record = &self.records[vehicles[row]]
                 if not record.known:
                     record.known = 1
-                    if time_us[row] <= max_time_us and time_us[row] != INT64_MIN:
-                        record.time_us = time_us[row]
-                        record.valid_until_us = valid_until_us[row]
+                    if times[row] <= max_time_us and times[row] != INT64_MIN:
+                        record.time_us = times[row]
+                        record.valid_until_us = ends[row]
 
-    def screen(self, uint8_t[::1] status not None, const int32_t[::1] vehicle_ix not None,
-               const int64_t[::1] time_us not None, int64_t now_us, Py_ssize_t n):
+    def screen(self, cnp.ndarray status not None, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
+               int64_t now_us, Py_ssize_t n):
+        cdef uint8_t* statuses = bytes_out(status, b"status", n)
+        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const int64_t* times = int64_in(time_us, b"time_us", n)
         cdef Py_ssize_t row
         cdef record_t* record
-        _require_rows("status", status.shape[0], n)
-        _require_rows("vehicle_ix", vehicle_ix.shape[0], n)
-        _require_rows("time_us", time_us.shape[0], n)
-        self.check(vehicle_ix, n)
         with nogil:
             # Three straight passes: wipe the scratch of the vehicles at hand, let the newest row take it, judge.
             for row in range(n):
-                if status[row] == OK and vehicle_ix[row] >= 0:
-                    self.records[vehicle_ix[row]].batch_row = -1
+                if statuses[row] == OK and vehicles[row] >= 0:
+                    self.records[vehicles[row]].batch_row = -1
             for row in range(n):
-                if status[row] == OK and vehicle_ix[row] >= 0:
-                    record = &self.records[vehicle_ix[row]]
+                if statuses[row] == OK and vehicles[row] >= 0:
+                    record = &self.records[vehicles[row]]
                     record.seen_us = max(record.seen_us, now_us)
-                    if record.batch_row < 0 or time_us[row] > time_us[record.batch_row]:
+                    if record.batch_row < 0 or times[row] > times[record.batch_row]:
                         record.batch_row = <int32_t>row
             for row in range(n):
-                if status[row] == OK and vehicle_ix[row] >= 0:
-                    record = &self.records[vehicle_ix[row]]
+                if statuses[row] == OK and vehicles[row] >= 0:
+                    record = &self.records[vehicles[row]]
                     if record.batch_row != row:
-                        status[row] = DUPLICATE
-                    elif time_us[row] < record.time_us:
-                        status[row] = OUT_OF_ORDER
-                    elif time_us[row] == record.time_us and now_us < record.valid_until_us:
-                        status[row] = UNCHANGED
+                        statuses[row] = DUPLICATE
+                    elif times[row] < record.time_us:
+                        statuses[row] = OUT_OF_ORDER
+                    elif times[row] == record.time_us and now_us < record.valid_until_us:
+                        statuses[row] = UNCHANGED
 
-    def gather(self, const int32_t[::1] vehicle_ix not None, const uint64_t[::1] trip_key not None,
-               const int32_t[::1] pattern_ix not None, double[::1] prev_progress_m not None,
-               int64_t[::1] prev_time_us not None, uint8_t[::1] prev_strikes not None, MotionPointers motion not None):
-        cdef Py_ssize_t n = vehicle_ix.shape[0]
-        cdef Py_ssize_t row
+    def gather(self, cnp.ndarray vehicle_ix not None, cnp.ndarray trip_key not None, cnp.ndarray pattern_ix not None,
+               cnp.ndarray prev_progress_m not None, cnp.ndarray prev_time_us not None,
+               cnp.ndarray prev_strikes not None, MotionPointers motion not None):
+        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
+        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
+        cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
+        cdef double* progress = double_out(prev_progress_m, b"prev_progress_m", n)
+        cdef int64_t* times = int64_out(prev_time_us, b"prev_time_us", n)
+        cdef uint8_t* strikes = bytes_out(prev_strikes, b"prev_strikes", n)
         cdef const record_t* record
-        _require_rows("trip_key", trip_key.shape[0], n)
-        _require_rows("pattern_ix", pattern_ix.shape[0], n)
-        _require_rows("prev_progress_m", prev_progress_m.shape[0], n)
-        _require_rows("prev_time_us", prev_time_us.shape[0], n)
-        _require_rows("prev_strikes", prev_strikes.shape[0], n)
         motion.require(n)
-        self.check(vehicle_ix, n)
         with nogil:
             for row in range(n):
-                prev_progress_m[row] = NAN
-                prev_time_us[row] = 0
-                prev_strikes[row] = 0
+                progress[row] = NAN
+                times[row] = 0
+                strikes[row] = 0
                 motion.columns.prev_stop[row] = NO_STOP
                 motion.columns.prev_since_us[row] = 0
                 motion.columns.prev_speed_mps[row] = NAN
-                if vehicle_ix[row] < 0 or pattern_ix[row] < 0:
+                if vehicles[row] < 0 or patterns[row] < 0:
                     continue
-                record = &self.records[vehicle_ix[row]]
-                if record.trip_key == trip_key[row] and record.pattern_ix == pattern_ix[row]:
-                    prev_progress_m[row] = record.progress_m
-                    prev_time_us[row] = record.time_us
-                    prev_strikes[row] = record.strikes
+                record = &self.records[vehicles[row]]
+                if record.trip_key == trips[row] and record.pattern_ix == patterns[row]:
+                    progress[row] = record.progress_m
+                    times[row] = record.time_us
+                    strikes[row] = record.strikes
                     motion.columns.prev_stop[row] = record.next_stop
                     motion.columns.prev_since_us[row] = record.stop_since_us
                     motion.columns.prev_speed_mps[row] = record.speed_mps
 
-    def commit(self, const uint8_t[::1] status not None, const int32_t[::1] vehicle_ix not None,
-               const int64_t[::1] time_us not None, int64_t valid_until_us, const uint64_t[::1] trip_key not None,
-               const int32_t[::1] pattern_ix not None, const double[::1] progress_m not None,
-               const uint8_t[::1] strikes not None, const int32_t[::1] next_stop not None,
+    def commit(self, cnp.ndarray status not None, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
+               int64_t valid_until_us, cnp.ndarray trip_key not None, cnp.ndarray pattern_ix not None,
+               cnp.ndarray progress_m not None, cnp.ndarray strikes not None, cnp.ndarray next_stop not None,
                MotionPointers motion not None, int64_t seen_us):
-        cdef Py_ssize_t n = vehicle_ix.shape[0]
-        cdef Py_ssize_t row
+        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
+        cdef const uint8_t* statuses = bytes_in(status, b"status", n)
+        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const int64_t* times = int64_in(time_us, b"time_us", n)
+        cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
+        cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
+        cdef const double* progress = double_in(progress_m, b"progress_m", n)
+        cdef const uint8_t* struck = bytes_in(strikes, b"strikes", n)
+        cdef const int32_t* stops = int32_in(next_stop, b"next_stop", n)
         cdef record_t* record
-        _require_rows("status", status.shape[0], n)
-        _require_rows("time_us", time_us.shape[0], n)
-        _require_rows("trip_key", trip_key.shape[0], n)
-        _require_rows("pattern_ix", pattern_ix.shape[0], n)
-        _require_rows("progress_m", progress_m.shape[0], n)
-        _require_rows("strikes", strikes.shape[0], n)
-        _require_rows("next_stop", next_stop.shape[0], n)
         motion.require(n)
-        self.check(vehicle_ix, n)
         with nogil:
             for row in range(n):
-                if vehicle_ix[row] < 0 or (status[row] != OK and status[row] != TRIP_FINISHED):
+                if vehicles[row] < 0 or (statuses[row] != OK and statuses[row] != TRIP_FINISHED):
                     continue
-                record = &self.records[vehicle_ix[row]]
-                if time_us[row] < record.time_us:
+                record = &self.records[vehicles[row]]
+                if times[row] < record.time_us:
                     continue
-                record.time_us = time_us[row]
-                record.valid_until_us = valid_until_us if status[row] == OK else 0
+                record.time_us = times[row]
+                record.valid_until_us = valid_until_us if statuses[row] == OK else 0
                 record.seen_us = max(record.seen_us, seen_us)
-                record.trip_key = trip_key[row]
-                record.pattern_ix = pattern_ix[row]
-                record.progress_m = progress_m[row]
-                record.strikes = strikes[row]
-                record.next_stop = <uint16_t>next_stop[row]
+                record.trip_key = trips[row]
+                record.pattern_ix = patterns[row]
+                record.progress_m = progress[row]
+                record.strikes = struck[row]
+                record.next_stop = <uint16_t>stops[row]
                 record.stop_since_us = motion.columns.since_us[row]
                 record.speed_mps = motion.columns.speed_mps[row]
                 record.known = 1
 
-    def forget_prediction(self, const int32_t[::1] vehicle_ix not None):
-        cdef Py_ssize_t n = vehicle_ix.shape[0]
-        cdef Py_ssize_t row
-        self.check(vehicle_ix, n)
+    def forget_prediction(self, cnp.ndarray vehicle_ix not None):
+        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
+        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
         with nogil:
             for row in range(n):
-                if vehicle_ix[row] >= 0:
-                    self.records[vehicle_ix[row]].valid_until_us = 0
+                if vehicles[row] >= 0:
+                    self.records[vehicles[row]].valid_until_us = 0
 
     def evict(self, int64_t older_than_us):
         cdef int32_t n = self.index.n
@@ -327,14 +323,15 @@ cdef class VehicleTable:
                         self.capacity = room
         return n - n_kept
 
-    cdef int check(self, const int32_t[::1] vehicle_ix, Py_ssize_t n) except -1:
+    cdef const int32_t* checked(self, cnp.ndarray vehicle_ix, Py_ssize_t n) except NULL:
         # Numbers from before an eviction would reach past the records.
+        cdef const int32_t* vehicles = int32_in(vehicle_ix, b"vehicle_ix", n)
         cdef Py_ssize_t row
         cdef int32_t n_vehicles = self.index.n
         cdef int32_t highest = -1
         with nogil:
             for row in range(n):
-                highest = max(highest, vehicle_ix[row])
+                highest = max(highest, vehicles[row])
         if highest >= n_vehicles:
             raise ValueError(f"vehicle_ix {highest} is out of range: there are {n_vehicles} vehicles")
-        return 0
+        return vehicles

@@ -113,7 +113,7 @@ def test_the_engine_predicts_what_evaluation_predicted(town: Town) -> None:
                     "vp_ts": pl.Series(town.positions.time_us[row_of]).cast(pl.Datetime("us", "UTC")),
                     "stop_ordinal": part.stop_ix.astype(np.int64) + 1,
                     "kind": pl.Series([kind] * len(row_of), dtype=pl.String),
-                    "eta_s": part.eta_s,
+                    "eta_s": part.eta_s.copy(),
                 }
             )
         )

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from etacore import _encode, _window
-from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
+from etacore.encoding import Documents, Envelope, encode_documents
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope(
@@ -32,8 +32,8 @@ TEXTS = [
 ]
 
 
-def encode(batch):
-    documents = Documents()
+def encode(batch, prefix=b"predictions:", ttl_s=300, documents=None):
+    documents = Documents() if documents is None else documents
     encode_documents(
         batch.columns,
         batch.keys,
@@ -45,6 +45,8 @@ def encode(batch):
         batch.eta_s,
         ENVELOPE,
         documents,
+        prefix=prefix,
+        ttl_s=ttl_s,
     )
     return documents
 
@@ -92,17 +94,29 @@ def test_documents_are_those_of_the_twin(seed):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_commands_are_those_of_the_twin(seed):
-    batch = twin.Batch(random_rows(random.Random(seed), 100))
+@pytest.mark.parametrize(("prefix", "ttl_s"), [(b"predictions:", 300), (b"", 1), (b"a-longer-prefix/of:keys:", 86_400)])
+def test_commands_are_those_of_the_twin(seed, prefix, ttl_s):
+    rows = random_rows(random.Random(seed), 100)
+    batch = twin.Batch(rows)
+    expected = batch.expected(ENVELOPE)
+    documents = encode(batch, prefix, ttl_s)
+    assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, prefix, ttl_s)
+    assert documents.rows().tolist() == [i for i, document in enumerate(expected) if document]
+    assert len(documents) == len(documents.rows()) > 10
+
+
+def test_documents_of_all_lengths_have_their_length_before_them():
+    # 2 to 5 digits and back, so that documents move in both directions.
+    rows = random_rows(random.Random(9), 400)
+    for i, row in enumerate(rows):
+        row["vehicle_id"] = f"{'v' * (i * 37 % 211)}{i}"
+        row["route_id"] = "r" * (i * 53 % 12_000)
+        row["stops"] = [(f"S{k}", k, 10.0 * k, 5.0 * k) for k in range(i % 90)]
+    batch = twin.Batch(rows)
     documents = encode(batch)
-    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"predictions:", ttl_s=300, out=bytearray())
-    expected = [
-        twin.set_command(b"predictions:" + row["vehicle_id"].encode(), document, 300)
-        for row, document in zip(batch.rows, batch.expected(ENVELOPE), strict=True)
-        if document
-    ]
-    assert bytes(view) == b"".join(expected)
-    assert n_commands == len(expected) > 10
+    lengths = {len(str(len(documents[i]))) for i in documents.rows().tolist()}
+    assert lengths == {3, 4, 5}
+    assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, b"predictions:", 300)
 
 
 @pytest.mark.parametrize("value", [0.35, 0.25, 0.75, 2.675, 1.005, 0.05, 0.15, 1e11 + 0.05, 0.0, -0.0, -0.04, 7199.95])

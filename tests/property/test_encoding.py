@@ -67,8 +67,13 @@ def test_a_stop_is_that_of_the_twin(eta_s, moment, distance_m):
     assert found == [twin.stop("S", 1, distance_m, eta_s, time_us)]
 
 
-@given(st.lists(st.floats(0, 7200, width=32) | st.just(math.nan), min_size=1, max_size=4), st.text(max_size=5))
-def test_a_document_is_json(etas, name):
+@given(
+    st.lists(st.floats(0, 7200, width=32) | st.just(math.nan), min_size=1, max_size=4),
+    st.text(max_size=5),
+    st.binary(max_size=20),
+    st.integers(1, 2**62),
+)
+def test_a_document_is_json_in_its_command(etas, name, prefix, ttl_s):
     name = name.encode("utf-8", "replace").decode()
     stops = [(f"S{i}", i, 10.0 * i, eta) for i, eta in enumerate(etas)]
     batch = twin.Batch(
@@ -96,5 +101,15 @@ def test_a_document_is_json(etas, name):
         batch.eta_s,
         ENVELOPE,
         documents,
+        prefix=prefix,
+        ttl_s=ttl_s,
     )
     assert [documents[0]] == batch.expected(ENVELOPE)
+    assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, prefix, ttl_s)
+
+
+@given(st.integers(0, 10**12 - 1))
+@example(9_999)
+@example(10_000)
+def test_whole_numbers_keep_all_digits(value):
+    assert _encode.number_text(float(value), 1) == b"%d.0" % value

@@ -174,3 +174,11 @@ class Batch:
             )
             found.append(text(one))
         return found
+
+    def expected_commands(self, envelope, prefix, ttl_s):
+        """The commands that store these documents, back to back."""
+        return b"".join(
+            set_command(prefix + row["vehicle_id"].encode(), document, ttl_s)
+            for row, document in zip(self.rows, self.expected(envelope), strict=True)
+            if document
+        )

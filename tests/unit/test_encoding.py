@@ -3,7 +3,7 @@ import orjson
 import pytest
 
 from etacore import _encode, _window
-from etacore.encoding import Documents, Envelope, encode_documents, pack_set_commands
+from etacore.encoding import Documents, Envelope, encode_documents
 from etacore.schema import Status
 from tests.reference.encoding import Batch
 
@@ -31,6 +31,7 @@ def encode(batch, documents=None, **changes):
         "distance_m": batch.distance_m,
         "eta_s": batch.eta_s,
     } | changes
+    given |= {"prefix": given.get("prefix", b"p:"), "ttl_s": given.get("ttl_s", 300)}
     encode_documents(
         batch.columns, given.pop("keys", batch.keys), batch.table, envelope=ENVELOPE, documents=documents, **given
     )
@@ -110,7 +111,7 @@ def test_row_offsets_that_leave_the_rows_are_refused(row_offset):
 ARRAYS = ("status", "vehicle_id", "route_id", "trip_id", "timestamp", "timestamp_is_number", "time_us")
 
 
-@pytest.mark.parametrize("short", [*ARRAYS, "offsets", None])
+@pytest.mark.parametrize("short", [*ARRAYS, "starts", "ends", "found", None])
 def test_columns_that_are_too_short_are_refused(short):
     batch, documents = Batch([row(0), row(1)]), bytearray()
     columns = {name: getattr(batch.columns, name)[: 1 if name == short else 2] for name in ARRAYS}
@@ -127,8 +128,10 @@ def test_columns_that_are_too_short_are_refused(short):
             batch.distance_m,
             batch.eta_s,
             envelope or ENVELOPE.parts(),
+            b"p:",
+            300,
             documents,
-            np.zeros(2 if short == "offsets" else 3, np.int64),
+            *(np.zeros(1 if short == name else 2, np.int64) for name in ("starts", "ends", "found")),
             n,
         )
 
@@ -159,31 +162,25 @@ def test_a_text_outside_the_arena_is_refused(column, text):
     assert len(encode(batch)) == 2
 
 
-def test_commands_of_documents_that_are_not_there_are_refused():
-    batch = Batch([row(0), row(1)])
-    documents = encode(batch)
-    size = int(documents.offsets[2])
-    given = {
-        "text": batch.columns.text,
-        "vehicle_id": batch.columns.vehicle_id[:2],
-        "documents": documents.buffer,
-        "offsets": documents.offsets,
-        "prefix": b"p:",
-        "expiry": b"1",
-        "buffer": bytearray(),
-        "n": 2,
-    }
-    past = len(documents.buffer) + 1
-    bad = [{"n": -1}, {"n": 100_000}, {"vehicle_id": batch.columns.vehicle_id[:1]}, {"buffer": documents.buffer}]
-    bad += [{"offsets": np.array(o, np.int64)} for o in ([0, size], [-5, 0, size], [0, past, size], [0, 5, past])]
-    bad += [{"offsets": np.array([size, 0, size], np.int64)}]
-    for changes in bad:
-        with pytest.raises(ValueError, match=r"rows|shorter|offsets|replace"):
-            _encode.pack_set_commands(**given | changes)
-    for text in OUTSIDE:
-        batch.columns.vehicle_id[1] = text
-        with pytest.raises(ValueError, match="row 1 lies outside the arena"):
-            _encode.pack_set_commands(**given)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"distance_m": np.zeros(4, np.float32)},
+        {"eta_s": np.zeros(8, np.float32)[::2]},
+        {"stop_ix": np.zeros(4, ">i4")},
+        {"row_offset": np.array([[0, 2, 4]], np.int32)},
+    ],
+)
+def test_arrays_of_another_kind_are_refused(changes):
+    with pytest.raises(ValueError, match=r"another type|shorter"):
+        encode(Batch([row(0), row(1)]), **changes)
+
+
+def test_a_status_that_cannot_be_written_is_refused():
+    batch = Batch([row(0)])
+    batch.columns.status.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        encode(batch)
 
 
 def test_stops_as_dicts_have_one_length():
@@ -214,28 +211,45 @@ def test_a_buffer_is_reused_and_grows():
 def test_a_buffer_that_is_looked_at_does_not_grow():
     documents = Documents()
     encode(Batch([row()]), documents)
-    view = memoryview(documents.buffer)
+    view = documents.commands
     with pytest.raises(BufferError):
         encode(Batch([row(i) for i in range(100)]), documents)
+    assert len(documents) == 0
+    assert documents.rows().tolist() == []
     view.release()
     encode(Batch([row(i) for i in range(100)]), documents)
+    assert len(documents) == 100
+
+
+def test_after_a_refusal_there_are_no_documents():
+    documents = encode(Batch([row()]))
+    with pytest.raises(ValueError, match="shorter"):
+        encode(Batch([row(0), row(1)]), documents, eta_s=np.zeros(1, np.float32))
+    assert (len(documents), documents.n, bytes(documents.commands)) == (0, 0, b"")
+    with pytest.raises(IndexError):
+        documents[0]
 
 
 def test_an_empty_batch():
-    batch = Batch([])
-    documents = encode(batch)
+    documents = encode(Batch([]))
     assert len(documents) == 0
-    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=1, out=bytearray())
-    assert (bytes(view), n_commands) == (b"", 0)
+    assert documents.rows().tolist() == []
+    assert bytes(documents.commands) == b""
 
 
 def test_commands_expire():
-    batch = Batch([row()])
-    documents = encode(batch)
-    view, n_commands = pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=300, out=bytearray())
-    head, _, tail = bytes(view).partition(documents[0])
+    documents = encode(Batch([row()]))
+    head, _, tail = bytes(documents.commands).partition(documents[0])
     assert head == b"*5\r\n$3\r\nSET\r\n$4\r\np:v0\r\n$%d\r\n" % len(documents[0])
     assert tail == b"\r\n$2\r\nEX\r\n$3\r\n300\r\n"
-    assert n_commands == 1
     with pytest.raises(ValueError, match="time to live"):
-        pack_set_commands(batch.columns, documents, prefix=b"p:", ttl_s=0, out=bytearray())
+        encode(Batch([row()]), ttl_s=0)
+
+
+def test_rows_without_a_document_have_no_command():
+    batch = Batch(
+        [row(0), row(1, status=Status.TOO_OLD), row(2, stops=[]), row(3, stops=[("S", 1, 1.0, np.nan)]), row(4)]
+    )
+    documents = encode(batch)
+    assert documents.rows().tolist() == [0, 4]
+    assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, b"p:", 300)

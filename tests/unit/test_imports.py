@@ -28,6 +28,7 @@ FLOORS = {
     3: (
         "etacore.checked_json",
         "etacore.predictors",
+        "etacore.batch",
         "etacore.typical",
         "etacore.manifest",
         "etacore.bundle_files",

@@ -32,7 +32,7 @@ def store_of(server: RedisServer, *rules: str) -> RedisStore:
 
 def write(store: RedisStore, *commands: memoryview) -> list[int]:
     """Positions of the commands that failed."""
-    store.begin_write(commands, len(commands))
+    store.begin_write(memoryview(b"".join(commands)), len(commands))
     return store.finish_write()[0]
 
 
