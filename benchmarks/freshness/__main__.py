@@ -62,7 +62,7 @@ class Effort:
     swaps_polling: int
 
 
-FULL: Final = Effort(RATES, 3.0, 16.0, 16, 6.0, 5.0, 2, 8, 5, 2)
+FULL: Final = Effort(RATES, 2.5, 12.0, 12, 5.0, 4.0, 2, 6, 4, 2)
 QUICK: Final = Effort((500, 10_000), 1.0, 2.0, 2, 0.0, 0.0, 1, 3, 1, 0)
 
 

@@ -22,6 +22,9 @@ from etacore.redis_server import RedisServer
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_TIMERSLACK: Final = 29
+IDLE: Final = 3
+IOWAIT: Final = 4
+"""Places in a line of ``/proc/stat``."""
 START_S: Final = 60.0
 STOP_S: Final = 15.0
 AGAIN_S: Final = 0.02
@@ -191,15 +194,18 @@ def cpu_s(pid: int) -> float:
 
 
 def busy_s(cpus: Iterable[int]) -> float:
-    """Seconds for which some CPUs did something, whoever it was for, or were withheld from this machine (steal)."""
+    """Seconds for which some CPUs were not idle, from an arbitrary moment on.
+
+    Whoever it was for, and also if they were withheld from this machine (steal). From the idle time, which Linux
+    measures; the times of use in ``/proc/stat`` are samples, and miss what always runs between two of them.
+    """
     wanted = {f"cpu{cpu}" for cpu in cpus}
-    ticks = 0
+    idle_ticks = 0
     for line in Path("/proc/stat").read_text().splitlines():
         name, *fields = line.split()
         if name in wanted:
-            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
-            ticks += user + nice + system + irq + softirq + steal
-    return ticks / os.sysconf("SC_CLK_TCK")
+            idle_ticks += int(fields[IDLE]) + int(fields[IOWAIT])
+    return time.monotonic() * len(wanted) - idle_ticks / os.sysconf("SC_CLK_TCK")
 
 
 def use_cpus(n: int = 2) -> list[int]:
