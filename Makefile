@@ -1,10 +1,13 @@
 # Every target sets up what it needs in .venv; the second run starts at once.
 #   PYTHON=python3.12 make test    another interpreter (the environment is made anew)
 #   VENV=.venv312 make test        another place for it
+#   BASE=v1.2 make bench-gate      compare with this commit, branch or tag
 
 PYTHON ?= python3
 VENV ?= .venv
 ITERATIONS ?= 200000
+# What `make bench-gate` compares with; empty: where this branch left origin/main, without such a branch HEAD.
+BASE ?=
 
 BIN := $(VENV)/bin
 UV := $(shell command -v uv 2>/dev/null)
@@ -15,10 +18,10 @@ KERNEL_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' 2>/dev/nul
 LOCKED_EXTRAS := --extra train --extra demo --extra flows --extra dask --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lifecycle test bench lint format sanitize build wheel lock clean
+.PHONY: help demo lifecycle test bench bench-count bench-gate lint format sanitize build wheel lock clean
 
 help:  ## what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(BUILT)  ## watch a simulated city being predicted, about 30 s
 	@$(BIN)/etacore demo
@@ -35,6 +38,12 @@ test: $(BUILT)  ## all tests
 
 bench: $(BUILT)  ## all benchmarks beside their peers, held against benchmarks/budgets.toml
 	@$(BIN)/python -m benchmarks.report
+
+bench-count: $(BUILT)  ## instructions of every kernel (needs valgrind), held against benchmarks/budgets.toml
+	@$(BIN)/python -m benchmarks.gate count
+
+bench-gate: $(BUILT)  ## this tree beside that of the commit BASE: instructions, and times in alternation
+	@$(BIN)/python -m benchmarks.gate compare $(BASE)
 
 lint: $(BUILT)  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -9,11 +9,13 @@ import pytest
 import xgboost
 
 from benchmarks.fleet import MAX_STOPS, make_fleet, registry_path
-from benchmarks.measuring import OURS, describe, differences
+from benchmarks.measuring import OURS, alternate, differences
 from benchmarks.peers.python_estimator import PythonEstimator
 from benchmarks.serving import facts
 from etacore.estimator import estimate_stop_times
 from etacore.model import Model
+
+PEER = "Python + XGBoost"
 
 
 @pytest.fixture
@@ -27,18 +29,15 @@ def call(monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], list[dict[str
     return vehicle, [stop | {"total_stop_sequence": len(stops)} for stop in ahead]
 
 
-def bench_estimator(benchmark: Any, call: tuple[dict[str, Any], list[dict[str, Any]]]) -> None:
-    describe(benchmark, "estimator", OURS, unit="us/call")
-    document = benchmark(estimate_stop_times, *call, max_stops=MAX_STOPS)
-    assert len(document["predictions"]) == MAX_STOPS
-
-
-def bench_estimator_peer(
+def bench_estimator(
     benchmark: Any, call: tuple[dict[str, Any], list[dict[str, Any]]], booster: xgboost.Booster, model: Model
 ) -> None:
-    describe(benchmark, "estimator", "Python + XGBoost", unit="us/call")
-    theirs = benchmark(PythonEstimator(booster, facts(model)).estimate_stop_times, *call, max_stops=MAX_STOPS)
-    ours = estimate_stop_times(*call, max_stops=MAX_STOPS)
-    both = [document | {"computed_at": "", "prefect_pipeline_latency_ms": 0} for document in (ours, theirs)]
+    peer = PythonEstimator(booster, facts(model))
+    sides = {
+        OURS: lambda: estimate_stop_times(*call, max_stops=MAX_STOPS),
+        PEER: lambda: peer.estimate_stop_times(*call, max_stops=MAX_STOPS),
+    }
+    results = alternate(benchmark, "estimator", sides, unit="us/call")
+    both = [results[side] | {"computed_at": "", "prefect_pipeline_latency_ms": 0} for side in (OURS, PEER)]
     n_stops, _ = differences(*([orjson.dumps(document)] for document in both))
     assert n_stops == MAX_STOPS

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Any
 
 import pytest
 import xgboost
 
 from benchmarks.fleet import compiled_model, xgboost_model
 from etacore.model import Model
-from etacore.redis_server import RedisServer
+from etacore.redis_server import RedisServer, find_redis_server
+
+PACKAGES = ("numpy", "orjson", "redis", "xgboost-cpu", "treelite", "tl2cgen", "onnxruntime")
+
+
+def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
+    """Versions of what is measured, and the path that this CPU takes through a forest."""
+    server = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
+    found = {name: version(name) for name in PACKAGES}
+    found["Redis server"] = server.partition("v=")[2].partition(" ")[0]
+    machine_info["versions"] = found
+    machine_info["forest_path"] = getattr(compiled_model().predictor, "path", "none")
 
 
 @pytest.fixture(scope="session")

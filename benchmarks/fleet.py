@@ -59,6 +59,19 @@ class Fleet:
         """Answer as Redis' MGET would: routes are there, stored predictions are not."""
         return [self.routes.get(key) for key in keys]
 
+    def with_own_routes(self) -> Fleet:
+        """The fleet with the routes that its vehicles are on, and no others."""
+        used = {b"route_stops:%b" % orjson.loads(payload)["route"].encode() for payload in self.payloads}
+        return Fleet(self.keys, self.payloads, {key: blob for key, blob in self.routes.items() if key in used})
+
+    def every(self, n: int) -> Fleet:
+        """Every n-th vehicle."""
+        return Fleet(self.keys[::n], self.payloads[::n], self.routes)
+
+    def parked(self) -> Fleet:
+        """The routes without any vehicle."""
+        return Fleet([], [], self.routes)
+
     def __len__(self) -> int:
         return len(self.keys)
 

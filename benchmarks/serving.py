@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from time import perf_counter
+from typing import Any, Final
 
 import numpy as np
 import xgboost
@@ -16,6 +17,22 @@ from etacore.engine import Batch, Engine, Models
 from etacore.model import Model
 
 PREDICTED_S: Final = 60.0
+ENGINE_STAGES: Final = {
+    "parse": "parse",
+    "screen": "screen",
+    "resolve": "find routes",
+    "select": "choose stops, fill rows",
+    "predict": "choose stops, fill rows",
+    "encode": "encode",
+    "commit": "commit",
+}
+PEER_STAGES: Final = {
+    "parse": "parse",
+    "columns": "parse",
+    "vectorize": "choose stops, fill rows",
+    "predict": "forest",
+    "encode": "encode",
+}
 
 
 class Clock:
@@ -53,14 +70,56 @@ def facts(model: Model) -> ModelFacts:
     return ModelFacts(model.key, model.model_type, model.scope, model.time_zone)
 
 
+class Stopwatch:
+    """Sums what stages take, in seconds; a stage within another one counts only once."""
+
+    def __init__(self) -> None:
+        self.seconds: Final[dict[str, float]] = {}
+        self._within_s = 0.0
+
+    def around(self, owner: object, methods: Mapping[str, str]) -> None:
+        """Time methods of one object from now on: name of the method to name of the stage."""
+        for method, stage in methods.items():
+            setattr(owner, method, self._timed(getattr(owner, method), stage))
+
+    def _timed(self, call: Callable[..., Any], stage: str) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            outside_s, self._within_s = self._within_s, 0.0
+            began = perf_counter()
+            result = call(*arguments)
+            took_s = perf_counter() - began
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + took_s - self._within_s
+            self._within_s = outside_s + took_s
+            return result
+
+        return timed
+
+
+class TimedModel(Model):
+    """A model whose predictions are timed as a stage."""
+
+    def __init__(self, model: Model, watch: Stopwatch) -> None:
+        super().__init__(model.manifest, model.predictor, model.typical)
+        watch.around(self, {"predict": "forest"})
+
+
 class WarmEngine:
     """An engine that has served the fleet once, in chunks as the loop does.
 
     `process` does not commit: it can be measured again and again, and each time all vehicles are due.
+    To make one is the cold case: an engine that knows nothing serves the fleet.
     """
 
-    def __init__(self, model: Model, before: Fleet, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        model: Model,
+        before: Fleet,
+        clock: Callable[[], int] | None = None,
+        watch: Stopwatch | None = None,
+    ) -> None:
         self.engine: Final = Engine(Models(model), config(), clock or Clock())
+        if watch is not None:
+            watch.around(self.engine, ENGINE_STAGES)
         self.batch = Batch(self.engine.config.chunk_size)
         for start in range(0, len(before), self.batch.capacity):
             self.engine.commit(self._process(before, start))
@@ -90,9 +149,16 @@ class WarmPeer:
     """The tuned Python pipeline on the same fleet."""
 
     def __init__(
-        self, booster: xgboost.Booster, model: ModelFacts, fleet: Fleet, clock: Callable[[], int] | None = None
+        self,
+        booster: xgboost.Booster,
+        model: ModelFacts,
+        fleet: Fleet,
+        clock: Callable[[], int] | None = None,
+        watch: Stopwatch | None = None,
     ) -> None:
         self.pipeline: Final = TunedPython(booster, model, fleet.routes, max_stops=MAX_STOPS, clock_us=clock or Clock())
+        if watch is not None:
+            watch.around(self.pipeline, PEER_STAGES)
 
     def documents(self, fleet: Fleet) -> list[bytes]:
         """Documents of all vehicles, in the fleet's order."""

@@ -36,24 +36,14 @@ def vectorize(
     distance_m: NDArray[np.float64],
     stop_ix: NDArray[np.int32],
 ) -> None: ...
-def vectorize_window(
-    vehicle_lat: float,
-    vehicle_lon: float,
-    speed_mps: float,
-    time_us: int,
-    lat: NDArray[np.float64],
-    lon: NDArray[np.float64],
-    sequence: NDArray[np.int64],
-    total: NDArray[np.int64],
-    given_m: NDArray[np.float64],
-    transitions_s: NDArray[np.int64],
-    offset_s: NDArray[np.int32],
-    holiday_days: NDArray[np.int32],
-    codes: NDArray[np.int32],
-    route_code: float,
-    leg_m_before: float,
-    leg_s: NDArray[np.float32] | None,
-    nan_fill: float,
-    matrix: NDArray[np.float32],
-    distance_m: NDArray[np.float64],
-) -> None: ...
+
+class WindowFeatures:
+    n_features: int
+    def __init__(
+        self,
+        transitions_s: NDArray[np.int64],
+        offset_s: NDArray[np.int32],
+        holiday_days: NDArray[np.int32],
+        codes: NDArray[np.int32],
+        nan_fill: float,
+    ) -> None: ...

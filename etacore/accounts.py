@@ -118,6 +118,11 @@ class Accounts:
         self._window.add(result)
         self._observer.on_poll(result)
 
+    def add_unfinished(self, counts: Counter[Status]) -> None:
+        """What a poll had done when it failed; it counts as no poll."""
+        self.summary.counts += counts
+        self._window.counts += counts
+
     def add_outage(self, message: str, *, first: bool) -> None:
         """Redis could not be reached; only the first time of an outage counts."""
         if first:

@@ -45,29 +45,27 @@ class Part:
 
 
 class PartBuffers:
-    """Arrays of one part, used again for every batch, and larger when a batch needs it.
+    """Arrays of one part, used again for every batch and larger when one needs it: a batch allocates nothing."""
 
-    New arrays for each batch would be new pages of memory each time: at some sizes that costs more than what is
-    written into them.
-    """
-
-    __slots__ = ("_distance_m", "_eta_s", "_features", "_row_offset", "_stop_ix", "documents")
+    __slots__ = ("_distance_m", "_eta_s", "_features", "_row_offset", "_shape", "_stop_ix", "_views", "documents")
 
     def __init__(self) -> None:
         self._row_offset = np.empty(1, np.int32)
-        self._make_room(0)
         self._features = np.empty(0, np.float32)
+        self._make_room(0)
         self.documents: Final = Documents()
 
     def _make_room(self, n_rows: int) -> None:
         self._distance_m = np.empty(n_rows, np.float64)
         self._stop_ix = np.empty(n_rows, np.int32)
         self._eta_s = np.empty(n_rows, np.float32)
+        self._shape = (-1, -1, -1)
 
     def row_offset(self, n: int) -> NDArray[np.int32]:
         """For `n` vehicles, shape (>= n + 1,)."""
         if len(self._row_offset) <= n:
             self._row_offset = np.empty(n + n // 2 + 1, np.int32)
+            self._shape = (-1, -1, -1)
         return self._row_offset
 
     def part(self, model: Model, n: int, n_rows: int) -> Part:
@@ -77,15 +75,18 @@ class PartBuffers:
             self._make_room(n_rows + n_rows // 2)
         if len(self._features) < n_rows * width:
             self._features = np.empty((n_rows + n_rows // 2) * width, np.float32)
-        return Part(
-            model,
-            self._row_offset[: n + 1],
-            self._features[: n_rows * width].reshape(n_rows, width),
-            self._distance_m[:n_rows],
-            self._stop_ix[:n_rows],
-            self._eta_s[:n_rows],
-            self.documents,
-        )
+            self._shape = (-1, -1, -1)
+        if self._shape != (n, n_rows, width):
+            # Views cost as much as a kernel does for one vehicle, and most small batches have the shape of the last.
+            self._views = (
+                self._row_offset[: n + 1],
+                self._features[: n_rows * width].reshape(n_rows, width),
+                self._distance_m[:n_rows],
+                self._stop_ix[:n_rows],
+                self._eta_s[:n_rows],
+            )
+            self._shape = (n, n_rows, width)
+        return Part(model, *self._views, self.documents)
 
 
 class Batch:

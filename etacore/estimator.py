@@ -6,36 +6,29 @@ It computes with the kernels of the runtime: the same inputs give the same numbe
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from etacore._window import degrees, first, identifier, number, prediction_dicts, read_stops
+from etacore._features import WindowFeatures
+from etacore._forest import Library
+from etacore._window import MISSING_INPUT, UnpredictableError, Window, environment, name_vehicle, now_text, text_or_none
 from etacore.errors import EtacoreError
-from etacore.features import Calendar, along_shape_distance, vectorize_window
+from etacore.features import Calendar, along_shape_distance
+from etacore.forest import Forest
 from etacore.legs import TypicalLegs
 from etacore.registry import Model, Registry
 from etacore.routes import ShapePolyline
-from etacore.snapshots import parse_timestamp
 
 __all__ = ["ShapePolyline", "estimate_stop_times"]
 
-MISSING_INPUT: Final = "Missing vehicle position or stops"
 NO_MODEL: Final = "No trained models found for model_type"
 MODEL_NOT_LOADED: Final = "Failed to load model metadata: "
-
-_VEHICLE_ID: Final = ("vehicle_id", "vehicleId", "id")
-_ROUTE_ID: Final = ("route_id", "route", "routeId", "route_short_name")
-_TRIP_ID: Final = ("trip_id", "trip", "tripId")
-_VEHICLE_LAT: Final = ("lat", "latitude")
-_VEHICLE_LON: Final = ("lon", "longitude", "lng")
 
 _ASKS_TYPICAL: Final = frozenset({"leg_left", "typical_travel_s"})
 
@@ -44,19 +37,22 @@ _MAX_CHOICES: Final = 4096
 _MAX_KEPT_STOPS: Final = 64
 
 
-class _UnpredictableError(Exception):
-    # Ends a call with an error document.
-    pass
-
-
 class _Serving:
-    # A model with the calendar made for it, and what it asks of routes.
-    __slots__ = ("asks_of_routes", "calendar", "model", "n_features", "route_codes", "typical")
+    # A model with what it asks of a window and of routes.
+    __slots__ = ("asks_of_routes", "clip_s", "features", "library", "model", "route_codes", "typical")
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.calendar = Calendar(model.time_zone, model.holidays)
-        self.n_features = len(model.features)
+        calendar = Calendar(model.time_zone, model.holidays)
+        self.features = WindowFeatures(
+            calendar.transitions_s,
+            calendar.offset_s,
+            calendar.holiday_days,
+            model.feature_codes,
+            math.nan if model.nan_fill is None else model.nan_fill,
+        )
+        self.library: Library | None = model.predictor.library if isinstance(model.predictor, Forest) else None
+        self.clip_s = model.clip_s
         asks_typical = not _ASKS_TYPICAL.isdisjoint(model.features)
         self.typical: TypicalLegs | None = model.typical if asks_typical else None
         self.route_codes: dict[str, int] = {}
@@ -65,7 +61,7 @@ class _Serving:
         self.asks_of_routes: bool = self.typical is not None or bool(self.route_codes)
 
     def of_route(self, route_id: str | None, stop_ids: Sequence[str | None]) -> dict[str, Any]:
-        # What the model knows of the route of a call: keywords of `vectorize_window`.
+        # What the model knows of the route of a call: keywords of `Window.vectorize`.
         route = route_id or ""
         known: dict[str, Any] = {"route_code": self.route_codes.get(route, math.nan)}
         if self.typical is not None:
@@ -102,9 +98,9 @@ class _Models:
         try:
             key = self.registry.choose(model_type, route_id, prefer_route_model)
         except EtacoreError as error:
-            raise _UnpredictableError(f"{MODEL_NOT_LOADED}{error.message}") from None
+            raise UnpredictableError(f"{MODEL_NOT_LOADED}{error.message}") from None
         if key is None:
-            raise _UnpredictableError(NO_MODEL)
+            raise UnpredictableError(NO_MODEL)
         return key
 
     def _load(self, key: str) -> _Serving:
@@ -116,9 +112,9 @@ class _Models:
             return serving
         except KeyError as error:
             # The quotes are those of a KeyError's text, which callers of the old system compare with.
-            raise _UnpredictableError(f"{MODEL_NOT_LOADED}{error.args[0]!r}") from None
+            raise UnpredictableError(f"{MODEL_NOT_LOADED}{error.args[0]!r}") from None
         except EtacoreError as error:
-            raise _UnpredictableError(f"{MODEL_NOT_LOADED}{error.message}") from None
+            raise UnpredictableError(f"{MODEL_NOT_LOADED}{error.message}") from None
 
 
 _registries: Final[dict[str, _Models]] = {}
@@ -126,7 +122,7 @@ _registries_lock: Final = threading.Lock()
 
 
 def _models() -> _Models:
-    path = os.environ.get("MODEL_REGISTRY_DIR") or "models/trained"
+    path = environment(b"MODEL_REGISTRY_DIR") or "models/trained"
     models = _registries.get(path)
     if models is None:
         with _registries_lock:
@@ -134,35 +130,7 @@ def _models() -> _Models:
     return models
 
 
-class _Window:
-    # Arrays for n stops, kept per thread so that a call allocates none.
-    __slots__ = ("X", "distance_m", "eta_s", "given_m", "lat", "lon", "sequence", "total")
-
-    def __init__(self, n: int, n_features: int) -> None:
-        self.lat: NDArray[np.float64] = np.empty(n)
-        self.lon: NDArray[np.float64] = np.empty(n)
-        self.sequence: NDArray[np.int64] = np.empty(n, np.int64)
-        self.total: NDArray[np.int64] = np.empty(n, np.int64)
-        self.given_m: NDArray[np.float64] = np.empty(n)
-        self.distance_m: NDArray[np.float64] = np.empty(n)
-        self.X: NDArray[np.float32] = np.empty((n, n_features), np.float32)
-        self.eta_s: NDArray[np.float32] = np.empty(n, np.float32)
-
-
-class _Scratch(threading.local):
-    def __init__(self) -> None:
-        self.windows: dict[tuple[int, int], _Window] = {}
-
-    def window(self, n: int, n_features: int) -> _Window:
-        window = self.windows.get((n, n_features))
-        if window is None:
-            window = _Window(n, n_features)
-            if n <= _MAX_KEPT_STOPS:
-                self.windows[n, n_features] = window
-        return window
-
-
-_scratch: Final = _Scratch()
+_idle: Final[list[Window]] = []  # windows that no call uses just now
 
 
 def estimate_stop_times(
@@ -213,17 +181,14 @@ def estimate_stop_times(
         "vehicle_id": "unknown",
         "route_id": None,
         "trip_id": None,
-        "computed_at": datetime.now(UTC).isoformat(),
+        "computed_at": now_text(),
         "model_key": None,
     }
     try:
-        vehicle = _mapping(vehicle_position)
-        document["vehicle_id"] = _vehicle_id(vehicle) or "unknown"
-        document["route_id"] = identifier(route_id) or identifier(first(vehicle, _ROUTE_ID))
-        document["trip_id"] = identifier(trip_id) or identifier(first(vehicle, _TRIP_ID))
-        document["model_key"] = identifier(model_key)
-        return _predict(document, vehicle, upcoming_stops, model_type, prefer_route_model, max_stops, shape)
-    except _UnpredictableError as reason:
+        vehicle = name_vehicle(document, vehicle_position, route_id, trip_id, model_key)
+        _predict(document, vehicle, upcoming_stops, model_type, prefer_route_model, max_stops, shape)
+        return document
+    except UnpredictableError as reason:
         error = str(reason)
     except Exception as reason:  # the promise above: whatever a caller's objects do, it ends in a document
         error = f"Prediction failed: {type(reason).__name__}: {reason}"
@@ -242,88 +207,50 @@ def _predict(
     prefer_route_model: Any,
     max_stops: Any,
     shape: Any,
-) -> dict[str, Any]:
-    lat, lon = first(vehicle, _VEHICLE_LAT), first(vehicle, _VEHICLE_LON)
-    n_stops = max(int(max_stops), 0)
-    stops = _first_stops(upcoming_stops, n_stops)
-    if lat is None or lon is None or not stops:
-        raise _UnpredictableError(MISSING_INPUT)
-    stops = stops[:n_stops]
-    lat_deg, lon_deg = degrees(lat, 90.0), degrees(lon, 180.0)
-    if math.isnan(lat_deg + lon_deg):
-        _refuse("Unusable vehicle position", (lat, lon))
-    kind = identifier(model_type) or "xgboost"
+) -> None:
+    stops = _first_stops(upcoming_stops, int(max_stops))
+    if not stops:
+        raise UnpredictableError(MISSING_INPUT)
+    window = _borrow_window()
+    window.read_position(vehicle)
+    kind = text_or_none(model_type) or "xgboost"
     serving = _models().get(document["model_key"], kind, document["route_id"], bool(prefer_route_model))
     model = serving.model
     document["model_key"] = model.key
-    given = vehicle.get("timestamp")
-    time_us = parse_timestamp(given) if not isinstance(given, datetime) else _datetime_us(given)
-    if time_us is None:
-        _refuse("Missing or unusable timestamp", given)
-    if shape is not None and not isinstance(shape, ShapePolyline):
-        _refuse("shape has to be a ShapePolyline, not", type(shape))
-
-    window = _scratch.window(len(stops), serving.n_features)
-    stop_ids, sequences, errors = read_stops(
-        stops, window.lat, window.lon, window.sequence, window.total, window.given_m
-    )
+    window.read_motion(vehicle)
+    window.read_stops(stops if max_stops > 0 else [])
     if shape is not None:
-        _measure(shape, lat_deg, lon_deg, window, errors)
-    of_route = serving.of_route(document["route_id"], stop_ids) if serving.asks_of_routes else {}
-    vectorize_window(
-        lat_deg,
-        lon_deg,
-        max(0.0, number(vehicle.get("speed"))),
-        time_us,
-        window.lat,
-        window.lon,
-        window.sequence,
-        window.total,
-        window.given_m,
-        serving.calendar,
-        model.feature_codes,
-        **of_route,
-        nan_fill=model.nan_fill,
-        X=window.X,
-        distance_m=window.distance_m,
-    )
-    for i, error in enumerate(errors):
-        if error is not None:
-            window.distance_m[i] = window.given_m[i]
-    model.predict(window.X, window.eta_s)
+        if not isinstance(shape, ShapePolyline):
+            raise UnpredictableError(f"shape has to be a ShapePolyline, not: {type(shape)!r}")
+        window.measure(partial(along_shape_distance, shape))
+    if serving.asks_of_routes and window.stop_ids:
+        window.vectorize(serving.features, **serving.of_route(document["route_id"], window.stop_ids))
+    else:
+        window.vectorize(serving.features)
+    if serving.library is not None:
+        window.predict(serving.library, *serving.clip_s)
+    else:
+        window.predict_by(model.predict)
     document["model_type"] = model.model_type
     document["model_scope"] = model.scope
-    document["predictions"] = prediction_dicts(stop_ids, sequences, errors, window.distance_m, window.eta_s, time_us)
-    return document
+    document["predictions"] = window.predictions()
+    if window.room <= _MAX_KEPT_STOPS:
+        _idle.append(window)
 
 
-def _first_stops(stops: Any, n: int) -> list[Any]:
+def _borrow_window() -> Window:
+    # A call that fails keeps it: the next one makes another.
+    try:
+        return _idle.pop()
+    except IndexError:
+        return Window()
+
+
+def _first_stops(stops: Any, n: int) -> Sequence[Any]:
     """The stops to predict, and one even if none is wanted: it tells "none asked for" from "none there"."""
+    n = max(n, 1)
+    if type(stops) is list:
+        return stops[:n]
     if not isinstance(stops, Iterable) or isinstance(stops, str | bytes | Mapping):
         return []
-    return list(islice(stops, max(n, 1)))
-
-
-def _measure(shape: ShapePolyline, lat: float, lon: float, window: _Window, errors: Sequence[str | None]) -> None:
-    # Distances along the shape, where the caller gave none.
-    for i, error in enumerate(errors):
-        if error is None and math.isnan(window.given_m[i]):
-            window.given_m[i] = along_shape_distance(shape, lat, lon, float(window.lat[i]), float(window.lon[i]))
-
-
-def _refuse(reason: str, given: object) -> NoReturn:
-    raise _UnpredictableError(f"{reason}: {repr(given)[:80]}")
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if type(value) is dict or isinstance(value, Mapping) else {}
-
-
-def _vehicle_id(vehicle: Mapping[str, Any]) -> str | None:
-    return identifier(first(vehicle, _VEHICLE_ID)) or identifier(
-        _mapping(vehicle.get("vehicle")).get("id") or vehicle.get("vehicle.id")
-    )
-
-
-def _datetime_us(moment: datetime) -> int | None:
-    return parse_timestamp((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat())
+    return list(islice(stops, n))

@@ -31,7 +31,6 @@ __all__ = [
     "count_rows",
     "select_stops",
     "vectorize",
-    "vectorize_window",
 ]
 
 _FIRST_YEAR: Final = 1970
@@ -379,89 +378,6 @@ def vectorize(
         X,
         distance_m,
         stop_ix,
-    )
-
-
-def vectorize_window(
-    vehicle_lat: float,
-    vehicle_lon: float,
-    speed_mps: float,
-    time_us: int,
-    lat: NDArray[np.float64],
-    lon: NDArray[np.float64],
-    sequence: NDArray[np.int64],
-    total: NDArray[np.int64],
-    given_distance_m: NDArray[np.float64],
-    calendar: Calendar,
-    feature_codes: NDArray[np.int32],
-    *,
-    route_code: float = math.nan,
-    leg_m: float = math.nan,
-    leg_s: NDArray[np.float32] | None = None,
-    nan_fill: float | None,
-    X: NDArray[np.float32],  # noqa: N803
-    distance_m: NDArray[np.float64],
-) -> None:
-    """Fill the feature rows of one vehicle for the stops that a caller names.
-
-    As `vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and the successor
-    of a stop is the next one given; the last has none. The motion of a vehicle is not known from one position. What is
-    left of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
-
-    Parameters
-    ----------
-    vehicle_lat, vehicle_lon : float
-        Degrees.
-    speed_mps : float
-        0.0 if unknown.
-    time_us : int
-        Time of the snapshot, microseconds since 1970 UTC.
-    lat, lon : ndarray of float64, shape (n_stops,)
-        Degrees.
-    sequence : ndarray of int64, shape (n_stops,)
-        Number of each stop on its trip; also the feature ``stop_sequence``.
-    total : ndarray of int64, shape (n_stops,)
-        Stops of the trip.
-    given_distance_m : ndarray of float64, shape (n_stops,)
-        Metres to the stop where known better than the straight line; NaN elsewhere.
-    calendar, feature_codes, nan_fill
-        As in `vectorize`.
-    route_code : float, optional
-        Position of the route among the model's routes; NaN for another one.
-    leg_m : float, optional
-        Metres of the leg that ends at the first stop; NaN if unknown.
-    leg_s : ndarray of float32, shape (24, n_stops), optional
-        Typical seconds of the leg that ends at each stop, by hour; unknown if left out.
-    X : ndarray of float32, shape (>= n_stops, k)
-        Output.
-    distance_m : ndarray of float64, shape (>= n_stops,)
-        Output.
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit or a code is unknown.
-    """
-    _features.vectorize_window(
-        vehicle_lat,
-        vehicle_lon,
-        speed_mps,
-        time_us,
-        lat,
-        lon,
-        sequence,
-        total,
-        given_distance_m,
-        calendar.transitions_s,
-        calendar.offset_s,
-        calendar.holiday_days,
-        feature_codes,
-        route_code,
-        leg_m,
-        leg_s,
-        math.nan if nan_fill is None else nan_fill,
-        X,
-        distance_m,
     )
 
 

@@ -58,12 +58,14 @@ class Forest:
         Content hash of the library.
     path : str
         How it is computed: ``avx512``, ``avx2`` or ``portable``; ``branches`` for a library without a choice.
+    library : Library
+        The mapped library, for kernels that predict without going through Python.
     """
 
-    __slots__ = ("_library", "n_features", "path", "sha256")
+    __slots__ = ("library", "n_features", "path", "sha256")
 
     def __init__(self, library: Library, sha256: str) -> None:
-        self._library = library
+        self.library: Final = library
         self.n_features = library.n_features
         self.sha256 = sha256
         self.path: str = library.kernel_path
@@ -164,7 +166,7 @@ class Forest:
         ValueError
             If a shape or dtype does not fit.
         """
-        self._library.predict(X, out, low, high)
+        self.library.predict(X, out, low, high)
 
 
 def _map(content: bytes, n_features: int, kernel_path: str) -> Library:

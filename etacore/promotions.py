@@ -70,6 +70,7 @@ class Promotions:
             return
         announcement = self._store.active_model()
         if not announcement or announcement == self._announced:
+            self._refused = None  # nothing is left to be tried again
             return
         if announcement == self._refused and monotonic() < self._retry_at:
             return

@@ -184,12 +184,13 @@ class RedisStore:
         ConfigError
             If the user may not write predictions; all replies have been read.
         RedisUnavailableError
-            If the server is a replica (a failover has happened): another connection may find the new master.
+            If the server is a replica (a failover has happened), for another connection may find the new master, or
+            if it is loading its data.
         """
         with self._errors("SET", self._keys.predictions + "*"):
             failed = self._predictions.finish()
             for _, error in failed:
-                if isinstance(error, (NoPermissionError, ReadOnlyError)):
+                if isinstance(error, (NoPermissionError, ReadOnlyError, *_OUTAGE)):
                     self._client.connection_pool.disconnect()
                     raise error
         return [ix for ix, _ in failed], self._predictions.took_s

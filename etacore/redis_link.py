@@ -108,7 +108,10 @@ class Link:
             self._connection = None
 
     def _receive(self, reply: Reply) -> None:
-        receive = self._connection._get_socket().recv_into
+        sock = self._connection._get_socket()
+        if sock is None:
+            raise RedisConnectionError("Connection closed by the client")
+        receive = sock.recv_into
         try:
             while not reply.is_complete:
                 n_bytes = receive(reply.room())

@@ -17,8 +17,8 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from random import uniform
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -28,10 +28,11 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from etacore._resp import Values
 from etacore.accounts import Accounts, Observer, PollResult, RunSummary, Silent, Window
+from etacore.aside import SetAside
 from etacore.batch import Batch
 from etacore.config import RuntimeConfig
 from etacore.engine import Engine, system_clock_us
-from etacore.errors import RedisUnavailableError, TrackingUnavailableError
+from etacore.errors import EtacoreError, RedisUnavailableError, TrackingUnavailableError
 from etacore.profiler import Profiler
 from etacore.promotions import Promotions, announced_key
 from etacore.redis_io import RedisStore
@@ -42,8 +43,6 @@ __all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window"
 
 log: Final = logging.getLogger("etacore.runtime")
 
-SET_ASIDE_S: Final = 10.0
-"""A key that holds no string, or far too much, is counted but not fetched again for about this long."""
 EVICTION_INTERVAL_S: Final = 60.0
 
 # A member of an enumeration takes longer to look up than a batch of one takes to count.
@@ -101,7 +100,7 @@ class Runtime:
         # One is computed while the other travels.
         self._batches: Final = [Batch(config.chunk_size), Batch(config.chunk_size)]
         self._travelling: _Travelling | None = None
-        self._set_aside: dict[bytes, tuple[Status, float]] = {}
+        self._aside: Final = SetAside()
         self._evicted_at = monotonic()
         self._began = 0.0
         self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0}
@@ -158,16 +157,20 @@ class Runtime:
                     stop.wait(max(backoff.compute(failures), 0.05))
                     self._source.restart()
         finally:
-            if rest := self._source.sum_up(None, is_last=True):
-                self._accounts.add(rest)
+            self._add_rest()
             self._accounts.report()
             self.write_profile()
         return self.summary
 
     def _listen_to(self, source: Source) -> None:
         if source is not self._source:
+            self._add_rest()
             self._source.close()
             self._source = source
+
+    def _add_rest(self) -> None:
+        if rest := self._source.sum_up(None, is_last=True):
+            self._accounts.add(rest)
 
     def _run_turn(self, stop: threading.Event) -> None:
         late_s = self._source.wait(stop)
@@ -189,8 +192,14 @@ class Runtime:
         began = perf_counter()
         self.engine.every_s = source.every_s
         self._look_around(source)
-        keys, counts = self._without_set_aside(source.take())
-        self._serve(keys, counts, source, stop)
+        keys, aside, counts = self._aside.sort(source.take())
+        if aside:
+            source.put_off(aside)
+        try:
+            self._serve(keys, counts, source, stop)
+        except BaseException:
+            self._accounts.add_unfinished(counts)
+            raise
         return PollResult(len(keys), counts, perf_counter() - began, late_s)
 
     def _look_around(self, source: Source) -> None:
@@ -223,8 +232,11 @@ class Runtime:
                 self.write_predictions_to_redis(batch)
                 if chunk is not chunks[-1]:
                     source.look_up()
-        finally:
-            self._settle(counts)
+        except BaseException:
+            with suppress(EtacoreError):  # the first one says what happened
+                self._settle(counts)
+            raise
+        self._settle(counts)
 
     # -- the three steps --------------------------------------------------------------------------------------------
 
@@ -286,6 +298,7 @@ class Runtime:
             finally:
                 travelling.commands.release()
             batch.status[rows[failed]] = Status.WRITE_FAILED
+            self._source.put_off([batch.keys[row] for row in rows[failed]])
             if n := len(rows) - len(failed):
                 self.profiler.record("eta_inference", travelling.predicted_ms / n, n)
                 self.profiler.record("redis_write", took_s * 1e3 / n, n)
@@ -304,8 +317,7 @@ class Runtime:
         gone = self._store.missing(batch.columns.texts("vehicle_id", rows, prefix))
         if gone:
             self.engine.state.forget_prediction(batch.vehicle_ix[rows[gone]])
-
-    # -- keys that are not worth fetching ---------------------------------------------------------------------------
+            self._source.put_off([batch.keys[row] for row in rows[gone]])
 
     def _sort_out(self, batch: Batch) -> None:
         """MGET answers nil for a key that is gone and for one that is no string: ask which it was."""
@@ -317,17 +329,7 @@ class Runtime:
             self._source.is_gone([key for key, is_wrong in zip(gone, wrong, strict=True) if not is_wrong])
         for status in (WRONG_TYPE, TOO_LARGE):
             for row in (batch.status == status).nonzero()[0].tolist():
-                # Spread over time, so that they do not all come back in one poll.
-                self._set_aside[batch.keys[row]] = status, monotonic() + SET_ASIDE_S * uniform(0.5, 1.5)
-
-    def _without_set_aside(self, keys: list[bytes]) -> tuple[list[bytes], Counter[Status]]:
-        """The keys worth fetching, and how many are not, by reason."""
-        if not self._set_aside:
-            return keys, Counter()
-        now = monotonic()
-        self._set_aside = {key: (status, until) for key, (status, until) in self._set_aside.items() if until > now}
-        counts = Counter(self._set_aside[key][0] for key in keys if key in self._set_aside)
-        return [key for key in keys if key not in self._set_aside], counts
+                self._aside.add(batch.keys[row], status)
 
     # -- what is due from time to time ------------------------------------------------------------------------------
 

@@ -32,7 +32,8 @@ __all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots",
 MAX_PAYLOAD_BYTES: Final = 65536
 """Longer payloads are refused unless the caller says otherwise."""
 
-_INT64: Final = np.iinfo(np.int64)
+_LEAST_INT64: Final = -(2**63)
+_MOST_INT64: Final = 2**63 - 1
 _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _FLOAT64_MAX: Final = float(np.finfo(np.float64).max)
 _MAX_ID_BYTES: Final = 256
@@ -378,7 +379,7 @@ def fill_snapshots(
         (Status.MISSING_POSITION, np.isnan(lat) | np.isnan(lon)),
         (Status.INVALID_POSITION, np.isinf(lat) | np.isinf(lon)),
         (Status.POSITION_OUT_OF_RANGE, (np.abs(lat) > 90.0) | (np.abs(lon) > 180.0)),
-        (Status.MISSING_TIMESTAMP, time_us == _INT64.min),
+        (Status.MISSING_TIMESTAMP, time_us == _LEAST_INT64),
         (Status.INVALID_TIMESTAMP, (time_us < _MIN_TIME_US) | (time_us > _MAX_TIME_US)),
         (Status.FUTURE_TIMESTAMP, time_us > latest_us),
         (Status.TOO_OLD, time_us < earliest_us),
@@ -396,8 +397,8 @@ def _within(values: npt.NDArray[Any], least: float, most: float, otherwise: floa
 
 def _bounds_us(now_us: int, max_future_us: int, max_age_us: int) -> tuple[int, int]:
     """Earliest and latest time that a snapshot may have."""
-    earliest_us = max(now_us - max_age_us, _INT64.min) if max_age_us > 0 else _INT64.min
-    return earliest_us, min(now_us + max_future_us, _INT64.max)
+    earliest_us = max(now_us - max_age_us, _LEAST_INT64) if max_age_us > 0 else _LEAST_INT64
+    return earliest_us, min(now_us + max_future_us, _MOST_INT64)
 
 
 def parse_timestamp(value: object) -> int | None:

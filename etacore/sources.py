@@ -21,6 +21,11 @@ log: Final = logging.getLogger("etacore.runtime")
 
 MAX_WAIT_S: Final = 0.2
 """So soon a source that waits for changes notices that it is told to stop."""
+RETRY_S: Final = 1.0
+"""So soon a vehicle that could not be served is tried again, though nobody announces it; and so soon all keys are
+searched for again where connections come and go."""
+MIN_SUM_S: Final = 0.1
+"""Turns are summed up no more often, whatever the poll interval: 0 would leave nothing to wait for."""
 
 
 class Source(Protocol):
@@ -40,6 +45,9 @@ class Source(Protocol):
 
     def is_gone(self, keys: Sequence[bytes]) -> None:
         """These keys were not there."""
+
+    def put_off(self, keys: Sequence[bytes]) -> None:
+        """These keys could not be served this time, but may be soon."""
 
     def take_routes(self) -> list[bytes]:
         """Keys of ``route_stops:`` that changed since the last call."""
@@ -105,6 +113,9 @@ class Polling:
     def is_gone(self, keys: Sequence[bytes]) -> None:
         """The next SCAN will tell."""
 
+    def put_off(self, keys: Sequence[bytes]) -> None:
+        """The next poll will see them."""
+
     def take_routes(self) -> list[bytes]:
         """Routes are looked at again every ``route_refresh_seconds``."""
         return []
@@ -144,11 +155,13 @@ class Announced:
         self._feed: Final = feed
         self._known: dict[bytes, None] = {}
         self._waiting: dict[bytes, None] = {}
+        self._put_off: dict[bytes, None] = {}
+        self._retry_at = inf
         self._routes: list[bytes] = []
         self._has_model = True
         self._scan_at = self._recheck_at = 0.0
         self._scanned_at = -inf
-        self._interval_s: Final = config.poll_interval_seconds
+        self._interval_s: Final = max(config.poll_interval_seconds, MIN_SUM_S)
         self._sum_at = monotonic() + self._interval_s
         self._n_turns, self._duration_s = 0, 0.0
         self._counts: Counter[Status] = Counter()
@@ -156,21 +169,24 @@ class Announced:
     def wait(self, stop: threading.Event) -> float | None:
         """See `Source`."""
         if not self._waiting and not self._has_model:
-            due_s = min(self._scan_at, self._recheck_at, self._sum_at) - monotonic()
+            due_s = min(self._scan_at, self._recheck_at, self._retry_at, self._sum_at) - monotonic()
             if due_s > 0 and not stop.is_set():
                 self._feed.wait(min(due_s, MAX_WAIT_S))
         self.look_up()
         now = monotonic()
-        return 0.0 if self._waiting or now >= min(self._scan_at, self._recheck_at) else None
+        return 0.0 if self._waiting or now >= min(self._scan_at, self._recheck_at, self._retry_at) else None
 
     def take(self) -> list[bytes]:
         """See `Source`."""
         now = monotonic()
+        if now >= self._retry_at:
+            self._waiting.update(self._put_off)
+            self._put_off, self._retry_at = {}, inf
         if now >= self._scan_at:
-            self._known = dict.fromkeys(self._store.scan_vehicle_keys())
-            self._scan_at, self._recheck_at = now + self._resync_s, now + self.every_s
+            self._waiting.update(dict.fromkeys(self._store.scan_vehicle_keys()))
+            self._known = dict(self._waiting)  # SCAN may pass over a key that was written meanwhile
+            self._scan_at, self._recheck_at, self._has_model = now + self._resync_s, now + self.every_s, True
             self._scanned_at = now
-            self._waiting.update(self._known)
         elif now >= self._recheck_at:
             self._recheck_at = now + self.every_s
             self._waiting.update(self._known)
@@ -197,7 +213,14 @@ class Announced:
     def is_gone(self, keys: Sequence[bytes]) -> None:
         """See `Source`."""
         for key in keys:
-            self._known.pop(key, None)
+            if key not in self._waiting:  # else it has been written since
+                self._known.pop(key, None)
+
+    def put_off(self, keys: Sequence[bytes]) -> None:
+        """See `Source`."""
+        if keys and not self._put_off:
+            self._retry_at = monotonic() + RETRY_S
+        self._put_off.update(dict.fromkeys(keys))
 
     def take_routes(self) -> list[bytes]:
         """See `Source`."""
@@ -215,7 +238,7 @@ class Announced:
 
     def restart(self) -> None:
         """See `Source`; a connection that comes and goes shall not make us search all the time."""
-        self._scan_at = min(self._scan_at, self._scanned_at + self._interval_s)
+        self._scan_at = min(self._scan_at, self._scanned_at + min(self._interval_s, RETRY_S))
         self._has_model = True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:

@@ -17,6 +17,11 @@ HELLO_3: Final = b"%1\r\n$5\r\nproto\r\n:3\r\n"
 SILENCE: Final = b""
 HANG_UP: Final = None
 
+
+class Last(bytes):
+    """An answer after which the server closes the connection."""
+
+
 Answer = Callable[[list[bytes]], bytes | None]
 
 
@@ -55,6 +60,8 @@ class _Client(socketserver.BaseRequestHandler):
                 if answer is HANG_UP:
                     return
                 self.request.sendall(answer)
+                if isinstance(answer, Last):
+                    return
 
 
 @contextmanager

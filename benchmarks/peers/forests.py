@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from benchmarks.fleet import model_path, xgboost_model
@@ -74,10 +73,11 @@ def gtil() -> Predict:
 
 def onnx_runtime() -> Predict:
     """ONNX Runtime's TreeEnsembleRegressor."""
-    onnx = pytest.importorskip("onnx", reason="pip install onnx onnxruntime")
-    runtime = pytest.importorskip("onnxruntime", reason="pip install onnx onnxruntime")
+    import onnx
+    import onnxruntime as runtime
+
     learner = json.loads(model_path().read_bytes())["learner"]
-    fields: dict[str, list[Any]] = {name: [] for name in _ONNX_FIELDS}
+    fields: dict[str, Any] = {name: [] for name in _ONNX_FIELDS}
     for t, tree in enumerate(learner["gradient_booster"]["model"]["trees"]):
         for node, left in enumerate(tree["left_children"]):
             is_leaf = left == -1

@@ -14,12 +14,12 @@
  *    for each direction that the forest uses.
  *
  * 2. Narrow kernel: few rows, or trees of any shape. Trees lie in lanes. The leaves of a tree are numbered from left
- *    to right, one bit each. When a row goes right at a split, it cannot reach the leaves left of that split. For
- *    each bin of each feature there is a table row with one mask a tree, in which the leaves that this bin excludes
- *    are 0. AND over the features leaves the leaves that no feature excludes, and the first of them is where the row
- *    ends: every leaf further left was excluded by the split at which the row turned right. (This is QuickScorer,
- *    Lucchese et al., SIGIR 2015, with the masks of a feature multiplied beforehand.) Features that are in one bin
- *    for all rows at hand, such as the hour of a fleet, are ANDed once.
+ *    to right, one bit each. When a row goes right at a split, it cannot reach the leaves left of that split; when it
+ *    goes left, not those right of it. For each bin of each feature there is a table row with one mask a tree, in which
+ *    the leaves that this bin excludes are 0. AND over the features leaves the one leaf that no feature excludes:
+ *    any other one lies on the other side of some split. (This is QuickScorer, Lucchese et al., SIGIR 2015, with
+ *    the masks of a feature multiplied beforehand, and with both sides, so that no first 1 has to be looked for.)
+ *    Features that are in one bin for all rows at hand, such as the hour of a fleet, are ANDed once.
  *
  * 3. Wide kernel: many rows, trees at most 6 splits deep. Rows lie in lanes, one byte each, and all walk down a tree
  *    at once. `at` is the number of the node that a row has reached, counted within its level. The seven nodes of the
@@ -122,7 +122,7 @@ INLINE uint32_t bits_of(const float *x)
 
 /* ---- narrow kernel ---- */
 
-#define NARROW_ROWS 256 /* rows that share a pass over the masks of a group of trees, which fit the second cache */
+#define NARROW_ROWS 256 /* rows that share a pass over the masks of a group of trees */
 #define UNIT 8          /* rows whose sums grow side by side: an addition waits for the one before it */
 #ifdef FOREST_LANES
 #define STRIP MIN(8, N_VECTORS) /* vectors that are ANDed in registers */
@@ -130,52 +130,76 @@ INLINE uint32_t bits_of(const float *x)
 #define STRIP 4
 #endif
 typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
-#define N_VECTORS ((int)(sizeof(mask_t) * GROUP / sizeof(masks_t)))
+#define N_LANES ((int)(sizeof(masks_t) / sizeof(mask_t)))
+#define N_VECTORS (GROUP / N_LANES)
 
-/* The number of the first 1, for all masks of a vector: alone, it is a power of two, and as a float it has its number
- * plus 127 in the bits from 23 on. The lowest byte is right even for the last mask bit, which is a float's sign. */
+/* Leaves of the trees of a vector of masks, in which each is the only 1. A power of two has, as a float, its number
+ * plus 127 in the bits from 23 on; the bit above is the sign, which the last leaf gets. */
 #if defined FOREST_LANES && MASK_BITS == 32
-#define FIRST_BITS(v) ((masks_t)_mm256_srli_epi32((__m256i)_mm256_cvtepi32_ps((__m256i)((v) & -(v))), 23))
-#define LEAF(v) ((size_t)(uint8_t)(v) - 127)
+#define FIRST_LEAF 127
+#define LEAVES(v) ((masks_t)_mm256_srli_epi32((__m256i)_mm256_cvtepi32_ps((__m256i)(v)), 23) & 255)
 #else
-#define FIRST_BITS(v) (v)
-#define LEAF(v) ((size_t)(unsigned)FIRST_BIT(v))
+#define LEAVES(v) (v)
 #endif
 
-INLINE void add_leaves(mask_t reachable[UNIT][GROUP], const float (*leaves)[MASK_BITS], int n_trees, float *sums,
+/* A tree that is not there, beside the last one, has the leaf -0.0: it changes no sum. */
+INLINE void add_leaves(mask_t leaf[UNIT][GROUP], const float (*values)[MASK_BITS], int n_trees, float *sums,
                        const int n)
 {
     float sum[UNIT];
     for (int r = 0; r < n; r++)
         sum[r] = sums[r];
+#ifdef FIRST_LEAF
+#pragma GCC unroll 2
+    for (int t = 0; t < n_trees; t += 2) {
+        uint64_t two[UNIT]; /* one load for two leaves: there are more loads than additions */
+        for (int r = 0; r < n; r++)
+            memcpy(&two[r], &leaf[r][t], 8);
+        for (int r = 0; r < n; r++)
+            sum[r] += values[t][(size_t)(uint32_t)two[r] - FIRST_LEAF];
+        for (int r = 0; r < n; r++)
+            sum[r] += values[t + 1][(size_t)(two[r] >> 32) - FIRST_LEAF];
+    }
+#else
+#pragma GCC unroll 4
     for (int t = 0; t < n_trees; t++)
         for (int r = 0; r < n; r++)
-            sum[r] += leaves[t][LEAF(reachable[r][t])];
+            sum[r] += values[t][(unsigned)FIRST_BIT(leaf[r][t])];
+#endif
     for (int r = 0; r < n; r++)
         sums[r] = sum[r];
+}
+
+/* Rows of the mask table for the values of a feature; returns whether it is one and the same. */
+INLINE int find_mask_rows(const feature_t *feature, const float *x, int n, uint16_t *row, const int n_levels)
+{
+    int same = 1;
+    for (int r = 0; r < n; r++) {
+        float value = x[r * N_FEATURES];
+        int bin = value != value ? feature->n_cuts + 1 : find_bin_in(feature, value, n_levels);
+        row[r * N_USED] = (uint16_t)(feature->first_mask + bin);
+        same &= row[r * N_USED] == row[0];
+    }
+    return same;
 }
 
 static void narrow(const float *X, int n, float *out)
 {
     uint16_t mask_row[NARROW_ROWS][N_USED];
     int varying[N_USED], constant[N_USED], n_varying = 0, n_constant = 0;
+    uint32_t differs[N_FEATURES] = {0};
+    for (int r = 1; r < n; r++)
+        for (int j = 0; j < N_FEATURES; j++)
+            differs[j] |= bits_of(X + r * N_FEATURES + j) ^ bits_of(X + j);
     for (int f = 0; f < N_USED; f++) {
         const feature_t *feature = &forest_features[f];
         const float *x = X + feature->column;
-        uint32_t before = 0;
-        int row = 0, same = 1;
-        for (int r = 0; r < n; r++, x += N_FEATURES) {
-            uint32_t bits = bits_of(x);
-            if (r == 0 || bits != before) {
-                row = feature->first_mask + (*x != *x ? feature->n_cuts + 1 : find_bin(feature, *x));
-                if (n <= UNIT)
-                    for (int g = 0; g < N_GROUPS; g++)
-                        for (size_t i = 0; i < sizeof forest_masks[0][0]; i += 64)
-                            __builtin_prefetch((const char *)forest_masks[g][row] + i);
-            }
-            before = bits;
-            mask_row[r][f] = (uint16_t)row;
-            same &= row == mask_row[0][f];
+        const int n_values = differs[feature->column] ? n : 1;
+        int same = 1;
+        switch (feature->n_levels) {
+#define CASE(k) case k: same = find_mask_rows(feature, x, n_values, &mask_row[0][f], k); break;
+            CASE(1) CASE(2) CASE(3) CASE(4)
+#undef CASE
         }
         if (same)
             constant[n_constant++] = f;
@@ -184,40 +208,51 @@ static void narrow(const float *X, int n, float *out)
     }
     for (int r = 0; r < n; r++)
         out[r] = BASE_SCORE;
+#define MASKS(r, f) ((const masks_t *)forest_masks[g][mask_row[r][f]])
     for (int g = 0; g < N_GROUPS; g++) {
         const int n_trees = MIN(N_TREES - g * GROUP, GROUP);
-        mask_t reachable[UNIT][GROUP] ALIGNED;
+        const int n_vectors = (n_trees + N_LANES - 1) / N_LANES;
+        mask_t leaf[UNIT][GROUP] ALIGNED;
         masks_t common[N_VECTORS];
-        for (int w = 0; w < N_VECTORS; w += STRIP) {
-            masks_t strip[STRIP];
+        for (int w = 0; w < n_vectors; w += STRIP) {
+            masks_t v[STRIP];
             for (int i = 0; i < STRIP; i++)
-                strip[i] = ~(masks_t){0};
+                v[i] = ~(masks_t){0};
             for (int k = 0; k < n_constant; k++)
                 for (int i = 0; i < STRIP; i++)
-                    strip[i] &= ((const masks_t *)forest_masks[g][mask_row[0][constant[k]]])[w + i];
+                    v[i] &= MASKS(0, constant[k])[w + i];
             for (int i = 0; i < STRIP; i++)
-                common[w + i] = strip[i];
+                common[w + i] = v[i];
         }
         for (int first = 0; first < n; first += UNIT) {
             const int m = MIN(n - first, UNIT);
-            for (int r = 0; r < m; r++)
-                for (int w = 0; w < N_VECTORS; w += STRIP) {
-                    masks_t strip[STRIP];
+            for (int r = 0; r < m; r++) {
+                int w = 0;
+                for (; w <= n_vectors - STRIP; w += STRIP) {
+                    masks_t v[STRIP];
                     for (int i = 0; i < STRIP; i++)
-                        strip[i] = common[w + i];
+                        v[i] = common[w + i];
                     for (int k = 0; k < n_varying; k++)
                         for (int i = 0; i < STRIP; i++)
-                            strip[i] &= ((const masks_t *)forest_masks[g][mask_row[first + r][varying[k]]])[w + i];
+                            v[i] &= MASKS(first + r, varying[k])[w + i];
                     for (int i = 0; i < STRIP; i++)
-                        ((masks_t *)reachable[r])[w + i] = FIRST_BITS(strip[i]);
+                        ((masks_t *)leaf[r])[w + i] = LEAVES(v[i]);
                 }
+                for (; w < n_vectors; w++) {
+                    masks_t v = common[w];
+                    for (int k = 0; k < n_varying; k++)
+                        v &= MASKS(first + r, varying[k])[w];
+                    ((masks_t *)leaf[r])[w] = LEAVES(v);
+                }
+            }
             switch (m) {
-#define CASE(k) case k: add_leaves(reachable, forest_leaves[g], n_trees, out + first, k); break;
+#define CASE(k) case k: add_leaves(leaf, forest_leaves[g], n_trees, out + first, k); break;
                 CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #undef CASE
             }
         }
     }
+#undef MASKS
 }
 
 /* ---- wide kernel ---- */

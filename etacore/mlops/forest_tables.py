@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 LINKS: Final = {"identity": "", "exponential": "expf(x)", "sigmoid": "(1.0f / (1.0f + expf(-(x))))"}
 """C of the link functions that the kernel's library knows."""
 
-_GROUP_BYTES: Final = 256  # masks of a bin that are read together
+_GROUP_BYTES: Final = (1024, 512, 256, 128)  # masks of a bin that are read together: the more, the fewer turns
+_MOST_LANES: Final = 1.3  # for each tree, that fill the last group
 _PAGE: Final = 254  # thresholds of a byte column
 _TOP: Final = 7  # nodes of the first three levels
 _WIDE_DEPTH: Final = 6
@@ -166,33 +167,40 @@ class Tables:
         n_leaves = int(np.add.reduceat(trees.is_leaf.astype(np.int64), trees.first[:-1]).max())
         dtype = mask_dtype(n_leaves)
         bits = 8 * dtype.itemsize
-        group = _GROUP_BYTES // dtype.itemsize
-        if len(trees) <= group // 2:
-            group //= 2
+        sizes_of_group = [size // dtype.itemsize for size in _GROUP_BYTES]
+        fitting = (size for size in sizes_of_group if -(-len(trees) // size) * size <= _MOST_LANES * len(trees))
+        group = next(fitting, sizes_of_group[-1])
         n_groups = -(-len(trees) // group)
         sizes = [len(c) + 2 for c in self.cuts.values()] or [2]
         self.first_mask = dict(zip(self.cuts, np.cumsum([0, *sizes[:-1]]).tolist(), strict=False))
-        masks = np.full((n_groups, sum(sizes), group), 2**bits - 1, dtype)
-        leaves = np.zeros((n_groups, group, bits), np.float32)
+        masks = np.full((n_groups, sum(sizes), group), 1, dtype)
+        leaves = np.full((n_groups, group, bits), -0.0, np.float32)
         for t in range(len(trees)):
             g, lane = divmod(t, group)
             order = [node for _, _, node in self._nodes(t)]
             values = [trees.value[node] for node in order if trees.left[node] < 0]
             leaves[g, lane, : len(values)] = values
-            seen, first, n_seen = {}, int(trees.first[t]), 0
+            masks[g, :, lane] = 2 ** len(values) - 1
+            first, n_seen = int(trees.first[t]), 0
+            begin: dict[int, int] = {}  # first leaf below each node
+            end: dict[int, int] = {}  # and the one behind its last
             for node in order:
-                seen[node] = n_seen  # leaves left of the node's own
+                begin[node] = n_seen
                 n_seen += int(trees.left[node] < 0)
+            for node in reversed(order):
+                end[node] = begin[node] + 1 if trees.left[node] < 0 else end[first + int(trees.right[node])]
             for node in order:
                 if trees.left[node] < 0:
                     continue
-                left = range(seen[first + int(trees.left[node])], seen[first + int(trees.right[node])])
-                keep = dtype.type(2**bits - 1 ^ sum(1 << leaf for leaf in left))
+                left, right = first + int(trees.left[node]), first + int(trees.right[node])
+                goes_right = dtype.type(2**bits - 1 ^ ((1 << end[left]) - (1 << begin[left])))
+                goes_left = dtype.type(2**bits - 1 ^ ((1 << end[right]) - (1 << begin[right])))
                 f = int(trees.feature[node])
                 start, n_cuts = self.first_mask[f], len(self.cuts[f])
-                masks[g, start + self.index[node] + 1 : start + n_cuts + 1, lane] &= keep
-                if not trees.missing_left[node]:
-                    masks[g, start + n_cuts + 1, lane] &= keep
+                turn = start + int(self.index[node]) + 1
+                masks[g, start:turn, lane] &= goes_left
+                masks[g, turn : start + n_cuts + 1, lane] &= goes_right
+                masks[g, start + n_cuts + 1, lane] &= goes_left if trees.missing_left[node] else goes_right
         self.arrays |= {"forest_masks": masks, "forest_leaves": leaves}
         self.macros |= {
             "mask_t": f"uint{bits}_t",

@@ -1,5 +1,6 @@
 """Feature rows: vehicles and their next stops become the matrix that a model predicts."""
 
+cimport cython
 from libc.math cimport NAN, isnan
 from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
 
@@ -21,19 +22,6 @@ cnp.import_array()
 cdef enum:
     INT32_LIMIT = 1 << 30
     N_HOURS = 24
-
-# A model's time zone and holidays, with the interval and the day of the last look-up: the times of a batch lie close
-# together.
-cdef struct clock_t:
-    const int64_t* transitions_s     # begins of the intervals; the first is INT64_MIN
-    const int32_t* offset_s          # local time - UTC in each
-    const int32_t* holiday_days      # ascending, days since 1970-01-01
-    int32_t n_transitions
-    int32_t n_holidays
-    int64_t begin_s, end_s           # of the last interval
-    int32_t offset
-    int64_t day
-    bint holiday
 
 
 cdef inline int64_t _floor_div(int64_t a, int64_t b) noexcept nogil:
@@ -345,57 +333,76 @@ def vectorize(
         raise ValueError("row offsets, first stops and patterns do not belong together")
 
 
-def vectorize_window(
-    double vehicle_lat, double vehicle_lon, float speed_mps, int64_t time_us, const double[::1] lat not None,
-    const double[::1] lon not None, const int64_t[::1] sequence not None, const int64_t[::1] total not None,
-    const double[::1] given_m not None, const int64_t[::1] transitions_s not None,
-    const int32_t[::1] offset_s not None, const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None,
-    double route_code, double leg_m_before, const float[:, ::1] leg_s, double nan_fill,
-    float[:, ::1] matrix not None, double[::1] distance_m not None,
-):
-    """Feature rows of one vehicle and given stops; see `etacore.features.vectorize_window`."""
-    cdef Py_ssize_t n = lat.shape[0]
-    cdef Py_ssize_t i, n_codes = codes.shape[0]
-    cdef clock_t clock = _clock(transitions_s, offset_s, holiday_days)
-    cdef double[N_FEATURES] values
-    cdef vector_t vehicle, here, successor
-    cdef double leg_m, next_m, typical_s = NAN
-    cdef const float* legs = NULL
-    _check_codes(codes)
-    if not (
-        lon.shape[0] == n and sequence.shape[0] == n and total.shape[0] == n and given_m.shape[0] == n
-        and matrix.shape[0] >= n and matrix.shape[1] == n_codes and distance_m.shape[0] >= n
+@cython.final
+cdef class WindowFeatures:
+    """Feature rows of one vehicle for the stops that a caller names.
+
+    As `etacore.features.vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and
+    the successor of a stop is the next one given; the last has none. The motion of a vehicle is not known from one
+    position. What is left of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
+
+    Parameters
+    ----------
+    transitions_s, offset_s, holiday_days : ndarray
+        Of the model's `etacore.features.Calendar`.
+    codes : ndarray of int32, shape (n_features,)
+        From `etacore.schema.feature_codes`.
+    nan_fill : float
+        What stands for an unknown value; NaN leaves it.
+
+    Raises
+    ------
+    ValueError
+        If there is no feature, or a code is unknown.
+    """
+
+    def __cinit__(
+        self, const int64_t[::1] transitions_s not None, const int32_t[::1] offset_s not None,
+        const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None, double nan_fill,
     ):
-        raise ValueError("the columns of a window have to be of one length, and the outputs as long")
-    if leg_s is not None and (leg_s.shape[0] != N_HOURS or leg_s.shape[1] != n):
-        raise ValueError("the legs of a window have to be 24 hours of as many stops")
-    if n == 0:
-        return
-    with nogil:
-        vehicle = unit_vector(vehicle_lat, vehicle_lon)
-        successor = unit_vector(lat[0], lon[0])
+        _check_codes(codes)
+        self.clock = _clock(transitions_s, offset_s, holiday_days)
+        self.codes = &codes[0]
+        self.n_features = <int32_t>codes.shape[0]
+        self.nan_fill = nan_fill
+        self._views = [transitions_s, offset_s, holiday_days, codes]
+
+    cdef void fill(self, const window_t* window, float* rows) noexcept nogil:
+        cdef clock_t clock = self.clock    # a copy: it remembers, and several threads may be here
+        cdef double[N_FEATURES] values
+        cdef vector_t vehicle, here, successor
+        cdef window_stop_t* stop = window.stops
+        cdef double leg_m, next_m, typical_s = NAN
+        cdef const float* legs = NULL
+        cdef Py_ssize_t i
+        if window.n == 0:
+            return
+        vehicle = unit_vector(window.lat, window.lon)
+        successor = unit_vector(stop.lat, stop.lon)
         next_m = vector_distance_m(vehicle, successor)
         _know_nothing(values)
-        values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speed_mps
-        _tell_time(&clock, time_us, values)
-        values[<int>F_ROUTE_CODE] = route_code
-        values[<int>F_LEG_LEFT] = _leg_left(next_m if isnan(given_m[0]) else given_m[0], leg_m_before)
-        if leg_s is not None:
-            legs = &leg_s[<int>values[<int>F_HOUR], 0]
+        values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>window.speed_mps
+        _tell_time(&clock, window.time_us, values)
+        values[<int>F_ROUTE_CODE] = window.route_code
+        values[<int>F_LEG_LEFT] = _leg_left(next_m if isnan(stop.given_m) else stop.given_m, window.leg_m)
+        if window.leg_s != NULL:
+            legs = window.leg_s + <int>values[<int>F_HOUR] * window.n
             typical_s = <double><float>values[<int>F_LEG_LEFT] * legs[0]
-        for i in range(n):
+        for i in range(window.n):
             here = successor
-            distance_m[i] = next_m if isnan(given_m[i]) else given_m[i]
+            stop.distance_m = next_m if isnan(stop.given_m) else stop.given_m
             leg_m = 0.0
-            if i + 1 < n:
-                successor = unit_vector(lat[i + 1], lon[i + 1])
+            if i + 1 < window.n:
+                successor = unit_vector(stop[1].lat, stop[1].lon)
                 next_m = vector_distance_m(vehicle, successor)
                 leg_m = vector_distance_m(here, successor)
             if legs != NULL:
                 if i > 0:
                     typical_s += legs[i]
                 values[<int>F_TYPICAL_TRAVEL_S] = typical_s
-            values[<int>F_STOP_SEQUENCE] = <double>sequence[i]
+            values[<int>F_STOP_SEQUENCE] = <double>stop.sequence
             _fill_row(
-                values, &matrix[i, 0], &codes[0], n_codes, nan_fill, distance_m[i], distance_m[i], next_m, leg_m,
-                sequence[i], total[i], i + 1)
+                values, rows, self.codes, self.n_features, self.nan_fill, stop.distance_m, stop.distance_m, next_m,
+                leg_m, stop.sequence, stop.total, i + 1)
+            rows += self.n_features
+            stop += 1

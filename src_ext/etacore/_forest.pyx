@@ -1,5 +1,6 @@
 """Compiled forests: open a shared library, check what it says of itself, predict a matrix."""
 
+cimport cython
 from libc.stdint cimport int32_t, int64_t, uint32_t
 from libc.math cimport INFINITY
 from libc.string cimport memcpy, strcmp
@@ -20,21 +21,16 @@ cdef extern from "dlfcn.h" nogil:
 
 cdef enum:
     MAX_FEATURES_C = 64
+    FEW_ROWS = 32    # take less time than giving the GIL away and getting it back
 
 MAX_FEATURES = MAX_FEATURES_C
 
-# One cell of a row as the generated code reads it: a float, or the bit pattern of -1 for "missing".
-cdef union entry_t:
-    uint32_t bits
-    float value
-
-ctypedef void (*predict_t)(entry_t* row, int margin_only, float* result) noexcept nogil
-ctypedef void (*predict_rows_t)(const float* X, int64_t n_rows, float* out) noexcept nogil
 ctypedef int32_t (*get_number_t)() noexcept nogil
 ctypedef void (*get_numbers_t)(int32_t* out) noexcept nogil
 ctypedef const char* (*get_text_t)() noexcept nogil
 
 
+@cython.final
 cdef class Library:
     """A forest's shared library, mapped and checked.
 
@@ -62,12 +58,6 @@ cdef class Library:
         If the file cannot be mapped, lacks a function, is not a float32 forest with one output and `n_features`
         inputs, or has no such path here.
     """
-
-    cdef void* handle
-    cdef predict_t predict_row
-    cdef predict_rows_t predict_rows
-    cdef readonly int n_features
-    cdef readonly str kernel_path
 
     def __cinit__(self, bytes path not None, int n_features, str kernel_path not None="auto"):
         cdef int32_t n_classes = 0
@@ -133,7 +123,7 @@ cdef class Library:
         return address
 
     def predict(self, X not None, out not None, float low=-INFINITY, float high=INFINITY):
-        """Predict every row, clipped to [low, high]. The GIL is released; `X` is only read.
+        """Predict every row, clipped to [low, high]. Many rows release the GIL; `X` is only read.
 
         Parameters
         ----------
@@ -164,12 +154,20 @@ cdef class Library:
             raise ValueError(f"out has {cnp.PyArray_DIM(out, 0)} rows, X has {n_rows}")
         if n_rows == 0:
             return
-        with nogil:
-            if self.predict_rows != NULL:
-                self.predict_rows(rows, n_rows, results)
-                clip(results, n_rows, low, high)
-            else:
-                predict_one_by_one(self.predict_row, rows, n_rows, self.n_features, results, low, high)
+        if n_rows <= FEW_ROWS:
+            self.run(rows, n_rows, results, low, high)
+        else:
+            with nogil:
+                self.run(rows, n_rows, results, low, high)
+
+    cdef void run(
+        self, const float* rows, Py_ssize_t n_rows, float* results, float low, float high
+    ) noexcept nogil:
+        if self.predict_rows != NULL:
+            self.predict_rows(rows, n_rows, results)
+            clip(results, n_rows, low, high)
+        else:
+            predict_one_by_one(self.predict_row, rows, n_rows, self.n_features, results, low, high)
 
 
 cdef void clip(float* out, Py_ssize_t n_rows, float low, float high) noexcept nogil:

@@ -1,9 +1,10 @@
 # Timestamps as text: ISO 8601 in the spellings that producers use, and POSIX numbers, to microseconds since 1970 UTC.
 
 from libc.math cimport fabs, rint
-from libc.stdint cimport int64_t, uint8_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
-from etacore._number cimport is_digit, number_t, number_value, scan_numeric, strip_space
+from etacore._number cimport is_digit, load8, number_t, number_value, scan_numeric, strip_space
 
 cdef extern from *:
     """
@@ -149,3 +150,47 @@ cdef inline int64_t text_time_us(const uint8_t* p, const uint8_t* end) noexcept 
     if scan_numeric(p, end, &number):
         return posix_time_us(number_value(&number))
     return NO_TIME
+
+
+# The date last read, as it stood: YYYY-MM- and -DDT. The snapshots of a fleet are of one day, nearly all of them.
+cdef struct date_t:
+    uint64_t head
+    uint32_t tail
+    int64_t days
+
+
+cdef inline uint32_t load4(const uint8_t* p) noexcept nogil:
+    cdef uint32_t word
+    memcpy(&word, p, 4)
+    return word
+
+
+cdef inline int64_t text_time_near_us(const uint8_t* p, const uint8_t* end, date_t* date) noexcept nogil:
+    """As text_time_us; quicker for YYYY-MM-DDTHH:MM:SS with no zone, Z or +00:00 on the day last read."""
+    cdef int64_t time_us
+    cdef uint64_t word
+    cdef unsigned int hour, minute, second
+    cdef bint is_utc
+    if end - p >= 19 and load4(p + 7) == date.tail and load8(p) == date.head:
+        word = load8(p + 11)
+        # Two digits, colon, two digits, colon, two digits: each digit's upper half is 3, and still is with 6 added.
+        if (
+            word & 0xF0F0FFF0F0FFF0F0ULL == 0x30303A30303A3030ULL
+            and (word + 0x0606000606000606ULL) & 0xF0F0FFF0F0FFF0F0ULL == 0x30303A30303A3030ULL
+        ):
+            hour = 10 * (word & 15) + (word >> 8 & 15)
+            minute = 10 * (word >> 24 & 15) + (word >> 32 & 15)
+            second = 10 * (word >> 48 & 15) + (word >> 56 & 15)
+            is_utc = end - p == 19 or (end - p == 20 and p[19] == c'Z') or (
+                end - p == 25 and load4(p + 19) == 0x3A30302BU and load4(p + 21) == 0x30303A30U)     # +00: and 0:00
+            if is_utc and hour < 24 and minute < 60 and second < 60:
+                return (date.days * 86400 + hour * 3600 + minute * 60 + second) * 1000000
+    time_us = text_time_us(p, end)
+    if time_us != NO_TIME and end - p >= 19 and p[4] == c'-' and p[7] == c'-' and p[10] == c'T':
+        # It was read as a date and a time, so these are digits.
+        date.head = load8(p)
+        date.tail = load4(p + 7)
+        date.days = days_of_civil(
+            1000 * (p[0] - 48) + 100 * (p[1] - 48) + 10 * (p[2] - 48) + (p[3] - 48), 10 * (p[5] - 48) + (p[6] - 48),
+            10 * (p[8] - 48) + (p[9] - 48))
+    return time_us

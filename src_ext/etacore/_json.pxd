@@ -6,10 +6,7 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from etacore._number cimport is_digit, load8, number_t, scan_number
-
-cdef extern from *:
-    int count_trailing_zeros "__builtin_ctzll" (unsigned long long) noexcept nogil
+from etacore._number cimport count_trailing_zeros, is_digit, load8, number_t, scan_number
 
 cdef enum:
     MAX_JSON_DEPTH = 128          # objects and arrays open at the same time

@@ -4,9 +4,11 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 
 from etacore._json cimport T_NULL, T_STRING, scan_key, scan_value, skip_space, token_t, unescape
+from etacore._number cimport load8
 
 cdef enum:
     MAX_ESCAPED_NAME = 6 * 21      # the longest name, every character as \uXXXX
+    MAX_SHAPE = 32                 # members of an object whose names are remembered
 
 # The names that count, the aliases of a field side by side in the order in which they are asked.
 cdef enum field_t:
@@ -44,6 +46,27 @@ cdef enum field_t:
 cdef struct members_t:
     uint32_t seen
     token_t tokens[N_FIELDS]
+
+
+# The names of the objects before, member by member, each as it stood: from its quote to where its value began. A
+# producer writes every snapshot in the same order and spelling, so most names are told by one comparison. The texts
+# they stood in have to stay as long as this.
+cdef struct shape_t:
+    int n
+    const uint8_t* names[MAX_SHAPE]
+    int64_t lengths[MAX_SHAPE]
+    field_t fields[MAX_SHAPE]
+
+
+cdef inline bint same_bytes(const uint8_t* a, const uint8_t* b, int64_t length) noexcept nogil:
+    """Whether two short texts are equal; the last word overlaps the one before it."""
+    cdef int64_t i
+    if length >= 8:
+        for i in range(0, length - 8, 8):
+            if load8(a + i) != load8(b + i):
+                return False
+        return load8(a + length - 8) == load8(b + length - 8)
+    return memcmp(a, b, length) == 0
 
 
 cdef inline field_t field_of_name(const uint8_t* name, int64_t length) noexcept nogil:
@@ -129,20 +152,33 @@ cdef inline field_t field_of_key(const token_t* key) noexcept nogil:
 
 
 cdef inline const uint8_t* scan_members(
-    const uint8_t* p, const uint8_t* end, int depth, members_t* members
+    const uint8_t* p, const uint8_t* end, int depth, shape_t* shape, members_t* members
 ) noexcept nogil:
     """The members of an object, p at its brace. A name that comes again overwrites. Returns the position behind it."""
     cdef token_t key
     cdef field_t field
+    cdef const uint8_t* name
+    cdef int k = 0
     members.seen = 0
     p = skip_space(p + 1, end)
     if p < end and p[0] == c'}':
         return p + 1
     while True:
-        p = scan_key(p, end, &key)
-        if p == NULL:
-            return NULL
-        field = field_of_key(&key) if key.escaped else field_of_name(key.start, key.length)
+        if k < shape.n and end - p > shape.lengths[k] and same_bytes(p, shape.names[k], shape.lengths[k]):
+            field = shape.fields[k]
+            p = skip_space(p + shape.lengths[k], end)
+        else:
+            name = p
+            p = scan_key(p, end, &key)
+            if p == NULL:
+                return NULL
+            field = field_of_key(&key) if key.escaped else field_of_name(key.start, key.length)
+            if k < MAX_SHAPE:
+                shape.names[k] = name
+                shape.lengths[k] = p - name
+                shape.fields[k] = field
+                shape.n = max(shape.n, k + 1)
+        k += 1
         p = scan_value(p, end, depth + 1, &members.tokens[<int>field])
         if p == NULL:
             return NULL

@@ -20,6 +20,7 @@ cdef extern from *:
     const double POW10 "ETACORE_POW10"[23]
     const uint64_t POW10_U64 "ETACORE_POW10_U64"[20]
     int count_leading_zeros "__builtin_clzll" (unsigned long long) noexcept nogil
+    int count_trailing_zeros "__builtin_ctzll" (unsigned long long) noexcept nogil
 
 cdef extern from "Python.h":
     ctypedef int PyGILState_STATE
@@ -52,21 +53,33 @@ cdef inline bint is_digit(uint8_t c) noexcept nogil:
     return <uint8_t>(c - 48) < 10
 
 
+cdef inline uint64_t eight_digits(uint64_t word) noexcept nogil:
+    # The number of eight digits (their values, not their characters), the first one in the lowest byte: pairs, then
+    # fours, then eight, each step with one multiplication for all of them.
+    word = word * 10 + (word >> 8)
+    return (
+        (word & 0x000000FF000000FFULL) * 0x000F424000000064ULL
+        + (word >> 16 & 0x000000FF000000FFULL) * 0x0000271000000001ULL
+    ) >> 32
+
+
 cdef inline const uint8_t* scan_digits(const uint8_t* p, const uint8_t* end, uint64_t* value) noexcept nogil:
-    """Digits, appended to `value` (modulo 2**64); eight at a time while there are eight."""
-    cdef uint64_t word
+    """Digits, appended to `value` (modulo 2**64); eight bytes at a time while there are eight."""
+    cdef uint64_t word, others
+    cdef int n
     while end - p >= 8:
         word = load8(p)
-        if ((word + 0x4646464646464646ULL) | (word - 0x3030303030303030ULL)) & 0x8080808080808080ULL:
-            break
-        # Pairs, then fours, then eight, each step with one multiplication for all of them.
+        # The top bit of each byte that is no digit; carries can set wrong ones only above a right one.
+        others = ((word + 0x4646464646464646ULL) | (word - 0x3030303030303030ULL)) & 0x8080808080808080ULL
         word -= 0x3030303030303030ULL
-        word = word * 10 + (word >> 8)
-        word = (
-            (word & 0x000000FF000000FFULL) * 0x000F424000000064ULL
-            + (word >> 16 & 0x000000FF000000FFULL) * 0x0000271000000001ULL
-        ) >> 32
-        value[0] = value[0] * 100000000 + word
+        if others:
+            # Up to seven digits at once as well, as eight with zeros in front: a loop over them would end at another
+            # place for each number, which no branch predictor foresees.
+            n = count_trailing_zeros(others) >> 3
+            if n > 0:
+                value[0] = value[0] * POW10_U64[n] + eight_digits(word << (64 - 8 * n))
+            return p + n
+        value[0] = value[0] * 100000000 + eight_digits(word)
         p += 8
     while p < end and is_digit(p[0]):
         value[0] = value[0] * 10 + (p[0] - 48)

@@ -23,6 +23,8 @@ cdef enum:
     GROUP_HEAD_BYTES = 64        # at most
     MIN_ROOM = 1 << 16           # less is not worth a system call
     MAX_LINE = 1 << 12           # of an error message, or a number
+    MAX_VALUE = 1 << 29          # no string of Redis' is longer, unless somebody wants it to be
+    MAX_KEPT = 1 << 26           # a larger buffer is given back after the reply
     OK_BYTES = 5                 # +OK\r\n
 
 
@@ -215,6 +217,8 @@ cdef class Values:
                 raise MemoryError
             self.spans = <span_t*>moved
             self.capacity = n
+        if PyByteArray_GET_SIZE(self.buffer) > MAX_KEPT:
+            PyByteArray_Resize(self.buffer, MIN_ROOM)
         self.n = n
         self.found = self.filled = self.read = self.awaited = 0
         self.has_header = False
@@ -263,6 +267,8 @@ cdef class Values:
                 return 0
             if data[self.read] == c'$':
                 size = line_number(data + self.read, length)
+                if size > MAX_VALUE:
+                    raise ProtocolError(f"a value of {size} bytes")
             elif data[self.read] == c'_' and length == 1:
                 size = -1
             else:

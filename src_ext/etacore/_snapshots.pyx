@@ -8,8 +8,9 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from etacore._isotime cimport NO_TIME, posix_time_us, text_time_us
+from etacore._isotime cimport NO_TIME, date_t, posix_time_us, text_time_near_us, text_time_us
 from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
+from etacore._jsonwrite cimport put_short
 from etacore._members cimport *
 from etacore._number cimport number_t, number_value, scan_numeric
 from etacore._resp cimport Values
@@ -25,6 +26,8 @@ cdef struct row_t:
     const columns_t* columns
     int64_t ix
     int64_t used
+    shape_t shape                  # of the rows before
+    date_t date                    # of the last timestamp
 
 cdef enum presence_t:
     IS_MISSING
@@ -47,7 +50,7 @@ cdef inline bint put_text(const token_t* token, int64_t most, row_t* row, text_t
     else:
         if length > most:
             return False
-        memcpy(to, token.start, length)
+        put_short(<char*>to, <const char*>token.start, length)
     out.start = row.used
     out.length = <int32_t>length
     out.escape = needs_escape
@@ -67,9 +70,11 @@ cdef inline bint put_id(const members_t* members, int first, int last, row_t* ro
 cdef bint put_nested_id(const token_t* vehicle, row_t* row, text_t* out) noexcept nogil:
     """The id of a nested vehicle object, which has been scanned before and is valid."""
     cdef members_t members
+    cdef shape_t shape
     if vehicle.kind != T_OBJECT:
         return False
-    scan_members(vehicle.start, vehicle.start + vehicle.length, 1, &members)
+    shape.n = 0
+    scan_members(vehicle.start, vehicle.start + vehicle.length, 1, &shape, &members)
     return put_id(&members, ID, ID, row, out)
 
 
@@ -173,7 +178,8 @@ cdef inline presence_t take_timestamp(const members_t* members, row_t* row) noex
         columns.timestamp_is_number[row.ix] = 1
         time_us = posix_time_us(number_value(&token.number))
     else:
-        time_us = text_time_us(columns.text + text.start, columns.text + text.start + text.length)
+        time_us = text_time_near_us(
+            columns.text + text.start, columns.text + text.start + text.length, &row.date)
     if time_us == NO_TIME:
         return IS_BAD
     columns.time_us[row.ix] = time_us
@@ -212,7 +218,7 @@ cdef status_t parse_row(const uint8_t* p, int64_t length, row_t* row, const limi
     cdef double speed_mps, bearing_deg
     p = skip_space(p, end)
     is_object = p < end and p[0] == c'{'
-    p = scan_members(p, end, 0, &members) if is_object else scan_value(p, end, 0, &members.tokens[<int>NO_FIELD])
+    p = scan_members(p, end, 0, &row.shape, &members) if is_object else scan_value(p, end, 0, &members.tokens[<int>NO_FIELD])
     if p == NULL or skip_space(p, end) != end:
         return INVALID_JSON
     if not is_object:
@@ -268,6 +274,8 @@ cdef void parse_spans(const span_t* spans, int64_t n, const columns_t* columns, 
     cdef row_t row
     row.columns = columns
     row.used = 0
+    row.shape.n = 0
+    row.date.head = row.date.tail = 0
     for row.ix in range(n):
         clear_row(columns, row.ix)
         if spans[row.ix].start == NULL:

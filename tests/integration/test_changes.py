@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import redis
@@ -223,40 +217,6 @@ def test_a_user_without_the_right_is_told_which(no_tracking):
 
 
 # -- TLS ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tls_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
-    """A TLS door to the server: not every redis-server is built with TLS."""
-    if not shutil.which("openssl"):
-        pytest.skip("no openssl to make a certificate with")
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    subprocess.run([*command.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        threading.Thread(target=admit, args=(door, context, str(redis_server.socket_path)), daemon=True).start()
-        yield door.getsockname()[1]
-        door.shutdown(socket.SHUT_RDWR)
-
-
-def admit(door: socket.socket, context: ssl.SSLContext, server_path: str) -> None:
-    with suppress(OSError):
-        while True:
-            outside = context.wrap_socket(door.accept()[0], server_side=True)
-            inside = socket.socket(socket.AF_UNIX)
-            inside.connect(server_path)
-            for source, sink in ((outside, inside), (inside, outside)):
-                threading.Thread(target=pump, args=(source, sink), daemon=True).start()
-
-
-def pump(source: socket.socket, sink: socket.socket) -> None:
-    with suppress(OSError):
-        while received := source.recv(65_536):
-            sink.sendall(received)
-    with suppress(OSError):
-        sink.shutdown(socket.SHUT_RDWR)
 
 
 def test_tls(tls_port, redis_client):

@@ -20,6 +20,7 @@ from hypothesis.extra.numpy import arrays
 from etacore.errors import ModelLoadError
 from etacore.forest import CPU, PATH_VARIABLE, Forest
 from etacore.mlops import bitmask, codegen, compiling
+from etacore.mlops.forest_tables import Tables
 from etacore.mlops.parity import SPECIAL, parity_rows
 from tests import models
 
@@ -250,6 +251,23 @@ def test_the_forests_are_the_kinds_they_should_be(name):
     assert (macros["MASK_BITS"], macros["WIDE_LEVELS"]) == (str(bits), str(levels))
     if name == "hundreds of thresholds":
         assert int(macros["N_BYTE_COLUMNS"]) > 2 * N_FEATURES
+
+
+@pytest.mark.parametrize("depth", [0, 3, 6])
+def test_masks_leave_one_leaf_of_each_tree(tmp_path, depth):
+    rng = np.random.default_rng(depth)
+    n_trees = 90
+    source = grown([random_tree(rng, depth, np.r_[ODD, USUAL], 0.05) for _ in range(n_trees)], 0.0)
+    codegen.main(str(source), "json", str(tmp_path))
+    tables = Tables(bitmask.load(tmp_path / "trees.npz"))
+    masks = tables.arrays["forest_masks"]
+    for _ in range(50):
+        left = masks[:, 0] if not tables.cuts else ~np.zeros_like(masks[:, 0])
+        for feature, first in tables.first_mask.items():
+            left &= masks[:, first + rng.integers(len(tables.cuts[feature]) + 2)]
+        left = left.reshape(-1)[:n_trees]
+        assert left.all()
+        assert not (left & (left - 1)).any()
 
 
 @every_path

@@ -6,7 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore import _encode, _window
+from etacore import _encode
 from etacore.encoding import Documents, Envelope, encode_documents
 from tests.reference import encoding as twin
 
@@ -81,7 +81,6 @@ def random_rows(rng, n):
 
 def test_the_kernel_is_compiled():
     assert _encode.__file__.endswith(".so")
-    assert _window.__file__.endswith(".so")
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,20 +123,3 @@ def test_documents_of_all_lengths_have_their_length_before_them():
 def test_numbers_on_and_near_a_half(value, decimals):
     for near in (np.nextafter(value, -np.inf), value, np.nextafter(value, np.inf)):
         assert _encode.number_text(near, decimals) == orjson.dumps(round(float(near), decimals))
-
-
-def test_stops_as_dicts_are_those_of_the_twin():
-    rng = random.Random(4)
-    stops = [stop for row in random_rows(rng, 300) for stop in row["stops"] if stop[2] != 1e12]
-    time_us = 1_768_910_400_123_456
-    found = _window.prediction_dicts(
-        [stop[0] for stop in stops],
-        [stop[1] for stop in stops],
-        [None] * len(stops),
-        np.array([stop[2] for stop in stops]),
-        np.array([stop[3] for stop in stops], np.float32),
-        time_us,
-    )
-    expected = [twin.stop(*stop[:3], float(np.float32(stop[3])), time_us) for stop in stops]
-    assert list(map(repr, found)) == list(map(repr, expected))
-    assert all(list(a) == list(b) for a, b in zip(found, expected, strict=True))

@@ -93,6 +93,7 @@ class KnowingModel:
     feature_codes = feature_codes(features)
     nan_fill, along_route_distance = None, True
     routes = ("9", "171")
+    predictor, clip_s = None, (0.0, 7200.0)
 
     def __init__(self):
         self.typical = self

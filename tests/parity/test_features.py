@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from etacore import _features, _motion, _resolve, _routes, _select
-from etacore.features import Calendar, SelectOptions, vectorize_window
+from etacore.features import Calendar, SelectOptions
 from etacore.legs import LegTable
 from etacore.routes import RouteTable, ShapePolyline
-from etacore.schema import FEATURES, WEATHER_FEATURES, Status, feature_codes
+from etacore.schema import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes
 from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of
@@ -180,64 +180,6 @@ def test_select_and_vectorize(seed, has_trip):
                     assert math.isnan(row["temperature_c"])
                     compared += 1
     assert compared > 20
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_window(seed):
-    rng = random.Random(seed)
-    n = rng.randint(1, 6)
-    lat, lon = [45 + rng.gauss(0, 0.01) for _ in range(n)], [7 + rng.gauss(0, 0.01) for _ in range(n)]
-    sequence, total = [rng.randrange(-1, 90) for _ in range(n)], [rng.randrange(0, 90) for _ in range(n)]
-    given = [rng.choice([math.nan, 123.456]) for _ in range(n)]
-    vehicle = {"lat": 45.001, "lon": 7.002, "speed": 3.5}
-    codes = feature_codes([feature.name for feature in FEATURES])
-    matrix, distance_m = np.empty((n, len(codes)), np.float32), np.empty(n)
-    legs = np.array([[rng.choice([30.5, 61.25, math.nan]) for _ in range(n)] for _ in range(24)], np.float32)
-    leg_m, route_code = rng.choice([math.nan, 0.0, 700.0, 5000.0]), rng.choice([math.nan, 3.0])
-    asks_typical = rng.random() < 0.7
-    time_us = EPOCH_US + rng.randrange(10**14)
-    vectorize_window(
-        45.001,
-        7.002,
-        3.5,
-        time_us,
-        np.array(lat),
-        np.array(lon),
-        np.array(sequence, np.int64),
-        np.array(total, np.int64),
-        np.array(given),
-        Calendar("Europe/Zurich"),
-        codes,
-        route_code=route_code,
-        leg_m=leg_m,
-        leg_s=legs if asks_typical else None,
-        nan_fill=None,
-        X=matrix,
-        distance_m=distance_m,
-    )
-    leg_left = twin.share_left(distance_m[0], leg_m)
-    hour = twin.calendar_features(time_us, "Europe/Zurich")["hour"]
-    typical_s = twin.typical_s(leg_left, legs[hour]) if asks_typical else [math.nan] * n
-    for i in range(n):
-        straight_m = geo.haversine_m(45.001, 7.002, lat[i], lon[i])
-        wanted_m = straight_m if math.isnan(given[i]) else given[i]
-        successor = (lat[i + 1], lon[i + 1]) if i + 1 < n else None
-        wanted = twin.row(vehicle, (lat[i], lon[i]), successor, sequence[i], total[i], wanted_m)
-        wanted |= twin.calendar_features(time_us, "Europe/Zurich")
-        assert distance_m[i] == pytest.approx(wanted_m, abs=1e-6)
-        wanted |= {
-            "along_route_distance_m": wanted_m,
-            "stops_ahead": i + 1,
-            "leg_left": leg_left,
-            "typical_travel_s": typical_s[i],
-            "route_code": route_code,
-            "stop_sequence": sequence[i],
-        }
-        found = dict(zip([feature.name for feature in FEATURES], matrix[i].tolist(), strict=True))
-        assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-6, nan_ok=True)
-        unknown = found.keys() - wanted.keys()
-        assert unknown == {*WEATHER_FEATURES, "recent_speed_mps", "since_last_stop_s"}
-        assert all(math.isnan(found[name]) for name in unknown)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

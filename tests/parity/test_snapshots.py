@@ -402,3 +402,35 @@ def test_every_cut_of_a_snapshot_is_refused():
     assert all(row.status == Status.INVALID_JSON for row in rows[:-1])
     assert rows[-1].status == Status.INVALID_POSITION
     assert rows[-1].stop_sequence == NO_SEQUENCE
+
+
+def test_members_in_another_order_than_in_the_row_before():
+    # Names are told by the row before: other orders, spellings and spaces, members left out, and rows that break off.
+    rng = random.Random(11)
+    members = [
+        ('"vehicle_id"', '"V"'), ('"lat"', "42.25"), ('"lon"', "-71.125"), ('"timestamp"', '"2026-01-20T12:00:00Z"'),
+        ('"route"', '"R"'), ('"tr\\u0069p_id"', '"T"'), ('"speed"', "7.5"), ('"x"', "[1]"), ('""', "{}"),
+        *((f'"extra{i}"', str(i)) for i in range(30)),
+    ]  # fmt: skip
+    payloads = []
+    chosen = members
+    for i in range(600):
+        if i % 3 == 0:
+            chosen = rng.sample(members, rng.randrange(len(members)))
+        space = rng.choice(["", "", "", " ", " \n\t"])
+        texts = [f"{space}{name}{rng.choice(['', '', space])}:{space}{value}" for name, value in chosen]
+        payload = ("{" + ",".join(texts) + "}").encode()
+        payloads.append(payload[: rng.randrange(len(payload))] if i % 7 == 0 else payload)
+    hold_together(payloads)
+
+
+def test_times_on_and_off_the_day_before():
+    rng = random.Random(12)
+    times = [f"2026-01-{day}{t}{clock}" for day in ("19", "20", "2O") for t in "Tt " for clock in (
+        "12:00:00", "11:59:59Z", "12:00:30+00:00", "12:00:60", "12:60:00", "24:00:00", "1::00:00", "12:0/:00",
+        "12.00.00", "12:00:00+00:00 ", "12:00:00+0:000", "12:00:00+01:00", "12:00:00.5", "12:00:00z", "12:00",
+        "12:00:00-00:00",
+    )]  # fmt: skip
+    times += [" 2026-01-20T12:00:00", "20260120T120000Z", "2026-02-30T12:00:00", "2026-02-29T12:00:00"]
+    rng.shuffle(times)
+    hold_together([b'{"id":"V","lat":1,"lon":2,"route":"R","timestamp":"%b"}' % text.encode() for text in times * 3])

@@ -3,12 +3,11 @@
 import math
 from datetime import UTC, datetime, timedelta
 
-import numpy as np
 import orjson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etacore import _encode, _window
+from etacore import _encode
 from etacore.encoding import Documents, Envelope, encode_documents
 from tests.reference import encoding as twin
 
@@ -54,17 +53,6 @@ def test_keys_that_are_not_utf8_are_shown(key):
 def test_times_are_iso(moment):
     time_us = (moment - EPOCH) // timedelta(microseconds=1)
     assert _encode.time_text(time_us).decode() == moment.isoformat()
-
-
-@given(
-    st.floats(0, 7200, width=32) | st.floats(width=32),
-    st.datetimes(timezones=st.just(UTC)),
-    st.floats(0, 1e7) | halves,
-)
-def test_a_stop_is_that_of_the_twin(eta_s, moment, distance_m):
-    time_us = (moment - EPOCH) // timedelta(microseconds=1)
-    found = _window.prediction_dicts(["S"], [1], [None], np.array([distance_m]), np.array([eta_s], np.float32), time_us)
-    assert found == [twin.stop("S", 1, distance_m, eta_s, time_us)]
 
 
 @given(

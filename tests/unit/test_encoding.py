@@ -2,7 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore import _encode, _window
+from etacore import _encode
 from etacore.encoding import Documents, Envelope, encode_documents
 from etacore.schema import Status
 from tests.reference.encoding import Batch
@@ -181,14 +181,6 @@ def test_a_status_that_cannot_be_written_is_refused():
     batch.columns.status.flags.writeable = False
     with pytest.raises(ValueError, match="read-only"):
         encode(batch)
-
-
-def test_stops_as_dicts_have_one_length():
-    given = [["S"] * 3, [1] * 3, [None] * 3, np.zeros(3), np.zeros(3, np.float32)]
-    assert len(_window.prediction_dicts(*given, 0)) == 3
-    for i, value in enumerate(given):
-        with pytest.raises(ValueError, match="one length"):
-            _window.prediction_dicts(*given[:i], value[:1], *given[i + 1 :], 0)
 
 
 def test_a_buffer_is_reused_and_grows():

@@ -119,6 +119,27 @@ def test_a_route_of_its_own_model_is_served_by_it_and_the_rest_by_the_global_one
     assert found["2"]["predictions"][0]["eta_seconds"] > 3.9 * found["1"]["predictions"][0]["eta_seconds"]
 
 
+def test_a_batch_keeps_its_documents_while_another_is_computed() -> None:
+    store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
+    serving = engine(Models(Speed(), {b"b": Speed("of-b", mps=2.0, route_id="b")}))  # type: ignore[arg-type, dict-item]
+    batches = Batch(4), Batch(4)
+
+    def serve(batch: Batch, *names: str) -> list[bytes]:
+        rows = [payload(name, route="ab"[i % 2], timestamp=NOW_US / 1e6) for i, name in enumerate(names)]
+        serving.process([f"vehicle:{name}".encode() for name in names], rows, store.fetch, batch)
+        return [bytes(part.documents.commands) for part in batch.parts]
+
+    first = serve(batches[0], "1", "2", "3", "4")
+    second = serve(batches[1], "5", "6", "7")
+    assert [bytes(part.documents.commands) for part in batches[0].parts] == first
+    assert [bytes(part.documents.commands) for part in batches[1].parts] == second
+    # Parts in the order of their models, rows of each ascending; together every row once.
+    assert [part.documents.rows().tolist() for part in batches[0].parts] == [[1, 3], [0, 2]]
+    assert [len(part.eta_s) for part in batches[0].parts] == [part.row_offset[4] for part in batches[0].parts]
+    assert serve(batches[0], "8") != first
+    assert [bytes(part.documents.commands) for part in batches[1].parts] == second
+
+
 def test_without_a_global_model_other_routes_are_failures() -> None:
     store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
     models = Models(None, {b"b": Speed("of-b", route_id="b")})  # type: ignore[dict-item]

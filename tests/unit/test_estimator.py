@@ -57,6 +57,8 @@ def stub_model(key, scope, eta=lambda features: features[:, 0] / 10):
         feature_codes=feature_codes(BASE_FEATURES),
         nan_fill=0.0,
         predict=predict,
+        predictor=None,
+        clip_s=(0.0, 7200.0),
     )
 
 
@@ -363,3 +365,26 @@ def test_a_stop_without_coordinates_does_not_break_the_typical_times(registry):
     knowing(registry, "typical_travel_s")
     stops = [STOPS[0], {"stop_id": "S2"}, STOPS[2]]
     assert etas(estimate_stop_times(BUS, stops)) == [33.4, None, 153.4]
+
+
+def test_a_call_within_a_call():
+    inner = []
+
+    class Asking(UserDict):
+        def get(self, name, default=None):
+            inner.append(etas(estimate_stop_times(BUS, STOPS[2:])))
+            return super().get(name, default)
+
+    outer = [UserDict(STOPS[0]), Asking(STOPS[1]), *STOPS[2:]]
+    assert etas(estimate_stop_times(BUS, outer, max_stops=5)) == etas(estimate_stop_times(BUS, STOPS, max_stops=5))
+    assert inner
+    assert all(found == etas(estimate_stop_times(BUS, STOPS[2:])) for found in inner)
+
+
+def test_no_stops_asked_for(registry):
+    for max_stops in (0, -1):
+        assert estimate_stop_times(BUS, STOPS, max_stops=max_stops)["predictions"] == []
+    knowing(registry, "typical_travel_s")
+    estimator._registries.clear()
+    document = estimate_stop_times(BUS, STOPS, max_stops=0)
+    assert (document["predictions"], document.get("error")) == ([], None)

@@ -11,7 +11,6 @@ from etacore.features import (
     count_rows,
     select_stops,
     vectorize,
-    vectorize_window,
 )
 from etacore.routes import ShapePolyline
 from etacore.schema import Status
@@ -367,24 +366,6 @@ def test_rows_that_do_not_belong_to_the_stops_are_refused():
             run(1, 1, codes)
     with pytest.raises(ValueError, match="shorter"):
         run(1, 1, route_code=np.empty(0, np.int32))
-
-
-def test_window_refuses_arrays_that_do_not_fit():
-    one, two = np.zeros(1), np.zeros(2)
-    numbers, codes = np.zeros(1, np.int64), np.zeros(1, np.int32)
-    out = {"X": np.empty((1, 1), np.float32), "distance_m": np.empty(1)}
-    vectorize_window(0, 0, 0, 0, one, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
-    with pytest.raises(ValueError, match="one length"):
-        vectorize_window(0, 0, 0, 0, two, one, numbers, numbers, one, UTC, codes, nan_fill=None, **out)
-
-
-def test_window_refuses_legs_of_other_stops():
-    one, numbers, codes = np.zeros(1), np.zeros(1, np.int64), np.full(1, 17, np.int32)
-    out = {"X": np.empty((1, 1), np.float32), "distance_m": np.empty(1)}
-    for shape in ((24, 2), (23, 1)):
-        legs = np.zeros(shape, np.float32)
-        with pytest.raises(ValueError, match="24 hours"):
-            vectorize_window(0, 0, 0, 0, one, one, numbers, numbers, one, UTC, codes, leg_s=legs, nan_fill=None, **out)
 
 
 def test_what_is_left_of_the_leg():

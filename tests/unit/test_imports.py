@@ -43,6 +43,7 @@ FLOORS = {
         "etacore.redis_link",
         "etacore.redis_io",
         "etacore.changes",
+        "etacore.aside",
         "etacore.accounts",
         "etacore.promotions",
         "etacore.sources",

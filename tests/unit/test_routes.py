@@ -8,6 +8,7 @@ from etacore.config import KeyNames
 from etacore.errors import RouteDataError
 from etacore.routes import RouteTable, ShapePolyline, parse_shape, parse_stops
 from etacore.schema import Status
+from etacore.state import text_keys
 from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
 
 S = 1_000_000
@@ -21,8 +22,22 @@ def fetch_all(table, columns, redis, now_us=0):
     while needed:
         rounds.append(sorted(needed))
         needed = table.update(needed, [redis.get(key) for key in needed], now_us)
-    pattern_ix = np.empty(columns.n, np.int32)
-    table.resolve(columns, pattern_ix)
+    pattern_ix, known_ix = np.empty((2, columns.n), np.int32)
+    keys, known_keys, expected_keys = np.empty((3, columns.n), np.uint64)
+    before = columns.status.copy()
+    text_keys(columns, "trip_id", expected_keys)
+    expected_keys[before[: columns.n] != Status.OK] = 0
+    n_names = table._names.n_trips + table._names.n_sources
+    table.resolve(columns, pattern_ix, keys)
+    assert keys.tolist() == expected_keys.tolist()
+    if table._names.n_trips + table._names.n_sources == n_names:
+        # Nothing is missing any more, and nothing was forgotten, so the quick way gives the same.
+        resolved = columns.status.copy()
+        columns.status[:] = before
+        assert table.resolve_known(columns, known_ix, known_keys)
+        assert known_ix.tolist() == pattern_ix.tolist()
+        assert columns.status.tolist() == resolved.tolist()
+        assert known_keys.tolist() == keys.tolist()
     return pattern_ix.tolist(), rounds
 
 
@@ -474,3 +489,18 @@ def test_the_stop_ids_of_a_pattern_are_given_while_it_lasts():
     assert table.patterns.stop_ids(number) is not None
     table.patterns.sweep()
     assert [table.patterns.stop_ids(gone) for gone in (number, -1, 99)] == [None, None, None]
+
+
+@pytest.mark.parametrize(
+    "row", [{"trip_id": "new"}, {"route_id": "new"}, {"direction_id": 1}, {"trip_id": "T", "route_id": "new"}]
+)
+def test_names_that_are_not_known_are_not_resolved(row):
+    table = RouteTable()
+    fetch_all(table, columns_of([{}, {"trip_id": "T"}]), {b"route_stops:R": TWO})
+    columns = columns_of([{}, row])
+    pattern_ix = np.empty(2, np.int32)
+    assert not table.resolve_known(columns, pattern_ix)
+    assert columns.status[:2].tolist() == [Status.OK, Status.OK]
+    assert table.missing(columns)
+    fetch_all(table, columns, {b"route_stops:R": TWO})
+    assert table.missing(columns_of([{}, row])) == []

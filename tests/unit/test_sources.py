@@ -1,0 +1,369 @@
+"""Which vehicles are served when: with a clock, a store and a feed that do as they are told."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+
+import pytest
+
+from etacore import sources
+from etacore.accounts import PollResult
+from etacore.changes import Changes
+from etacore.config import RuntimeConfig
+from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
+from etacore.schema import Status
+from etacore.sources import MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
+
+
+class Clock:
+    now = 1_000.0
+
+    def __call__(self):
+        return self.now
+
+
+class Store:
+    """Keys that SCAN finds."""
+
+    def __init__(self, *keys):
+        self.keys = list(keys)
+        self.n_scans = 0
+
+    def scan_vehicle_keys(self):
+        self.n_scans += 1
+        return list(self.keys)
+
+
+class Feed:
+    """Announcements; waiting takes its time."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.waited = []
+        self.is_closed = False
+        self.clear()
+
+    def clear(self):
+        self.vehicles, self.routes, self.models, self.lost = [], [], False, False
+
+    def wait(self, timeout_s):
+        assert timeout_s > 0
+        self.waited.append(timeout_s)
+        if not (self.vehicles or self.routes or self.models or self.lost):
+            self.clock.now += timeout_s
+            return False
+        return True
+
+    def take(self):
+        changes = Changes(self.vehicles, self.routes, self.models, self.lost)
+        self.clear()
+        return changes
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(sources, "monotonic", clock)
+    return clock
+
+
+def announced(clock, *keys, **changes):
+    store, feed = Store(*keys), Feed(clock)
+    return Announced(RuntimeConfig(**changes), store, feed), store, feed
+
+
+def up(clock, *keys, **changes):
+    """A source that has looked at everything once."""
+    source, store, feed = announced(clock, *keys, **changes)
+    assert source.wait(STOP) == 0.0
+    assert source.take_model()
+    assert source.take() == list(keys)
+    source.wait(STOP)
+    source.take_model()
+    return source, store, feed
+
+
+STOP = threading.Event()
+
+
+def turn(source):
+    """Keys of a turn, as the loop takes them; None if there is nothing to do yet."""
+    is_due = source.wait(STOP) is not None
+    source.take_model()
+    source.sum_up(None)
+    return source.take() if is_due else None
+
+
+def next_turn(source):
+    for _ in range(10_000):
+        if (keys := turn(source)) is not None:
+            return keys
+    pytest.fail("there is no turn")
+
+
+# -- announced --------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_looked_at_first(clock):
+    source, store, feed = announced(clock, b"a", b"b")
+    assert source.wait(STOP) == 0.0
+    assert not feed.waited
+    assert source.take() == [b"a", b"b"]
+    assert store.n_scans == 1
+
+
+def test_what_is_announced_is_served_once_in_its_order(clock):
+    source, store, feed = up(clock, b"a", b"b", b"c")
+    feed.vehicles = [b"c", b"new", b"a"]
+    assert source.wait(STOP) == 0.0
+    feed.vehicles = [b"a", b"b"]
+    source.look_up()
+    assert source.take() == [b"c", b"new", b"a", b"b"]
+    assert source.wait(STOP) is None
+    assert store.n_scans == 1
+
+
+def test_what_is_announced_during_a_turn_is_served_in_the_next(clock):
+    source, _, feed = up(clock, b"a")
+    feed.vehicles = [b"a"]
+    source.wait(STOP)
+    assert source.take() == [b"a"]
+    feed.vehicles = [b"a"]
+    source.look_up()
+    feed.waited.clear()
+    assert source.wait(STOP) == 0.0
+    assert not feed.waited
+    assert source.take() == [b"a"]
+
+
+@pytest.mark.parametrize("interval_s", [0, 0.001, 1, 3_600])
+def test_an_idle_source_always_waits(clock, interval_s):
+    source, _, feed = up(clock, b"a", poll_interval_seconds=interval_s)
+    n_polls = 0
+    began = clock.now
+    feed.waited.clear()
+    for _ in range(1_000):
+        assert source.wait(STOP) is None
+        n_polls += source.sum_up(None) is not None
+        if clock.now - began > 50:
+            break
+    assert clock.now - began > 10
+    assert n_polls <= (clock.now - began) / max(interval_s, 0.1) + 1
+    assert max(feed.waited) <= MAX_WAIT_S
+
+
+def test_one_that_is_told_to_stop_does_not_wait(clock):
+    source, _, feed = up(clock)
+    feed.waited.clear()
+    stop = threading.Event()
+    stop.set()
+    assert source.wait(stop) is None
+    assert not feed.waited
+
+
+def test_the_known_are_looked_at_again_in_time_and_searched_for_at_intervals(clock):
+    source, store, _ = up(clock, b"a", b"b", predictions_ttl_seconds=40, resync_seconds=25, poll_interval_seconds=3_600)
+    assert source.every_s == 10
+    began, store.keys = clock.now, [b"a", b"b", b"c"]
+    turns = []
+    while clock.now < began + 50:
+        if (keys := turn(source)) is not None:
+            turns.append((round(clock.now - began), keys))
+    known, all_keys = [b"a", b"b"], [b"a", b"b", b"c"]
+    assert turns == [(10, known), (20, known), (25, all_keys), (35, all_keys), (45, all_keys), (50, all_keys)]
+    assert store.n_scans == 3
+
+
+def test_a_recheck_is_one(clock):
+    source, store, _ = up(clock, b"a", b"b")
+    source.recheck()
+    assert source.wait(STOP) == 0.0
+    assert source.take() == [b"a", b"b"]
+    assert source.wait(STOP) is None
+    assert store.n_scans == 1
+
+
+def test_keys_that_are_gone_are_not_looked_at_again(clock):
+    source, _, feed = up(clock, b"a", b"b", b"c")
+    feed.vehicles = [b"b"]
+    source.look_up()
+    source.is_gone([b"a", b"b", b"x"])  # b has been written since
+    assert source.take() == [b"b"]
+    source.recheck()
+    assert source.take() == [b"b", b"c"]
+
+
+def test_what_scan_passes_over_stays_known(clock):
+    source, store, feed = up(clock, b"a")
+    store.keys = [b"a"]
+    feed.vehicles = [b"new"]
+    source.look_up()
+    clock.now += RETRY_S
+    source.restart()
+    assert source.take() == [b"new", b"a"]
+    source.recheck()
+    assert sorted(source.take()) == [b"a", b"new"]
+
+
+def test_what_was_put_off_comes_back(clock):
+    source, _, _ = up(clock, b"a", b"b", b"c")
+    source.put_off([])
+    source.put_off([b"a"])
+    clock.now += RETRY_S / 2
+    source.put_off([b"a", b"b"])
+    began = clock.now
+    assert next_turn(source) == [b"a", b"b"]
+    assert clock.now - began <= RETRY_S
+    assert turn(source) is None
+
+
+def test_after_an_outage_all_keys_are_searched_for_but_not_all_the_time(clock):
+    source, store, feed = up(clock, b"a")
+    began = clock.now
+    for n_scans in (2, 3, 4):
+        feed.lost = True
+        assert next_turn(source) == [b"a"]
+        assert store.n_scans == n_scans
+    assert 3 * RETRY_S - 1e-6 <= clock.now - began <= 3 * RETRY_S + MAX_WAIT_S
+
+
+def test_a_long_poll_interval_does_not_put_the_search_off(clock):
+    source, _, feed = up(clock, b"a", poll_interval_seconds=3_600)
+    feed.lost = True
+    began = clock.now
+    assert next_turn(source) == [b"a"]
+    assert clock.now - began <= RETRY_S + MAX_WAIT_S
+
+
+def test_a_failing_search_loses_nothing(clock, monkeypatch):
+    source, store, feed = announced(clock, b"a")
+    feed.vehicles = [b"b"]
+    source.look_up()
+
+    def fail():
+        raise RedisUnavailableError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "scan_vehicle_keys", fail)
+        with pytest.raises(RedisUnavailableError):
+            source.take()
+    source.restart()
+    assert source.take() == [b"b", b"a"]
+
+
+def test_a_cap_serves_the_longest_waiting_first(clock):
+    source, _, feed = announced(clock, *(b"%d" % i for i in range(7)), max_vehicle_batch=3)
+    assert source.take() == [b"0", b"1", b"2"]
+    feed.vehicles = [b"0", b"6"]
+    assert source.wait(STOP) == 0.0
+    assert source.take() == [b"3", b"4", b"5"]
+    assert source.wait(STOP) == 0.0
+    assert source.take() == [b"6", b"0"]
+
+
+def test_routes_and_models_are_told_once(clock):
+    source, _, feed = up(clock)
+    feed.routes, feed.models = [b"r1", b"r2"], True
+    assert source.wait(STOP) is None
+    feed.routes = [b"r3"]
+    source.look_up()
+    assert source.take_routes() == [b"r1", b"r2", b"r3"]
+    assert source.take_routes() == []
+    assert source.take_model()
+    assert not source.take_model()
+
+
+def test_turns_are_summed_up(clock):
+    source, _, _ = up(clock, b"a", b"b", poll_interval_seconds=5)
+    for n in (1, 2):
+        assert source.sum_up(PollResult(n, Counter({Status.OK: n}), 0.25)) is None
+    clock.now += 5
+    assert source.sum_up(None) == PollResult(2, Counter({Status.OK: 3}), 0.5)
+    assert source.sum_up(None) is None
+    assert source.sum_up(None, is_last=True) is None
+    source.sum_up(PollResult(1, Counter({Status.OK: 1}), 0.5))
+    assert source.sum_up(None, is_last=True) == PollResult(2, Counter({Status.OK: 1}), 0.5)
+
+
+def test_closing_closes_the_feed(clock):
+    source, _, feed = announced(clock)
+    source.close()
+    assert feed.is_closed
+
+
+# -- polling ----------------------------------------------------------------------------------------------------------
+
+
+def test_polling_keeps_its_beat(clock, monkeypatch):
+    source = Polling(RuntimeConfig(poll_interval_seconds=2), Store(b"a"))
+    stop = threading.Event()
+    monkeypatch.setattr(stop, "wait", lambda seconds: setattr(clock, "now", clock.now + seconds))
+    began, lates = clock.now, []
+    for took_s in (0.5, 3.0, 0.5, 0.0):
+        lates.append((source.wait(stop), clock.now - began))
+        assert source.take() == [b"a"]
+        clock.now += took_s
+    assert lates == [(0.0, 0.0), (0.0, 2.0), (0.0, 6.0), (0.0, 8.0)]
+    source.restart()
+    assert source.wait(stop) == 0.0
+
+
+def test_polling_without_an_interval_does_not_wait(clock):
+    source = Polling(RuntimeConfig(poll_interval_seconds=0), Store())
+    assert [source.wait(STOP) for _ in range(3)] == [0.0] * 3
+
+
+def test_every_turn_of_polling_is_a_poll(clock):
+    source = Polling(RuntimeConfig(), Store())
+    turn = PollResult(1, Counter(), 0.5)
+    assert source.sum_up(turn) is turn
+    assert source.sum_up(None, is_last=True) is None
+    assert source.take_model()
+    assert source.take_routes() == []
+    for nothing in (source.look_up, source.recheck, source.close):
+        nothing()
+    source.is_gone([b"a"])
+    source.put_off([b"a"])
+
+
+# -- which of them ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "iterations", "kind"),
+    [
+        ("auto", 0, Announced),
+        ("auto", 3, Polling),
+        ("events", 0, Announced),
+        ("events", 3, Announced),
+        ("poll", 0, Polling),
+        ("poll", 3, Polling),
+    ],
+)
+def test_what_is_asked_for(asked, iterations, kind, clock, monkeypatch):
+    monkeypatch.setattr(sources, "ChangeFeed", lambda config: Feed(clock))
+    assert type(open_source(RuntimeConfig(snapshot_source=asked, iterations=iterations), Store())) is kind
+
+
+@pytest.mark.parametrize("asked", ["auto", "events"])
+def test_where_there_are_no_events_one_line_says_why(asked, monkeypatch, caplog):
+    def refuse(config):
+        raise TrackingUnavailableError("this server is too old", hint="etacore polls instead")
+
+    monkeypatch.setattr(sources, "ChangeFeed", refuse)
+    assert type(open_source(RuntimeConfig(snapshot_source=asked), Store())) is Polling
+    assert [record.getMessage() for record in caplog.records] == ["this server is too old; etacore polls instead"]
+
+
+@pytest.mark.parametrize("error", [RedisUnavailableError("gone"), ConfigError("refused")])
+def test_other_errors_are_not_taken_for_a_missing_feature(error, monkeypatch):
+    def fail(config):
+        raise error
+
+    monkeypatch.setattr(sources, "ChangeFeed", fail)
+    with pytest.raises(type(error)):
+        open_source(RuntimeConfig(snapshot_source="auto"), Store())
