@@ -480,6 +480,7 @@ def test_a_user_without_the_right_polls_and_says_so_once(start, watcher, redis_c
     withdraw(redis_client)
     loop = start(watcher)
     loop.serve("BUS-1")
+    assert loop.end()[Status.OK] == 2  # before its user is deleted
     (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
     assert "may not run CLIENT TRACKING" in warning.getMessage()
     assert "\n" not in warning.getMessage()
