@@ -125,8 +125,8 @@ def _resyncs(stages: Sequence[Stage], registry: Path, windows: int) -> NDArray[n
         for one in stages:
             loop = stack.enter_context(Loop(one.server, Source("events", resync_s=OFTEN_S), registry))
             often.append(Stage(one.server, loop))
-        time.sleep(SETTLE_S + 2 * OFTEN_S)
-        busy = _watch(often, max(windows // 2, 4))
+        time.sleep(SETTLE_S + OFTEN_S)
+        busy = _watch(often, max(windows // 2, 3))
     return np.asarray((busy.mean(axis=0) - idle.mean(axis=0)) * OFTEN_S)[None]
 
 

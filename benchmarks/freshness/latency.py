@@ -17,6 +17,7 @@ LATE_NS: Final = 1_000_000
 """A producer that is later than this is counted."""
 SATURATED_MS: Final = 1_000.0
 NOT_TAKEN_MS: Final = 100.0
+OVERTAKEN: Final = 0.1
 GROWTH: Final = 0.05
 GROWN_MS: Final = 50.0
 """A backlog grows when latency does, by more than this share of the time that passes, and by more than a hiccup."""
@@ -42,7 +43,7 @@ class Samples:
     due_s: NDArray[np.float64]
     latency_ms: NDArray[np.float64]
     late_ms: NDArray[np.float64]
-    n_answers: int = 0
+    n_answers: int
 
     @property
     def n_unanswered(self) -> int:
@@ -66,8 +67,11 @@ class Samples:
     def saturated(self) -> bool:
         """Whether work came faster than it was done: answers missing, p99 above a second, or a growing backlog.
 
-        Or Redis took the writes so much later than they were due that the rate was not the one on the label.
+        Or many changes were overtaken by the next of their vehicle before they were looked at: what keeps latency
+        within bounds, but not keeping up. Or Redis took the writes so late that the rate was not the one on the label.
         """
+        if self.n_answers < (1 - OVERTAKEN) * len(self.latency_ms):
+            return True
         if self.n_unanswered or self.quantile_ms(0.99) > SATURATED_MS or quantile(self.late_ms, 0.99) > NOT_TAKEN_MS:
             return True
         (before_s, before_ms), *_, (after_s, after_ms) = zip(

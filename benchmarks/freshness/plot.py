@@ -38,14 +38,15 @@ def draw(findings: Findings) -> bytes:
 
 
 def _by_rate(axes: Any, findings: Findings) -> None:
-    rates = sorted([*findings.rates, *([findings.main.best_known] if findings.main else [])], key=_rate_per_s)
+    # All stretches: the other rates were not chosen by what else the machine did either.
+    rates = sorted([*findings.rates, *([findings.main.all] if findings.main else [])], key=_rate_per_s)
     for name, label, colour, marker in LINES:
         points = [(r.rate_per_s, value) for r in rates if math.isfinite(value := getattr(r, name))]
         if points:
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, markersize=4, label=label)
     if findings.bare is not None:
         for name, _, colour, _ in LINES[:2]:
-            axes.axhline(getattr(findings.bare.best_known, name), color=colour, linestyle=":", linewidth=1)
+            axes.axhline(getattr(findings.bare.all, name), color=colour, linestyle=":", linewidth=1)
         axes.plot([], [], color=GREY, linestyle=":", linewidth=1, label="bare announcement, p50 and p99")
     saturated = [rate.rate_per_s for rate in rates if rate.saturated]
     if saturated:

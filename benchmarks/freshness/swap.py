@@ -27,7 +27,7 @@ from etacore.registry import Registry
 
 KEYS: Final = tuple(f"xgboost_benchmark_spatial-temporal_global_20260120_12000{i}" for i in range(2))
 N_TREES_B: Final = 190
-FIRST_S: Final = 3.0
+FIRST_S: Final = 2.5
 APART_S: Final = 3.0
 POLL_S: Final = 0.2
 WINDOW_S: Final = 1.0

@@ -202,7 +202,8 @@ def test_quantiles_are_samples():
 
 def samples_of(latency_ms, late_ms=0.0):
     latency_ms = np.asarray(latency_ms, float)
-    return Samples(np.arange(len(latency_ms)) / 1e3, latency_ms, np.full(len(latency_ms), late_ms))
+    n = len(latency_ms)
+    return Samples(np.arange(n) / 1e3, latency_ms, np.full(n, late_ms), n)
 
 
 @pytest.mark.parametrize(
@@ -219,6 +220,12 @@ def samples_of(latency_ms, late_ms=0.0):
 )
 def test_saturation(latency_ms, saturated):
     assert samples_of(latency_ms).saturated is saturated
+
+
+def test_changes_that_are_overtaken_are_not_kept_up_with():
+    latency_ms = np.full(100, 5.0)
+    assert not Samples(latency_ms, latency_ms, latency_ms, 91).saturated
+    assert Samples(latency_ms, latency_ms, latency_ms, 89).saturated
 
 
 def test_a_rate_that_redis_does_not_take_is_saturated():
@@ -412,7 +419,7 @@ def test_unrelated_keys_are_no_vehicles(redis_client):
 def test_seconds_around_swaps_and_usual_ones():
     due_s = np.arange(0.0, 9.0, 0.01)
     latency_ms = np.where((due_s >= 2.5) & (due_s < 3.5), 6.0, 2.0)
-    samples = Samples(due_s, latency_ms, np.zeros(len(due_s)))
+    samples = Samples(due_s, latency_ms, np.zeros(len(due_s)), len(due_s))
     found = swap._summarize("events", samples, [3.0, 6.0], [1.0, 1.0], 0, 0)
     assert found.usual_p99_ms == 2.0
     assert found.around_p99_ms == [6.0, 2.0]
@@ -509,7 +516,7 @@ def test_the_report_has_everything_and_is_strict_json():
     findings = findings_of()
     findings.resync = rate_of(np.full(100, 70.0), "events, resync")
     findings.idle = idle._summarize(np.full((3, 2, 2), 0.01), np.zeros((1, 2, 2)), 300.0)
-    samples = Samples(np.arange(0.0, 9.0, 0.01), np.full(900, 2.0), np.zeros(900))
+    samples = Samples(np.arange(0.0, 9.0, 0.01), np.full(900, 2.0), np.zeros(900), 900)
     findings.swap = swap._summarize("events", samples, [3.0], [1.0], 0, 0)
     findings.swap_polling = swap._summarize("poll every 0.2 s", samples, [3.0], [1.0], 40, 1)
     verdicts = judge(figures(findings), read_limits())
