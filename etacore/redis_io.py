@@ -32,6 +32,7 @@ from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.redis_link import Link, Writer, server_error
 
 SCAN_COUNT: Final = 5_000
+SEARCH_COUNT: Final = 1_000
 KEYS_PER_CALL: Final = 2_000
 SOCKET_TIMEOUT_S: Final = 4.0
 """With one retry short of the 10 s that a container gets to stop."""
@@ -95,6 +96,15 @@ class RedisStore:
         """All keys that match the vehicle pattern, each once."""
         with self._errors("SCAN"):
             return list(dict.fromkeys(self._client.scan_iter(match=self._keys.vehicle_pattern, count=SCAN_COUNT)))
+
+    def search_vehicle_keys(self, cursor: int) -> tuple[int, list[bytes]]:
+        """The same by single calls of SCAN, so short that something else can be done in between.
+
+        Begin with cursor 0, and go on with the one returned until that is 0. Keys may recur.
+        """
+        with self._errors("SCAN"):
+            cursor, found = self._client.scan(cursor, match=self._keys.vehicle_pattern, count=SEARCH_COUNT)
+        return cursor, cast("list[bytes]", found)
 
     def fetch(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values of string keys (MGET); None where a key is absent or no string."""

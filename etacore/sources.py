@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from math import inf
 from time import monotonic
 from typing import Final, Protocol
@@ -19,6 +20,8 @@ from etacore.schema import Status
 
 log: Final = logging.getLogger("etacore.runtime")
 
+BESIDE: Final = 1_000
+"""Vehicles of a turn that nobody announced, beside those announced: a few milliseconds that these wait."""
 MAX_WAIT_S: Final = 0.2
 """So soon a source that waits for changes notices that it is told to stop."""
 RETRY_S: Final = 1.0
@@ -144,7 +147,7 @@ class Announced:
 
     All vehicles that are known are looked at again every ``every_s``, because stored predictions expire though
     nothing changes; and all keys are searched for (SCAN) at the start, when announcements may have been missed, and
-    every ``resync_seconds``.
+    every ``resync_seconds``. Both go on beside what is announced, a piece in each turn, so that nobody waits for them.
     """
 
     def __init__(self, config: RuntimeConfig, store: RedisStore, feed: ChangeFeed) -> None:
@@ -155,6 +158,9 @@ class Announced:
         self._feed: Final = feed
         self._known: dict[bytes, None] = {}
         self._waiting: dict[bytes, None] = {}
+        self._beside: dict[bytes, None] = {}
+        self._cursor: int | None = None  # of the search that is going on
+        self._found: dict[bytes, None] = {}
         self._put_off: dict[bytes, None] = {}
         self._retry_at = inf
         self._routes: list[bytes] = []
@@ -168,13 +174,17 @@ class Announced:
 
     def wait(self, stop: threading.Event) -> float | None:
         """See `Source`."""
-        if not self._waiting and not self._has_model:
+        if not self._has_work and not self._has_model:
             due_s = min(self._scan_at, self._recheck_at, self._retry_at, self._sum_at) - monotonic()
             if due_s > 0 and not stop.is_set():
                 self._feed.wait(min(due_s, MAX_WAIT_S))
         self.look_up()
         now = monotonic()
-        return 0.0 if self._waiting or now >= min(self._scan_at, self._recheck_at, self._retry_at) else None
+        return 0.0 if self._has_work or now >= min(self._scan_at, self._recheck_at, self._retry_at) else None
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._waiting or self._beside or self._cursor)
 
     def take(self) -> list[bytes]:
         """See `Source`."""
@@ -182,21 +192,32 @@ class Announced:
         if now >= self._retry_at:
             self._waiting.update(self._put_off)
             self._put_off, self._retry_at = {}, inf
-        if now >= self._scan_at:
-            self._waiting.update(dict.fromkeys(self._store.scan_vehicle_keys()))
-            self._known = dict(self._waiting)  # SCAN may pass over a key that was written meanwhile
-            self._scan_at, self._recheck_at, self._has_model = now + self._resync_s, now + self.every_s, True
-            self._scanned_at = now
+        if self._cursor is not None or now >= self._scan_at:
+            self._go_on_searching(now)
         elif now >= self._recheck_at:
             self._recheck_at = now + self.every_s
-            self._waiting.update(self._known)
-        if self._limit is None or len(self._waiting) <= self._limit:
-            keys, self._waiting = list(self._waiting), {}
-        else:
-            keys = [key for key, _ in zip(self._waiting, range(self._limit), strict=False)]
-            for key in keys:
-                del self._waiting[key]
-        return keys
+            self._beside.update(self._known)
+        if self._limit is not None:  # then whoever has waited longest is served first
+            self._waiting.update(self._beside)
+            self._beside = {}
+            return _first(self._waiting, self._limit)
+        keys, self._waiting = self._waiting, {}
+        if self._beside:
+            keys.update(dict.fromkeys(_first(self._beside, BESIDE)))
+        return list(keys)
+
+    def _go_on_searching(self, now: float) -> None:
+        cursor, keys = self._store.search_vehicle_keys(self._cursor or 0)
+        if self._cursor is None:
+            self._found = dict(self._waiting)
+            self._scan_at, self._recheck_at, self._has_model = now + self._resync_s, now + self.every_s, True
+            self._scanned_at = now
+        found = dict.fromkeys(keys)
+        self._beside.update(found)
+        self._found.update(found)
+        self._cursor = cursor or None
+        if self._cursor is None:
+            self._known, self._found = self._found, {}
 
     def look_up(self) -> None:
         """Listen, so that the server need not keep what it has announced."""
@@ -205,6 +226,8 @@ class Announced:
             announced = dict.fromkeys(changes.vehicles)
             self._waiting.update(announced)
             self._known.update(announced)
+            if self._cursor is not None:  # SCAN may pass over a key that is written meanwhile
+                self._found.update(announced)
         self._routes += changes.routes
         self._has_model |= changes.models
         if changes.lost:
@@ -215,6 +238,7 @@ class Announced:
         for key in keys:
             if key not in self._waiting:  # else it has been written since
                 self._known.pop(key, None)
+                self._found.pop(key, None)
 
     def put_off(self, keys: Sequence[bytes]) -> None:
         """See `Source`."""
@@ -239,7 +263,7 @@ class Announced:
     def restart(self) -> None:
         """See `Source`; a connection that comes and goes shall not make us search all the time."""
         self._scan_at = min(self._scan_at, self._scanned_at + min(self._interval_s, RETRY_S))
-        self._has_model = True
+        self._cursor, self._has_model = None, True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
         """The turns of one poll interval: whoever counts polls without a prediction sees what polling would show."""
@@ -259,6 +283,14 @@ class Announced:
     def close(self) -> None:
         """See `Source`."""
         self._feed.close()
+
+
+def _first(keys: dict[bytes, None], n: int) -> list[bytes]:
+    """The first n keys, taken out."""
+    taken = list(islice(keys, n))
+    for key in taken:
+        del keys[key]
+    return taken
 
 
 def open_source(config: RuntimeConfig, store: RedisStore) -> Source:

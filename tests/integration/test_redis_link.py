@@ -126,7 +126,7 @@ def test_a_connection_that_is_killed_while_a_large_write_travels(private_redis, 
         store.begin_write(commands, 20_000)
 
         def held_up() -> list[str]:
-            return [entry["id"] for entry in client.client_list() if entry["cmd"] == "set"]
+            return [entry["id"] for entry in client.client_list() if entry["cmd"] in ("set", "msetex")]
 
         wait_until(held_up, what="a write that has to wait")
         client.client_kill_filter(_id=held_up()[0])

@@ -13,7 +13,7 @@ from etacore.changes import Changes
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
 from etacore.schema import Status
-from etacore.sources import MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
+from etacore.sources import BESIDE, MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
 
 
 class Clock:
@@ -29,10 +29,17 @@ class Store:
     def __init__(self, *keys):
         self.keys = list(keys)
         self.n_scans = 0
+        self.piece = None
 
     def scan_vehicle_keys(self):
         self.n_scans += 1
         return list(self.keys)
+
+    def search_vehicle_keys(self, cursor):
+        """All in one piece, or in as many as `piece` makes of them."""
+        self.n_scans += cursor == 0
+        end = cursor + (self.piece or len(self.keys))
+        return (end if end < len(self.keys) else 0), self.keys[cursor:end]
 
 
 class Feed:
@@ -244,15 +251,53 @@ def test_a_failing_search_loses_nothing(clock, monkeypatch):
     feed.vehicles = [b"b"]
     source.look_up()
 
-    def fail():
+    def fail(cursor):
         raise RedisUnavailableError("gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "scan_vehicle_keys", fail)
+        patch.setattr(store, "search_vehicle_keys", fail)
         with pytest.raises(RedisUnavailableError):
             source.take()
     source.restart()
     assert source.take() == [b"b", b"a"]
+
+
+def test_nobody_who_is_announced_waits_for_a_search(clock):
+    source, store, feed = announced(clock, b"a", b"b", b"c", b"d", b"e")
+    store.piece = 2
+    assert source.take() == [b"a", b"b"]
+    feed.vehicles = [b"new", b"d"]
+    assert source.wait(STOP) == 0.0
+    assert source.take() == [b"new", b"d", b"c"]
+    assert source.wait(STOP) == 0.0
+    assert not feed.waited
+    assert source.take() == [b"e"]
+    source.take_model()
+    assert source.wait(STOP) is None
+    source.recheck()
+    assert sorted(source.take()) == [b"a", b"b", b"c", b"d", b"e", b"new"]
+
+
+def test_a_search_that_breaks_off_begins_anew(clock):
+    source, store, _ = announced(clock, b"a", b"b", b"c")
+    store.piece = 2
+    assert source.take() == [b"a", b"b"]
+    source.restart()
+    clock.now += RETRY_S
+    assert source.take() == [b"a", b"b"]
+    assert source.take() == [b"c"]
+    assert store.n_scans == 2
+
+
+def test_the_known_are_looked_at_a_piece_at_a_time(clock):
+    keys = [b"%d" % i for i in range(2 * BESIDE + 5)]
+    source, _, feed = announced(clock, *keys)
+    assert source.take() == keys[:BESIDE]
+    feed.vehicles = [b"new"]
+    assert source.wait(STOP) == 0.0
+    assert source.take() == [b"new", *keys[BESIDE : 2 * BESIDE]]
+    assert source.wait(STOP) == 0.0
+    assert source.take() == keys[2 * BESIDE :]
 
 
 def test_a_cap_serves_the_longest_waiting_first(clock):
