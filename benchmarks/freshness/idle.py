@@ -24,8 +24,8 @@ RATE_PER_S: Final = 100
 WINDOW_S: Final = 1.0
 SETTLE_S: Final = 1.0
 MAX_BUSY: Final = 0.75
-OFTEN_S: Final = 1.0
-"""Resync interval while the cost of a resync is measured."""
+OFTEN_S: Final = 2.0
+"""Resync interval while the cost of a resync is measured; longer than a resync takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ def _resyncs(stages: Sequence[Stage], registry: Path, windows: int) -> NDArray[n
             loop = stack.enter_context(Loop(one.server, Source("events", resync_s=OFTEN_S), registry))
             often.append(Stage(one.server, loop))
         time.sleep(SETTLE_S + OFTEN_S)
-        busy = _watch(often, max(windows // 2, 3))
+        busy = _watch(often, round(2 * OFTEN_S / WINDOW_S))
     return np.asarray((busy.mean(axis=0) - idle.mean(axis=0)) * OFTEN_S)[None]
 
 
