@@ -23,7 +23,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from etacore.config import KeyNames, RuntimeConfig
 from etacore.errors import TrackingUnavailableError
-from etacore.redis_io import SOCKET_TIMEOUT_S, _describe, connect, redis_errors
+from etacore.redis_io import SOCKET_TIMEOUT_S, address_of, connect, redis_errors
 
 log: Final = logging.getLogger("etacore.changes")
 
@@ -85,7 +85,7 @@ class ChangeFeed:
         self._prefixes: Final = tracked_prefixes(config.keys)
         self._vehicle_prefix, self._route_prefix, self._model_key = (name.encode() for name in self._prefixes)
         self._client: Final = connect(config)
-        self._where: Final = _describe(self._client)
+        self._where: Final = address_of(self._client)
         self._buffer: Final = bytearray(RECEIVE_BYTES)
         self._connection: Any = None
         self._reader: Any = None

@@ -208,7 +208,8 @@ def _predict(
     max_stops: Any,
     shape: Any,
 ) -> None:
-    stops = _first_stops(upcoming_stops, int(max_stops))
+    n_stops = int(max_stops)
+    stops = _first_stops(upcoming_stops, n_stops)
     if not stops:
         raise UnpredictableError(MISSING_INPUT)
     window = _borrow_window()
@@ -218,7 +219,7 @@ def _predict(
     model = serving.model
     document["model_key"] = model.key
     window.read_motion(vehicle)
-    window.read_stops(stops if max_stops > 0 else [])
+    window.read_stops(stops if n_stops > 0 else [])
     if shape is not None:
         if not isinstance(shape, ShapePolyline):
             raise UnpredictableError(f"shape has to be a ShapePolyline, not: {type(shape)!r}")

@@ -1,7 +1,7 @@
-"""The only module that talks to Redis.
+"""What the loop asks of Redis: which commands a batch needs, always many keys at a time.
 
-Connections, TLS, authentication and short retries are redis-py's; this module
-says which commands a batch needs, always many keys at a time.
+Connections, TLS, authentication and short retries are redis-py's. Ready-made commands and replies that stay where they
+lie go through `etacore.redis_link`; what Redis announces by itself is `etacore.changes`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RedisStore:
     def __init__(self, config: RuntimeConfig) -> None:
         self._keys = config.keys
         self._client = connect(config)
-        self._where = _describe(self._client)
+        self._where = address_of(self._client)
         self._snapshots = Link(self._client)
         self._predictions = Writer(self._client)
         self._asked: Sequence[bytes] | None = None
@@ -266,11 +266,11 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def redis_errors(client: redis.Redis, command: str) -> AbstractContextManager[None]:
     """Turns redis-py's errors inside it into ours, as `RedisStore` does; `command` is for the message."""
-    return _Translated(_describe(client), command, "")
+    return _Translated(address_of(client), command, "")
 
 
 def connect(config: RuntimeConfig) -> redis.Redis:
-    """Open a client with our timeouts and retries, for what is no part of the loop.
+    """Open a client with our timeouts and retries.
 
     Raises
     ------
@@ -306,7 +306,8 @@ def connect(config: RuntimeConfig) -> redis.Redis:
     )
 
 
-def _describe(client: redis.Redis) -> str:
+def address_of(client: redis.Redis) -> str:
+    """Where a client connects to, for messages; without credentials."""
     # From what the client connects to, never from the text of a URL: secrets may be anywhere in it.
     target = client.connection_pool.connection_kwargs
     if "path" in target:

@@ -108,7 +108,7 @@ class Link:
             self._connection = None
 
     def _receive(self, reply: Reply) -> None:
-        sock = self._connection._get_socket()
+        sock = self._connection._sock  # its _get_socket is newer than the oldest redis-py that we allow
         if sock is None:
             raise RedisConnectionError("Connection closed by the client")
         receive = sock.recv_into

@@ -69,8 +69,10 @@ def fake_server(answer: Answer) -> Iterator[FakeServer]:
     """Serve until the end of the block."""
     with FakeServer(answer) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield server
-        server.shutdown()
+        try:
+            yield server
+        finally:
+            server.shutdown()
 
 
 def push(*keys: str) -> bytes:

@@ -20,7 +20,7 @@ from etacore.mlops.compiling import find_compiler
 
 BUDGETS: Final = Path(__file__).resolve().parent.parent / "budgets.toml"
 HEADROOM: Final = 0.05
-"""A kernel may take this much more than was recorded. Counts of an unchanged tree do not differ by a thousandth."""
+"""A kernel may take this much more than was recorded. Another layout of the heap changes a count by up to 3 %."""
 MIN_SHARE: Final = 0.02
 """Kernels that take less of a workload have no budget of their own."""
 

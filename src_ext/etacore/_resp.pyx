@@ -111,7 +111,7 @@ def group_sets(const uint8_t[::1] sets not None, int64_t n, int64_t group, bytea
     The server then looks up a command and answers once for many documents.
 
     Returns the bytes written to `out`, and where each group's commands begin in `sets`, their end included.
-    ValueError if `sets` are not n such commands with one time to live.
+    ValueError if `sets` are not n such commands. The time to live of a group is that of its last one.
     """
     cdef const char* data = <const char*>&sets[0] if sets.shape[0] else NULL
     cdef int64_t size = sets.shape[0]
@@ -180,7 +180,7 @@ cdef inline int64_t line_number(const uint8_t* start, int64_t length) except? -2
 
 @cython.final
 cdef class Values:
-    """The reply to one MGET: n values, or none for a key without a string.
+    """The reply to one MGET: n values, or none for a key without a string, or for which a proxy has an error.
 
     One object serves any number of replies, one after another; its buffer is used again.
 
@@ -226,9 +226,11 @@ cdef class Values:
         self.error = None
 
     def room(self):
-        """A view of the bytes to receive into; drop it before the next call."""
+        """A view of the bytes to receive into; drop it before the next call. ProtocolError if nothing is to come."""
         cdef int64_t size = PyByteArray_GET_SIZE(self.buffer)
         cdef int64_t needed = max(self.filled + MIN_ROOM, self.awaited)
+        if self.is_complete:     # the values lie in the buffer: it must not move
+            raise ProtocolError("more than one reply")
         if size < needed:
             PyByteArray_Resize(self.buffer, needed + needed // 2)
         return memoryview(self.buffer)[self.filled:]
@@ -269,7 +271,7 @@ cdef class Values:
                 size = line_number(data + self.read, length)
                 if size > MAX_VALUE:
                     raise ProtocolError(f"a value of {size} bytes")
-            elif data[self.read] == c'_' and length == 1:
+            elif data[self.read] == c'-' or (data[self.read] == c'_' and length == 1):
                 size = -1
             else:
                 raise ProtocolError(f"{data[self.read:self.read + min(length, 40)]!r} instead of a value")

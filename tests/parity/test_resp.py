@@ -140,7 +140,7 @@ WRONG = [
     b"*2\r\n$99999999999\r\n",
     b"*2\r\n$536870913\r\n",
     b"*2\r\n_x\r\n",
-    b"*2\r\n-ERR\r\n",
+    b"*2\r\n-ERR\r\r\n",
     b"*2\r\n$-1\r\n$-1\r\n\r",
     b"-ERR\r\n-ERR\r\n",
     b">3\r\n",
@@ -163,6 +163,21 @@ def test_an_error_instead_of_values():
     with pytest.raises(ValueError, match="no values"):
         values[0]
     assert values_of(twin.mget_reply([b"a"]), 1, (), values) == [b"a"]
+
+
+def test_an_error_for_one_key_is_no_value_and_the_others_are_read():
+    data = b"*3\r\n$1\r\na\r\n-upstream failure\r\n$1\r\nb\r\n"
+    for cut in range(len(data)):
+        assert values_of(data[:cut], 3) is None
+        assert values_of(data, 3, [cut]) == twin.read_values(data, 3) == [b"a", None, b"b"]
+
+
+def test_the_values_of_a_whole_reply_stay_where_they_are():
+    values = Values()
+    assert values_of(twin.mget_reply([b"a", b"x" * 100_000]), 2, (), values) == [b"a", b"x" * 100_000]
+    with pytest.raises(ProtocolError, match="more than one"):
+        values.room()
+    assert list(values) == [b"a", b"x" * 100_000]
 
 
 def test_values_are_not_there_too_early():

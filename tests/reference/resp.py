@@ -77,7 +77,7 @@ def read_values(data, n):
             if head is None:
                 return None
             at += len(head) + 2
-            if head == b"_" or (head.startswith(b"$") and number(head) < 0):
+            if head == b"_" or head.startswith(b"-") or (head.startswith(b"$") and number(head) < 0):
                 found.append(None)
                 continue
             if not head.startswith(b"$") or number(head) > MAX_VALUE_BYTES:

@@ -381,8 +381,13 @@ def test_a_call_within_a_call():
     assert all(found == etas(estimate_stop_times(BUS, STOPS[2:])) for found in inner)
 
 
+@pytest.mark.parametrize("max_stops", ["2", 2.9, np.int64(2)])
+def test_a_number_of_stops_in_another_dress(max_stops):
+    assert len(etas(estimate_stop_times(BUS, STOPS, max_stops=max_stops))) == 2
+
+
 def test_no_stops_asked_for(registry):
-    for max_stops in (0, -1):
+    for max_stops in (0, -1, 0.9, "0"):
         assert estimate_stop_times(BUS, STOPS, max_stops=max_stops)["predictions"] == []
     knowing(registry, "typical_travel_s")
     estimator._registries.clear()
