@@ -37,7 +37,7 @@ test: $(BUILT)  ## all tests
 	exit $$((others | flows))
 
 bench: $(BUILT)  ## all benchmarks beside their peers, held against benchmarks/budgets.toml
-	@$(BIN)/python -m benchmarks.report
+	@$(BIN)/python -m benchmarks.report; figures=$$?; $(BIN)/python -m benchmarks.freshness --quick && exit $$figures
 
 bench-count: $(BUILT)  ## instructions of every kernel (needs valgrind), held against benchmarks/budgets.toml
 	@$(BIN)/python -m benchmarks.gate count

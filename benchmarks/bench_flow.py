@@ -167,6 +167,7 @@ def flow_settings(redis: RedisServer, poll_s: float, folder: Path) -> RunSetting
             redis_url=redis.url,
             model_registry_dir=registry_path(),
             poll_interval_seconds=poll_s,
+            snapshot_source="poll",  # lateness is that of a beat
             window_seconds=WINDOW_S,
             profiling_dir=folder,
         ),
