@@ -261,9 +261,13 @@ class Announced:
         self._recheck_at = 0.0
 
     def restart(self) -> None:
-        """See `Source`; a connection that comes and goes shall not make us search all the time."""
+        """See `Source`; a connection that comes and goes shall not make us search all the time.
+
+        A search that is going on is finished before the next one begins: else, if something is lost again and again,
+        what SCAN finds last would never be reached.
+        """
         self._scan_at = min(self._scan_at, self._scanned_at + min(self._interval_s, RETRY_S))
-        self._cursor, self._has_model = None, True
+        self._has_model = True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
         """The turns of one poll interval: whoever counts polls without a prediction sees what polling would show."""

@@ -278,15 +278,27 @@ def test_nobody_who_is_announced_waits_for_a_search(clock):
     assert sorted(source.take()) == [b"a", b"b", b"c", b"d", b"e", b"new"]
 
 
-def test_a_search_that_breaks_off_begins_anew(clock):
+def test_after_an_outage_a_search_goes_on_and_another_one_follows(clock):
     source, store, _ = announced(clock, b"a", b"b", b"c")
     store.piece = 2
     assert source.take() == [b"a", b"b"]
     source.restart()
+    assert source.take() == [b"c"]
     clock.now += RETRY_S
     assert source.take() == [b"a", b"b"]
     assert source.take() == [b"c"]
     assert store.n_scans == 2
+
+
+def test_losses_again_and_again_keep_no_key_from_being_found(clock):
+    source, store, feed = announced(clock, b"a", b"b", b"c")
+    store.piece = 1
+    found = []
+    for _ in range(6):
+        feed.lost = True
+        found += next_turn(source)
+        clock.now += RETRY_S
+    assert found == [b"a", b"b", b"c"] * 2
 
 
 def test_the_known_are_looked_at_a_piece_at_a_time(clock):
