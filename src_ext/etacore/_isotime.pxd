@@ -11,10 +11,12 @@ cdef extern from *:
     #define ETACORE_NO_TIME INT64_MIN
     #define ETACORE_MIN_TIME_US (-62135596800000000LL)
     #define ETACORE_MAX_TIME_US 253402300799999999LL
+    #define ETACORE_NO_DATE UINT64_MAX
     """
     const int64_t NO_TIME "ETACORE_NO_TIME"
     const int64_t MIN_TIME_US "ETACORE_MIN_TIME_US"       # 0001-01-01T00:00:00
     const int64_t MAX_TIME_US "ETACORE_MAX_TIME_US"       # 9999-12-31T23:59:59.999999
+    const uint64_t NO_DATE "ETACORE_NO_DATE"              # head of a date_t before the first date: never UTF-8
 
 
 cdef inline int64_t checked_time_us(int64_t time_us) noexcept nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from etacore._isotime cimport NO_TIME, date_t, posix_time_us, text_time_near_us, text_time_us
+from etacore._isotime cimport NO_TIME, NO_DATE, date_t, posix_time_us, text_time_near_us, text_time_us
 from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
 from etacore._jsonwrite cimport put_short
 from etacore._members cimport *
@@ -275,7 +275,9 @@ cdef void parse_spans(const span_t* spans, int64_t n, const columns_t* columns, 
     row.columns = columns
     row.used = 0
     row.shape.n = 0
-    row.date.head = row.date.tail = 0
+    row.date.head = NO_DATE
+    row.date.tail = 0
+    row.date.days = 0
     for row.ix in range(n):
         clear_row(columns, row.ix)
         if spans[row.ix].start == NULL:
