@@ -111,6 +111,10 @@ class ChangeFeed:
         self._drop()
         self._client.close()
 
+    def reconnect(self) -> None:
+        """Drop the connection; the next look opens another one, wherever the address leads then, and reports `lost`."""
+        self._drop()
+
     def wait(self, timeout_s: float) -> bool:
         """Wait for news.
 

@@ -133,7 +133,12 @@ registry_option = click.option(
 @click.option(
     "--resync", "resync_seconds", type=float, help="With events, seconds between looks at all keys. Default 300."
 )
-@click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
+@click.option(
+    "--poll-interval",
+    "poll_interval_seconds",
+    type=float,
+    help="Seconds between polls; with events, what counts as one. Default 1.",
+)
 @click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")

@@ -231,7 +231,7 @@ class Announced:
         self._routes += changes.routes
         self._has_model |= changes.models
         if changes.lost:
-            self.restart()
+            self._search_again()
 
     def is_gone(self, keys: Sequence[bytes]) -> None:
         """See `Source`."""
@@ -261,7 +261,12 @@ class Announced:
         self._recheck_at = 0.0
 
     def restart(self) -> None:
-        """See `Source`; a connection that comes and goes shall not make us search all the time.
+        """See `Source`; after a failover the old server may still be there, with nothing to announce."""
+        self._feed.reconnect()
+        self._search_again()
+
+    def _search_again(self) -> None:
+        """Soon, for a connection that comes and goes shall not make us search all the time.
 
         A search that is going on is finished before the next one begins: else, if something is lost again and again,
         what SCAN finds last would never be reached.
@@ -307,7 +312,10 @@ def open_source(config: RuntimeConfig, store: RedisStore) -> Source:
     """
     if config.snapshot_source == "events" or (config.snapshot_source == "auto" and not config.iterations):
         try:
-            return Announced(config, store, ChangeFeed(config))
+            source = Announced(config, store, ChangeFeed(config))
         except TrackingUnavailableError as error:
             log.warning("%s; %s", error.message, error.hint)
+        else:
+            log.info("serving vehicles as Redis at %s announces their changes", store.where)
+            return source
     return Polling(config, store)

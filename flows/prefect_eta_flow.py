@@ -232,7 +232,12 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
 @click.option("--redis-port", type=int, help="Default: the block's, else REDIS_PORT, else 6379.")
 @click.option("--redis-db", type=int, help="Default: the block's, else REDIS_DB, else 0.")
 @click.option("--redis-password", help="Better given as REDIS_PASSWORD; moved there before anything else happens.")
-@click.option("--poll-interval", "poll_interval_seconds", type=float, help="Seconds between polls. Default 1.")
+@click.option(
+    "--poll-interval",
+    "poll_interval_seconds",
+    type=float,
+    help="Seconds between polls; with events, what counts as one. Default 1.",
+)
 @click.option(
     "--source",
     "snapshot_source",

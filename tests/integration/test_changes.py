@@ -45,6 +45,16 @@ def kill_feed(client: redis.Redis) -> None:
             client.client_kill_filter(_id=entry["id"])
 
 
+def test_it_connects_anew_when_told(feed, redis_client):
+    (before,) = (entry["id"] for entry in redis_client.client_list() if entry["name"] == CLIENT_NAME)
+    feed.reconnect()
+    assert next_of(feed).lost
+    (after,) = (entry["id"] for entry in redis_client.client_list() if entry["name"] == CLIENT_NAME)
+    assert after != before
+    redis_client.set("vehicle:1", "x")
+    assert next_of(feed).vehicles == [b"vehicle:1"]
+
+
 def test_silence_is_nothing(feed):
     assert not feed.wait(0)
     assert feed.take() == NOTHING

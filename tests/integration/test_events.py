@@ -322,6 +322,7 @@ def test_a_refused_write_is_tried_again(start, tables, private_redis, wait_until
 
 def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, redis_client, monkeypatch):
     monkeypatch.setattr(sources, "RETRY_S", 1.0)
+    monkeypatch.setattr("etacore.aside.SET_ASIDE_S", 600.0)
     loop = start(config)
     monitor = Monitor(redis_client)
     for i in range(10):

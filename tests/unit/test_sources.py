@@ -26,6 +26,8 @@ class Clock:
 class Store:
     """Keys that SCAN finds."""
 
+    where = "here"
+
     def __init__(self, *keys):
         self.keys = list(keys)
         self.n_scans = 0
@@ -49,6 +51,7 @@ class Feed:
         self.clock = clock
         self.waited = []
         self.is_closed = False
+        self.n_reconnects = 0
         self.clear()
 
     def clear(self):
@@ -66,6 +69,9 @@ class Feed:
         changes = Changes(self.vehicles, self.routes, self.models, self.lost)
         self.clear()
         return changes
+
+    def reconnect(self):
+        self.n_reconnects += 1
 
     def close(self):
         self.is_closed = True
@@ -310,6 +316,15 @@ def test_the_known_are_looked_at_a_piece_at_a_time(clock):
     assert source.take() == [b"new", *keys[BESIDE : 2 * BESIDE]]
     assert source.wait(STOP) == 0.0
     assert source.take() == keys[2 * BESIDE :]
+
+
+def test_an_outage_reconnects_the_feed_and_a_loss_does_not(clock):
+    source, _, feed = up(clock, b"a")
+    feed.lost = True
+    source.look_up()
+    assert feed.n_reconnects == 0
+    source.restart()
+    assert feed.n_reconnects == 1
 
 
 def test_a_cap_serves_the_longest_waiting_first(clock):
