@@ -60,10 +60,8 @@ class ChangeFeed:
     Open the feed first and look at all keys afterwards: then nothing is missed in between.
 
     Tracking knows no database numbers: a key of another database that begins
-    with one of the prefixes is announced too. It costs a look at our key of the same name.
-    SWAPDB is not announced.
-
-    Not for two threads at once.
+    with one of the prefixes is announced too, and costs a look at our key of
+    that name. SWAPDB is not announced. Not for two threads at once.
 
     Parameters
     ----------
@@ -79,6 +77,12 @@ class ChangeFeed:
         If Redis cannot be reached.
     ConfigError
         If Redis refuses the credentials, or ``redis_url`` cannot be read.
+
+    Notes
+    -----
+    A lost connection is opened again by the next `wait` or `take`, which then
+    says ``lost``. Where that fails they raise the same errors; they may be
+    called again later, and nothing announced before is forgotten.
     """
 
     def __init__(self, config: RuntimeConfig) -> None:
@@ -116,25 +120,12 @@ class ChangeFeed:
         self._drop()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for news.
+        """Wait until `take` has something to say (True), or the time is up (False).
 
         Parameters
         ----------
         timeout_s : float
-            At most so long, in seconds, rounded up to the next millisecond. A
-            reconnect takes what the timeouts of a connection allow.
-
-        Returns
-        -------
-        bool
-            True as soon as `take` has something to say, False when the time is up.
-
-        Raises
-        ------
-        RedisUnavailableError
-            If the connection is lost and Redis cannot be reached; call again later.
-        TrackingUnavailableError, ConfigError
-            If it is back and does not let us any more.
+            Seconds, rounded up to the next millisecond. Opening a lost connection again may take longer.
         """
         deadline = None
         while not (self._vehicles or self._routes or self._models or self._lost):
@@ -147,16 +138,7 @@ class ChangeFeed:
         return True
 
     def take(self) -> Changes:
-        """Everything announced so far; does not wait.
-
-        Raises
-        ------
-        RedisUnavailableError
-            If the connection is lost and Redis cannot be reached; call again later. Nothing that was announced
-            before is forgotten.
-        TrackingUnavailableError, ConfigError
-            If it is back and does not let us any more.
-        """
+        """Everything announced so far; does not wait."""
         self._listen(0.0)
         changes = Changes(list(self._vehicles), list(self._routes), self._models, self._lost)
         if changes.vehicles:

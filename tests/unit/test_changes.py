@@ -170,6 +170,22 @@ def test_keys_come_once_in_the_order_of_their_first_announcement():
         assert feed.take() == Changes([], [], False, False)
 
 
+def test_what_one_take_cannot_hold_comes_with_the_next(monkeypatch):
+    monkeypatch.setattr(changes_module, "RECEIVE_BYTES", 64)
+    monkeypatch.setattr(changes_module, "MAX_RECEIVES", 2)
+    keys = [f"vehicle:{i}" for i in range(100)]
+    answer = answers(PING=push(*keys) + push("eta:active_model"))
+    with fake_server(answer) as server, ChangeFeed(config_of(server.port)) as feed:
+        feed._sock.send(changes_module._PING)
+        found: list[bytes] = []
+        is_complete = False
+        while not is_complete and feed.wait(ANY):
+            changes = feed.take()
+            found += changes.vehicles
+            is_complete = changes.models
+    assert found == [key.encode() for key in keys]
+
+
 def test_other_keys_and_other_pushes_are_nothing():
     others = push("eta:active_model:history", "vehicles", "predictions:1")
     others += b">2\r\n$10\r\ninvalidate\r\n*0\r\n>1\r\n$6\r\nMOVING\r\n"
