@@ -68,8 +68,6 @@ class Link:
             self._connection = self._pool.get_connection()
         try:
             self._connection.send_packed_command(commands)
-        except RedisTimeoutError:
-            raise
         except RedisConnectionError:
             self._connection.send_packed_command(commands)
         self._unanswered = commands
@@ -130,7 +128,7 @@ class Writer:
     """SET commands on their way: while they travel, the next ones can be made.
 
     Large ones are sent, and their replies read, on a thread of its own. A server that knows MSETEX (Redis 8.4 and
-    later) gets many documents with one command, which takes it 0.6 of the time.
+    later) gets many documents with one command, which takes it less time.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -162,8 +160,7 @@ class Writer:
         if travelling is not None:
             travelling.result()
         else:
-            self._link.answer(self._replies)
-            self._failed = [(ix, server_error(said)) for ix, said in self._replies.errors]
+            self._failed = self._read_replies()
             self.took_s = perf_counter() - self._began
         return self._failed
 
@@ -179,6 +176,9 @@ class Writer:
     def _store(self, commands: Commands, n_commands: int) -> list[tuple[int, RedisError]]:
         self._replies.expect(n_commands)
         self._link.ask(commands)
+        return self._read_replies()
+
+    def _read_replies(self) -> list[tuple[int, RedisError]]:
         self._link.answer(self._replies)
         return [(ix, server_error(said)) for ix, said in self._replies.errors]
 

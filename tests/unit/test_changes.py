@@ -74,6 +74,19 @@ def test_prefixes_that_redis_or_we_could_not_tell_apart_are_refused(names):
     assert refusal.value.hint
 
 
+def assert_refused(says: str, **words: bytes | None) -> None:
+    """A server that answers like this is refused in one line, with the address, a hint and no secret."""
+    with (
+        fake_server(answers(**words)) as server,
+        pytest.raises(TrackingUnavailableError, match=says) as refusal,
+    ):
+        ChangeFeed(config_of(server.port, redis_password=SECRET))
+    assert "\n" not in refusal.value.message
+    assert f"127.0.0.1:{server.port}" in refusal.value.message
+    assert SECRET not in str(refusal.value)
+    assert "poll" in (refusal.value.hint or "")
+
+
 @pytest.mark.parametrize(
     ("hello", "says"),
     [
@@ -93,15 +106,7 @@ def test_prefixes_that_redis_or_we_could_not_tell_apart_are_refused(names):
 )
 @pytest.mark.usefixtures("impatient")
 def test_no_resp3_is_one_line_that_says_so(hello, says):
-    with (
-        fake_server(answers(HELLO=hello and hello + b"\r\n")) as server,
-        pytest.raises(TrackingUnavailableError, match=says) as refusal,
-    ):
-        ChangeFeed(config_of(server.port, redis_password=SECRET))
-    assert "\n" not in refusal.value.message
-    assert f"127.0.0.1:{server.port}" in refusal.value.message
-    assert SECRET not in str(refusal.value)
-    assert "poll" in (refusal.value.hint or "")
+    assert_refused(says, HELLO=hello and hello + b"\r\n")
 
 
 @pytest.mark.parametrize(
@@ -116,12 +121,7 @@ def test_no_resp3_is_one_line_that_says_so(hello, says):
 )
 @pytest.mark.usefixtures("impatient")
 def test_no_tracking_is_one_line_that_says_so(tracking, says):
-    with (
-        fake_server(answers(TRACKING=tracking)) as server,
-        pytest.raises(TrackingUnavailableError, match=says) as refusal,
-    ):
-        ChangeFeed(config_of(server.port))
-    assert "\n" not in refusal.value.message
+    assert_refused(says, TRACKING=tracking)
 
 
 def test_a_server_that_is_not_there_is_an_outage():
