@@ -183,7 +183,7 @@ class Runtime:
             self._accounts.add(result)
 
     def poll(self, stop: threading.Event | None = None) -> PollResult:
-        """Serve the whole fleet once; told to stop, finish the chunk in hand."""
+        """Serve the whole fleet once; told to stop, no chunk but the first is begun."""
         result = self._turn(self._polling, 0.0, stop)
         self._accounts.add(result)
         return result
@@ -213,12 +213,15 @@ class Runtime:
     def _serve(
         self, keys: Sequence[bytes], counts: Counter[Status], source: Source, stop: threading.Event | None
     ) -> None:
-        """Chunk after chunk, counted once its documents are stored."""
+        """Chunk after chunk, counted once its documents are stored.
+
+        Whatever has begun serves its first chunk: a stop that arrives meanwhile must not leave a poll without vehicles.
+        """
         size = self.config.chunk_size
         chunks = [keys[start : start + size] for start in range(0, len(keys), size)]
         try:
             for ix, chunk in enumerate(chunks):
-                if stop is not None and stop.is_set():
+                if ix and stop is not None and stop.is_set():
                     break
                 self._promotions.serve_request(self.engine)
                 began = perf_counter()

@@ -359,6 +359,17 @@ def test_the_loop_survives_a_restart_of_redis(
     assert not thread.is_alive()
 
 
+def test_a_poll_that_was_told_to_stop_serves_its_first_chunk_and_no_other(
+    config: RuntimeConfig, redis_client: redis.Redis
+) -> None:
+    for i in range(3):
+        redis_client.set(f"vehicle:BUS-{i}", payload(f"BUS-{i}"))
+    runtime, stop = other(config, chunk_size=2), threading.Event()
+    stop.set()
+    assert runtime.poll(stop).counts == {Status.OK: 2}
+    assert runtime.poll().counts == {Status.OK: 1, Status.UNCHANGED: 2}
+
+
 def test_reasons_are_reported_once_a_window(config: RuntimeConfig, redis_client: redis.Redis) -> None:
     windows: list[Window] = []
 
