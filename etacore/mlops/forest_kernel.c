@@ -22,18 +22,20 @@
  *    Features that are in one bin for all rows at hand, such as the hour of a fleet, are ANDed once.
  *
  * 3. Wide kernel: many rows, trees at most 6 splits deep. Rows lie in lanes, one byte each, and all walk down a tree
- *    at once. `at` is the number of the node that a row has reached, counted within its level. The seven nodes of the
- *    first three levels are simply all compared. Below, every feature that a level uses is visited once: a byte
- *    shuffle looks up the cut of each row's node, and nodes that split by another feature have the cut NEVER:
+ *    at once. `at` holds the decisions of a row, the first one in the lowest bit: it numbers the nodes of a level.
+ *    The seven nodes of the first three levels are simply all compared. Below, every feature that a level uses is
+ *    visited once: a byte shuffle looks up the cut of each row's node, and nodes that split by another feature have
+ *    the cut NEVER. So at most one visit of a level says that a row goes right:
  *
- *        next = 2 * at + sum over the level's features of (bin of the feature > cut[at])
+ *        right = OR over the level's features of (bin of the feature > cut[at])
  *
- *    The last comparison selects between the left and the right leaf. Leaf values are looked up byte by byte, four
- *    shuffles for a float, and the bytes put together again by unpacking.
+ *    All decisions together number the leaf. AVX-512 looks up floats, for every fourth row at a time. AVX2 looks up
+ *    their bytes, of the left and the right leaf, and the last decision chooses; unpacking puts them together.
  *
- *    Bins are stored as 126 - bin, so that "bin > k" is "cut > stored" with the memory operand where the instruction
- *    wants it; a byte holds 254 thresholds, and a feature with more has more columns. Columns that are the same in
- *    all rows of a block are compared before the walk, once, and disappear from the tree.
+ *    Bins are stored as 126 - bin, so that "bin > k" is "cut > stored". A byte holds 254 thresholds, and a feature
+ *    with more has more columns. Columns that are the same in all rows of a block are compared before the walk,
+ *    once, and disappear from the tree. AVX-512 does not compare, it subtracts: comparisons write mask registers,
+ *    which one port of the CPU does, and signs of differences can be blended and ORed on two.
  *
  * Order of summation: in both kernels base score, first tree, second tree, ... in float32, one after the other, for
  * every row: that of XGBoost, so the sums are the same to the last bit.
@@ -59,11 +61,17 @@
 #define TABLE extern __attribute__((visibility("hidden"))) const
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 
-/* A feature that the forest uses. Its cuts are a tree of nodes of 8 cuts and 9 children, level after level. */
+/* The cuts of a feature as a tree, level after level: nodes of 8 cuts and 9 children, for AVX-512 of 16 and 17. */
 typedef struct {
-    int32_t column, n_cuts, n_levels, level[4]; /* column of X; where each level begins, in nodes */
-    int32_t first_mask;                         /* row of the mask table for bin 0; NaN follows the last bin */
-    int32_t first_byte, n_bytes;                /* its byte columns in the wide kernel */
+    int32_t n_levels, level[4]; /* where each level begins, in nodes */
+} search_t;
+
+/* A feature that the forest uses. */
+typedef struct {
+    int32_t column, n_cuts;      /* column of X */
+    search_t by_8, by_16;
+    int32_t first_mask;          /* row of the mask table for bin 0; NaN follows the last bin */
+    int32_t first_byte, n_bytes; /* its byte columns in the wide kernel */
 } feature_t;
 
 /* A column of bins in the wide kernel: thresholds from `first` on; `missing` is the bin of NaN. */
@@ -72,12 +80,23 @@ typedef struct {
 } byte_column_t;
 
 TABLE feature_t forest_features[];
-TABLE float forest_cuts[][8];
 TABLE mask_t forest_masks[][N_MASK_ROWS][GROUP];
 TABLE float forest_leaves[][GROUP][MASK_BITS];
 
 /* ---- bins ---- */
 
+#if defined FOREST_LANES && FOREST_LANES == 64
+#define SEARCH by_16
+#define CUTS forest_cuts_16
+#define NODE 16
+INLINE uint32_t count_cuts(const float *cuts, float x)
+{
+    return (uint32_t)__builtin_popcount(_mm512_cmp_ps_mask(_mm512_load_ps(cuts), _mm512_set1_ps(x), _CMP_LE_OQ));
+}
+#else
+#define SEARCH by_8
+#define CUTS forest_cuts_8
+#define NODE 8
 #ifdef FOREST_LANES
 INLINE uint32_t count_cuts(const float *cuts, float x)
 {
@@ -94,18 +113,20 @@ INLINE uint32_t count_cuts(const float *cuts, float x)
     return (uint32_t)-(n[0] + n[1] + n[2] + n[3]);
 }
 #endif
+#endif
+TABLE float CUTS[][NODE];
 
 INLINE int32_t find_bin_in(const feature_t *feature, float x, const int n_levels)
 {
     uint32_t node = 0;
     for (int k = 0; k < n_levels; k++)
-        node = 9 * node + count_cuts(forest_cuts[(uint32_t)feature->level[k] + node], x);
+        node = (NODE + 1) * node + count_cuts(CUTS[(uint32_t)feature->SEARCH.level[k] + node], x);
     return (int32_t)node; /* 0 for NaN: no comparison with it is true */
 }
 
 INLINE int32_t find_bin(const feature_t *feature, float x)
 {
-    switch (feature->n_levels) {
+    switch (feature->SEARCH.n_levels) {
     case 1: return find_bin_in(feature, x, 1);
     case 2: return find_bin_in(feature, x, 2);
     case 3: return find_bin_in(feature, x, 3);
@@ -196,7 +217,7 @@ static void narrow(const float *X, int n, float *out)
         const float *x = X + feature->column;
         const int n_values = differs[feature->column] ? n : 1;
         int same = 1;
-        switch (feature->n_levels) {
+        switch (feature->SEARCH.n_levels) {
 #define CASE(k) case k: same = find_mask_rows(feature, x, n_values, &mask_row[0][f], k); break;
             CASE(1) CASE(2) CASE(3) CASE(4)
 #undef CASE
@@ -258,6 +279,7 @@ static void narrow(const float *X, int n, float *out)
 /* ---- wide kernel ---- */
 
 #if defined FOREST_LANES && WIDE_LEVELS
+/* A decision is the sign of a byte; flags are decisions as blends want them. */
 #if FOREST_LANES == 64
 typedef __m512i bytes_t;
 typedef __m512 floats_t;
@@ -267,15 +289,11 @@ typedef __mmask64 flags_t;
 #define REPEAT4(x) _mm512_set1_epi32((int)(x))
 #define REPEAT16(p) _mm512_broadcast_i32x4(_mm_load_si128((const __m128i *)(p)))
 #define ZERO _mm512_setzero_si512()
-#define GREATER(a, b) _mm512_cmpgt_epi8_mask(a, b)
-#define EITHER(f, g) ((f) | (g))
-#define CHOOSE_FLAGS(f, no, yes) (((f) & (yes)) | (~(f) & (no)))
+#define IS_BELOW(bins, cut) _mm512_subs_epi8(bins, cut)
+#define EITHER(a, b) _mm512_or_si512(a, b)
+#define FLAGS(a) _mm512_movepi8_mask(a)
 #define CHOOSE(f, no, yes) _mm512_mask_blend_epi8(f, no, yes)
-#define SIGNS(a) _mm512_movepi8_mask(a)
-#define BYTES_OR(a, b) _mm512_or_si512(a, b)
-#define IF_FLAG(f, x) _mm512_maskz_mov_epi8(f, _mm512_set1_epi8(x))
-#define ADD_FLAG(a, f) _mm512_mask_add_epi8(a, f, a, _mm512_set1_epi8(1))
-#define AS_FLOATS(a) _mm512_castsi512_ps(a)
+#define ADD_IF(f, a, x) _mm512_mask_add_epi8(a, f, a, _mm512_set1_epi8(x))
 #else
 typedef __m256i bytes_t;
 typedef __m256 floats_t;
@@ -285,15 +303,11 @@ typedef __m256i flags_t;
 #define REPEAT4(x) _mm256_set1_epi32((int)(x))
 #define REPEAT16(p) _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)(p)))
 #define ZERO _mm256_setzero_si256()
-#define GREATER(a, b) _mm256_cmpgt_epi8(a, b) /* true is -1 */
-#define EITHER(f, g) _mm256_or_si256(f, g)
-#define CHOOSE_FLAGS(f, no, yes) _mm256_blendv_epi8(no, yes, f)
+#define IS_BELOW(bins, cut) _mm256_cmpgt_epi8(cut, bins) /* true is -1 */
+#define EITHER(a, b) _mm256_or_si256(a, b)
+#define FLAGS(a) (a)
 #define CHOOSE(f, no, yes) _mm256_blendv_epi8(no, yes, f)
-#define SIGNS(a) (a) /* a blend looks at signs only */
-#define BYTES_OR(a, b) _mm256_or_si256(a, b)
-#define IF_FLAG(f, x) _mm256_and_si256(f, _mm256_set1_epi8(x))
-#define ADD_FLAG(a, f) _mm256_sub_epi8(a, f)
-#define AS_FLOATS(a) _mm256_castsi256_ps(a)
+#define ADD_IF(f, a, x) _mm256_or_si256(a, _mm256_and_si256(f, _mm256_set1_epi8(x)))
 #endif
 
 #define LANES FOREST_LANES
@@ -305,7 +319,8 @@ typedef __m256i flags_t;
 #define SPECIALISED_ROWS 256     /* fewer rows are not worth it */
 #define NEVER (-128)
 #define ALWAYS 127
-#define SIXTH (WIDE_LEVELS == 3) /* 32 nodes on the last level: two tables, by the first decision */
+#define SIXTH (WIDE_LEVELS == 3) /* 32 nodes on the last level: two tables, by the fifth decision */
+#define LAST (WIDE_LEVELS - 1)
 
 typedef int8_t table_t __attribute__((vector_size(16), aligned(16), may_alias));
 
@@ -313,90 +328,113 @@ typedef int8_t table_t __attribute__((vector_size(16), aligned(16), may_alias));
 typedef struct {
     const uint32_t (*top_cuts)[7];    /* for each tree: cuts of its first seven nodes, each byte the same */
     const uint16_t (*top_columns)[8]; /* and where the columns of these nodes begin in the bins */
-    const uint8_t *n_visits;          /* for each tree and level below: how many features it uses */
-    const table_t *starts;            /* for each tree and level below: next[at] before any visit */
+    const uint8_t *n_visits;          /* for each tree and level below: how many features it uses, at least 1 */
     const table_t *visits;            /* for each visit: cut[at] */
     const uint16_t *columns;          /* for each visit: where its column begins */
-    const table_t *planes;            /* for each tree and byte of a float: left leaves, right leaves */
 } walk_t;
 
 TABLE uint32_t forest_top_cuts[][7];
 TABLE uint16_t forest_top_columns[][8];
 TABLE uint8_t forest_n_visits[];
-TABLE int8_t forest_starts[][16], forest_visits[][16];
-TABLE uint8_t forest_planes[][16];
+TABLE int8_t forest_visits[][16];
+#if LANES == 64
+TABLE float forest_values[][2 + 2 * SIXTH][16]; /* for each tree: leaves by the number of all decisions */
+typedef const float (*leaves_t)[2 + 2 * SIXTH][16];
+#define LEAVES_OF(t) (forest_values + (t))
+#else
+TABLE uint8_t forest_planes[][4][2][1 + SIXTH][16]; /* for each tree and byte of a float: left leaves, right leaves */
+typedef const table_t (*leaves_t)[4][2][1 + SIXTH];
+#define LEAVES_OF(t) ((leaves_t)forest_planes + (t))
+#endif
 TABLE uint16_t forest_columns[];
 TABLE uint32_t forest_chunks[][2]; /* first visit, and first table of visits, of each CHUNK of trees */
 TABLE byte_column_t forest_byte_columns[];
 
-INLINE bytes_t look_up(const table_t *table, bytes_t at, flags_t first, int two)
+/* By the low four bits of `at`; of two tables, the flags of the fifth decision choose. */
+INLINE bytes_t look_up(const table_t *table, bytes_t at, flags_t fifth, int two)
 {
-    (void)first;
-    bytes_t found = OP(shuffle_epi8)(REPEAT16(table), at); /* by the low four bits of `at` */
-    return two ? CHOOSE(first, found, OP(shuffle_epi8)(REPEAT16(table + 1), at)) : found;
+    (void)fifth;
+    bytes_t found = OP(shuffle_epi8)(REPEAT16(table), at);
+    return two ? CHOOSE(fifth, found, OP(shuffle_epi8)(REPEAT16(table + 1), at)) : found;
 }
 
-INLINE void walk_trees(walk_t p, int n_trees, const int8_t *bins, floats_t (*sums)[4], const int n)
+#if LANES == 64
+/* Every fourth row at a time: a permute looks at the low five bits of each 32, whatever is above them. */
+INLINE void add_leaves_wide(leaves_t leaves, bytes_t at, flags_t fifth, flags_t last, floats_t sum[4])
+{
+    (void)fifth;
+    at = ADD_IF(last, at, 8 << LAST);
+    const floats_t low = OP(load_ps)((*leaves)[0]), high = OP(load_ps)((*leaves)[1]);
+    for (int q = 0; q < 4; q++) {
+        const bytes_t which = OP(srli_epi32)(at, 8 * (unsigned)q);
+        floats_t leaf = OP(permutex2var_ps)(low, which, high);
+#if SIXTH
+        floats_t other = OP(permutex2var_ps)(OP(load_ps)((*leaves)[2]), which, OP(load_ps)((*leaves)[3]));
+        leaf = OP(mask_blend_ps)(OP(test_epi32_mask)(which, OP(set1_epi32)(32)), leaf, other);
+#endif
+        sum[q] = OP(add_ps)(sum[q], leaf);
+    }
+}
+#define ROW(q, i) (4 * (i) + (q)) /* that the i-th float of sum q belongs to */
+#else
+/* Byte by byte of the floats; unpacking puts them together, 16 rows at a time. */
+INLINE void add_leaves_wide(leaves_t leaves, bytes_t at, flags_t fifth, flags_t last, floats_t sum[4])
+{
+    bytes_t plane[4];
+    for (int b = 0; b < 4; b++)
+        plane[b] = CHOOSE(last, look_up((*leaves)[b][0], at, fifth, SIXTH), look_up((*leaves)[b][1], at, fifth, SIXTH));
+    bytes_t low_a = OP(unpacklo_epi8)(plane[0], plane[1]), low_b = OP(unpackhi_epi8)(plane[0], plane[1]);
+    bytes_t high_a = OP(unpacklo_epi8)(plane[2], plane[3]), high_b = OP(unpackhi_epi8)(plane[2], plane[3]);
+    sum[0] = OP(add_ps)(sum[0], OP(castsi256_ps)(OP(unpacklo_epi16)(low_a, high_a)));
+    sum[1] = OP(add_ps)(sum[1], OP(castsi256_ps)(OP(unpackhi_epi16)(low_a, high_a)));
+    sum[2] = OP(add_ps)(sum[2], OP(castsi256_ps)(OP(unpacklo_epi16)(low_b, high_b)));
+    sum[3] = OP(add_ps)(sum[3], OP(castsi256_ps)(OP(unpackhi_epi16)(low_b, high_b)));
+}
+#define ROW(q, i) (16 * ((i) / 4) + 4 * (q) + (i) % 4) /* that the i-th float of sum q belongs to */
+#endif
+
+INLINE void walk_trees(walk_t p, leaves_t leaves, int n_trees, const int8_t *bins, floats_t (*sums)[4], const int n)
 {
     floats_t sum[PAIR][4];
     for (int u = 0; u < n; u++)
         for (int q = 0; q < 4; q++)
             sum[u][q] = sums[u][q];
     for (int t = 0; t < n_trees; t++) {
-        bytes_t at[PAIR], next[PAIR];
-        flags_t first[PAIR], right[PAIR];
+        bytes_t at[PAIR], right[PAIR];
+        flags_t fifth[PAIR], last[PAIR];
         for (int u = 0; u < n; u++) {
-#define GOES_RIGHT(k) GREATER(REPEAT4(p.top_cuts[t][k]), LOAD(bins + p.top_columns[t][k] + u * LANES))
-            flags_t f0 = GOES_RIGHT(0), f1 = GOES_RIGHT(1), f2 = GOES_RIGHT(2);
-            flags_t l = CHOOSE_FLAGS(f1, GOES_RIGHT(3), GOES_RIGHT(4));
-            flags_t r = CHOOSE_FLAGS(f2, GOES_RIGHT(5), GOES_RIGHT(6));
-#undef GOES_RIGHT
-            first[u] = f0;
-            at[u] = BYTES_OR(IF_FLAG(f0, 4), IF_FLAG(CHOOSE_FLAGS(f0, f1, f2), 2));
-            at[u] = ADD_FLAG(at[u], CHOOSE_FLAGS(f0, l, r));
+#define RIGHT(k) IS_BELOW(LOAD(bins + p.top_columns[t][k] + u * LANES), REPEAT4(p.top_cuts[t][k]))
+            flags_t f0 = FLAGS(RIGHT(0)), f1 = FLAGS(CHOOSE(f0, RIGHT(1), RIGHT(2)));
+            flags_t f2 = FLAGS(CHOOSE(f1, CHOOSE(f0, RIGHT(3), RIGHT(5)), CHOOSE(f0, RIGHT(4), RIGHT(6))));
+#undef RIGHT
+            at[u] = ADD_IF(f2, ADD_IF(f1, ADD_IF(f0, ZERO, 1), 2), 4);
         }
-#pragma GCC unroll 2
-        for (int level = 1; level < WIDE_LEVELS; level++) {
+#pragma GCC unroll 3
+        for (int level = 0; level < WIDE_LEVELS; level++) {
+            const int two = SIXTH && level == LAST;
+#define VISIT(u) IS_BELOW(LOAD(bins + *p.columns + (u) * LANES), look_up(p.visits, at[u], fifth[u], two))
             for (int u = 0; u < n; u++)
-                next[u] = look_up(p.starts, at[u], first[u], 0);
-            p.starts++;
-            for (int k = *p.n_visits++; k > 0; k--) {
-                const int8_t *column = bins + *p.columns++;
+                right[u] = VISIT(u);
+            for (int k = *p.n_visits++;;) {
+                p.columns++;
+                p.visits += 1 + two;
+                if (--k == 0)
+                    break;
                 for (int u = 0; u < n; u++)
-                    next[u] = ADD_FLAG(next[u], GREATER(look_up(p.visits, at[u], first[u], 0), LOAD(column + u * LANES)));
-                p.visits++;
+                    right[u] = EITHER(right[u], VISIT(u));
             }
-            for (int u = 0; u < n; u++)
-                at[u] = next[u];
+#undef VISIT
+            for (int u = 0; u < n; u++) {
+                last[u] = FLAGS(right[u]);
+                if (level == 1)
+                    fifth[u] = last[u];
+                if (level < LAST)
+                    at[u] = ADD_IF(last[u], at[u], 8 << level);
+            }
         }
         for (int u = 0; u < n; u++)
-            right[u] = SIGNS(look_up(p.starts, at[u], first[u], SIXTH));
-        p.starts += 1 + SIXTH;
-        for (int k = *p.n_visits++; k > 0; k--) {
-            const int8_t *column = bins + *p.columns++;
-            for (int u = 0; u < n; u++) {
-                bytes_t cut = look_up(p.visits, at[u], first[u], SIXTH);
-                right[u] = EITHER(right[u], GREATER(cut, LOAD(column + u * LANES)));
-            }
-            p.visits += 1 + SIXTH;
-        }
-        bytes_t plane[PAIR][4];
-        for (int b = 0; b < 4; b++) {
-            for (int u = 0; u < n; u++)
-                plane[u][b] = CHOOSE(right[u], look_up(p.planes, at[u], first[u], SIXTH),
-                                     look_up(p.planes + 1 + SIXTH, at[u], first[u], SIXTH));
-            p.planes += 2 + 2 * SIXTH;
-        }
-        for (int u = 0; u < n; u++) {
-            bytes_t low_a = OP(unpacklo_epi8)(plane[u][0], plane[u][1]);
-            bytes_t low_b = OP(unpackhi_epi8)(plane[u][0], plane[u][1]);
-            bytes_t high_a = OP(unpacklo_epi8)(plane[u][2], plane[u][3]);
-            bytes_t high_b = OP(unpackhi_epi8)(plane[u][2], plane[u][3]);
-            sum[u][0] = OP(add_ps)(sum[u][0], AS_FLOATS(OP(unpacklo_epi16)(low_a, high_a)));
-            sum[u][1] = OP(add_ps)(sum[u][1], AS_FLOATS(OP(unpackhi_epi16)(low_a, high_a)));
-            sum[u][2] = OP(add_ps)(sum[u][2], AS_FLOATS(OP(unpacklo_epi16)(low_b, high_b)));
-            sum[u][3] = OP(add_ps)(sum[u][3], AS_FLOATS(OP(unpackhi_epi16)(low_b, high_b)));
-        }
+            add_leaves_wide(leaves, at[u], fifth[u], last[u], sum[u]);
+        leaves++;
     }
     for (int u = 0; u < n; u++)
         for (int q = 0; q < 4; q++)
@@ -404,14 +442,16 @@ INLINE void walk_trees(walk_t p, int n_trees, const int8_t *bins, floats_t (*sum
 }
 
 /* Out of line, so that each has the registers for itself. */
-static __attribute__((noinline)) void walk_two(const walk_t *p, int n_trees, const int8_t *bins, floats_t (*sums)[4])
+static __attribute__((noinline)) void walk_two(const walk_t *p, leaves_t leaves, int n_trees,
+                                                const int8_t *bins, floats_t (*sums)[4])
 {
-    walk_trees(*p, n_trees, bins, sums, 2);
+    walk_trees(*p, leaves, n_trees, bins, sums, 2);
 }
 
-static __attribute__((noinline)) void walk_one(const walk_t *p, int n_trees, const int8_t *bins, floats_t (*sums)[4])
+static __attribute__((noinline)) void walk_one(const walk_t *p, leaves_t leaves, int n_trees,
+                                                const int8_t *bins, floats_t (*sums)[4])
 {
-    walk_trees(*p, n_trees, bins, sums, 1);
+    walk_trees(*p, leaves, n_trees, bins, sums, 1);
 }
 
 INLINE void find_bins(const feature_t *feature, const float *value, int32_t *bin, const int n_levels)
@@ -446,16 +486,16 @@ static void fill_bins(const float *X, int n, int8_t bins[N_BYTE_COLUMNS][128])
             value[r] = x[r * N_FEATURES];
         for (int r = n; r < 128; r++)
             value[r] = value[0];
-        if (feature->n_levels == 1) {
+        if (feature->SEARCH.n_levels == 1) {
             memset(bin, 0, sizeof bin);
             for (int k = 0; k < feature->n_cuts; k++) {
-                float cut = forest_cuts[feature->level[0]][k];
+                float cut = CUTS[feature->SEARCH.level[0]][k];
                 for (int r = 0; r < 128; r++)
                     bin[r] += cut <= value[r];
             }
-        } else if (feature->n_levels == 2) {
+        } else if (feature->SEARCH.n_levels == 2) {
             find_bins(feature, value, bin, 2);
-        } else if (feature->n_levels == 3) {
+        } else if (feature->SEARCH.n_levels == 3) {
             find_bins(feature, value, bin, 3);
         } else {
             find_bins(feature, value, bin, 4);
@@ -476,11 +516,12 @@ static void fill_bins(const float *X, int n, int8_t bins[N_BYTE_COLUMNS][128])
 typedef struct {
     uint32_t top_cuts[CHUNK][7];
     uint8_t n_visits[CHUNK * WIDE_LEVELS];
-    table_t starts[CHUNK * (WIDE_LEVELS + SIXTH)];
     table_t visits[MAX_VISITS];
     uint16_t columns[MAX_VISITS];
 } special_t;
 
+/* Of each level the columns that vary are kept, or one of the others. What constant columns decide goes into the
+ * first table that is kept: nodes that split by another feature have NEVER there. */
 static walk_t specialise(walk_t p, int n_trees, const int8_t *bins, const uint8_t *constant, special_t *s)
 {
     for (int t = 0; t < n_trees; t++)
@@ -489,31 +530,31 @@ static walk_t specialise(walk_t p, int n_trees, const int8_t *bins, const uint8_
             uint32_t cut = p.top_cuts[t][k];
             s->top_cuts[t][k] = !constant[c / 128] ? cut : (uint8_t)((int8_t)cut > bins[c] ? ALWAYS : NEVER) * 0x01010101u;
         }
-    int visit = 0, kept = 0, table_in = 0, table_out = 0, start = 0;
+    int visit = 0, kept = 0, table_in = 0, table_out = 0;
     for (int i = 0; i < n_trees * WIDE_LEVELS; i++) {
-        const int last = i % WIDE_LEVELS == WIDE_LEVELS - 1, n_tables = last ? 1 + SIXTH : 1, kept_before = kept;
-        for (int h = 0; h < n_tables; h++)
-            s->starts[start + h] = p.starts[start + h];
+        const int n_tables = i % WIDE_LEVELS == LAST ? 1 + SIXTH : 1, first = kept, first_table = table_out;
+        table_t right[1 + SIXTH] = {{0}};
         for (int k = p.n_visits[i]; k > 0; k--, visit++, table_in += n_tables) {
             const uint16_t c = p.columns[visit];
-            for (int h = 0; h < n_tables; h++) {
-                const table_t cut = p.visits[table_in + h], goes_right = cut > bins[c];
-                if (!constant[c / 128])
-                    s->visits[table_out + h] = cut;
-                else if (last)
-                    s->starts[start + h] |= goes_right;
+            const int is_constant = constant[c / 128];
+            for (int h = 0; h < n_tables; h++)
+                if (is_constant)
+                    right[h] |= p.visits[table_in + h] > bins[c];
                 else
-                    s->starts[start + h] -= goes_right;
-            }
-            if (!constant[c / 128]) {
+                    s->visits[table_out++] = p.visits[table_in + h];
+            if (!is_constant)
                 s->columns[kept++] = c;
-                table_out += n_tables;
-            }
         }
-        s->n_visits[i] = (uint8_t)(kept - kept_before);
-        start += n_tables;
+        if (kept == first) {
+            s->columns[kept++] = p.columns[visit - 1];
+            for (int h = 0; h < n_tables; h++)
+                s->visits[table_out++] = (table_t){0} + NEVER;
+        }
+        for (int h = 0; h < n_tables; h++)
+            s->visits[first_table + h] = (s->visits[first_table + h] & ~right[h]) | (ALWAYS & right[h]);
+        s->n_visits[i] = (uint8_t)(kept - first);
     }
-    return (walk_t){s->top_cuts, p.top_columns, s->n_visits, s->starts, s->visits, s->columns, p.planes};
+    return (walk_t){s->top_cuts, p.top_columns, s->n_visits, s->visits, s->columns};
 }
 
 static void wide(const float *X, int n, float *out)
@@ -544,28 +585,25 @@ static void wide(const float *X, int n, float *out)
             forest_top_cuts + first,
             forest_top_columns + first,
             forest_n_visits + first * WIDE_LEVELS,
-            (const table_t *)forest_starts + first * (WIDE_LEVELS + SIXTH),
             (const table_t *)forest_visits + forest_chunks[chunk][1],
             forest_columns + forest_chunks[chunk][0],
-            (const table_t *)forest_planes + first * 8 * (1 + SIXTH),
         };
         if (n_constant > 0)
             p = specialise(p, n_trees, bins[0][0], constant, &special);
         for (int i = 0; i < n_tiles; i++) {
             const int8_t *tile = bins[i * TILE / 128][0] + i * TILE % 128;
             if (i == n_tiles - 1 && last_rows <= LANES)
-                walk_one(&p, n_trees, tile, sums[i]);
+                walk_one(&p, LEAVES_OF(first), n_trees, tile, sums[i]);
             else
-                walk_two(&p, n_trees, tile, sums[i]);
+                walk_two(&p, LEAVES_OF(first), n_trees, tile, sums[i]);
         }
     }
     for (int i = 0; i < n_tiles; i++) {
-        /* Unpacking works within 16 bytes, so the 4 floats of lane l in sum q are rows 16 l + 4 q and following. */
         float row[TILE];
         for (int u = 0; u < PAIR; u++)
             for (int q = 0; q < 4; q++)
-                for (int l = 0; l < LANES / 16; l++)
-                    memcpy(row + u * LANES + 16 * l + 4 * q, (const float *)&sums[i][u][q] + 4 * l, 4 * sizeof *row);
+                for (int k = 0; k < QUARTER; k++)
+                    row[u * LANES + ROW(q, k)] = sums[i][u][q][k];
         memcpy(out + (size_t)i * TILE, row, (size_t)(i < n_tiles - 1 ? TILE : last_rows) * sizeof *row);
     }
 }

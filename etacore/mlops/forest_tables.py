@@ -22,6 +22,8 @@ _CHUNK: Final = 32  # trees whose tables, about 10 kB, stay in the first cache
 _BLOCK_BYTES: Final = 16_384  # bins of a block of rows
 _MAX_BLOCK: Final = 2048
 _NEVER: Final = -128
+_NODE_CUTS: Final = (8, 16)
+_MOST_LEVELS: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +106,24 @@ def mask_dtype(n_leaves: int) -> np.dtype[Any]:
     return np.dtype(next(f"u{size}" for size in (1, 2, 4, 8) if n_leaves <= 8 * size))
 
 
-def _cut_nodes(cuts: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """Levels of the search tree of a feature: nodes of 8 cuts, NaN where there is none. The root comes first."""
+def _cut_nodes(cuts: NDArray[np.float32], width: int) -> list[NDArray[np.float32]]:
+    """Levels of the search tree of a feature: nodes of `width` cuts, NaN where there is none. The root comes first."""
+    n_children = width + 1
     n_levels = 1
-    while 9**n_levels <= len(cuts):
+    while n_children**n_levels <= len(cuts):
         n_levels += 1
+    padded = np.append(cuts, np.float32(np.nan))
     levels = []
     for k in range(n_levels - 1, -1, -1):
-        nodes = np.arange(len(cuts) // 9 ** (k + 1) + 1)
-        index = (9 * nodes[:, None] + np.arange(1, 9)) * 9**k - 1
-        levels.append(np.where(index < len(cuts), cuts[np.minimum(index, len(cuts) - 1)], np.float32(np.nan)))
+        nodes = np.arange(len(cuts) // n_children ** (k + 1) + 1)
+        index = (n_children * nodes[:, None] + np.arange(1, n_children)) * n_children**k - 1
+        levels.append(padded[np.minimum(index, len(cuts))])
     return levels
+
+
+def _number(place: int, depth: int) -> int:
+    """Number of a node within its depth in the wide kernel: the first decision is the lowest bit."""
+    return sum((place >> k & 1) << (depth - 1 - k) for k in range(depth))
 
 
 class Tables:
@@ -229,21 +238,18 @@ class Tables:
         top_cuts = np.full((len(trees), _TOP), _NEVER, np.int8)
         top_columns = np.zeros((len(trees), 8), np.uint16)
         n_visits = np.zeros((len(trees), n_levels), np.uint8)
-        starts = np.zeros((len(trees), n_levels + halves - 1, 16), np.int8)
-        starts[:, : n_levels - 1] = 2 * np.arange(16)
-        planes = np.zeros((len(trees), 4, 2, halves, 16), np.uint8)
+        values = np.zeros((len(trees), 32 * halves), np.float32)
+        never = [np.full(16 * (halves if k == n_levels - 1 else 1), _NEVER, np.int8) for k in range(n_levels)]
         visits: list[NDArray[np.int8]] = []
         columns: list[int] = []
         chunks: list[tuple[int, int]] = []
         for t in range(len(trees)):
             if t % _CHUNK == 0:
                 chunks.append((len(columns), len(visits)))
-            levels: list[dict[int, NDArray[np.int8]]] = [{} for _ in range(n_levels)]
-            leaf = np.zeros(2 ** (3 + n_levels), np.float32)
+            levels: list[dict[int, NDArray[np.int8]]] = [{} for _ in never]
             for depth, place, node in self._nodes(t):
                 if trees.left[node] < 0:
-                    span = 3 + n_levels - depth
-                    leaf[place << span : (place + 1) << span] = trees.value[node]
+                    values[t, _number(place, depth) :: 2**depth] = trees.value[node]
                     continue
                 column = self.columns[self._column_key(node)]
                 cut = 126 - int(self.index[node]) % _PAGE
@@ -251,29 +257,26 @@ class Tables:
                     top_cuts[t, 2**depth - 1 + place] = cut
                     top_columns[t, 2**depth - 1 + place] = 128 * column
                 else:
-                    last = halves if depth == 2 + n_levels else 1
-                    level = levels[depth - 3].setdefault(column, np.full(16 * last, _NEVER, np.int8))
-                    level[place] = cut
+                    table = levels[depth - 3].setdefault(column, never[depth - 3].copy())
+                    table[_number(place, depth)] = cut
             for k, level_visits in enumerate(levels):
+                level_visits = level_visits or {0: never[k]}
                 n_visits[t, k] = len(level_visits)
                 for column, table in sorted(level_visits.items()):
                     columns.append(128 * column)
                     visits += list(table.reshape(-1, 16))
-            # Last comparison, then half of the table, then node; bytes of the float first.
-            by_side = leaf.reshape(-1, 2).T.copy()
-            whole = np.zeros((2, 16 * halves), np.float32)
-            whole[:, : by_side.shape[1]] = by_side
-            planes[t] = whole.view(np.uint8).reshape(2, halves, 16, 4).transpose(3, 0, 1, 2)
         chunks.append((len(columns), len(visits)))
+        last, fifth, first_four = np.ogrid[:2, :halves, :16]
+        leaf = last << (2 + n_levels) | fifth << 4 | first_four
         block = max(128, min(_MAX_BLOCK, _BLOCK_BYTES // max(len(self.columns), 1) // 128 * 128))
         self.arrays |= {
             "forest_top_cuts": np.repeat(top_cuts.view(np.uint8), 4, axis=1).reshape(len(trees), -1).view(np.uint32),
             "forest_top_columns": top_columns,
             "forest_n_visits": n_visits,
-            "forest_starts": starts,
             "forest_visits": np.array(visits, np.int8).reshape(-1, 16),
             "forest_columns": np.array(columns, np.uint16),
-            "forest_planes": planes,
+            "forest_values": values,
+            "forest_planes": np.moveaxis(values[:, leaf, None].view(np.uint8), -1, 1),
             "forest_chunks": np.array(chunks, np.uint32),
             "forest_byte_columns": np.array(
                 [(_PAGE * page, 0 if left else len(self.cuts[f])) for f, page, left in self.columns] or [(0, 0)],
@@ -291,16 +294,15 @@ class Tables:
     def _add_features(self) -> None:
         """Features that the forest uses; the first one of X stands in if it uses none."""
         rows: list[list[int]] = []
-        nodes: list[NDArray[np.float32]] = []
-        n_nodes = 0
-        used = self.cuts or {0: np.zeros(0, np.float32)}
-        for f, cuts in used.items():
-            levels = _cut_nodes(cuts) if len(cuts) else [np.full((1, 8), np.nan, np.float32)]
-            starts = np.cumsum([n_nodes, *map(len, levels)]).tolist()
-            n_nodes = starts.pop()
-            nodes += levels
+        nodes: dict[int, list[NDArray[np.float32]]] = {width: [] for width in _NODE_CUTS}
+        for f, cuts in (self.cuts or {0: np.zeros(0, np.float32)}).items():
+            row = [f, len(cuts)]
+            for width, before in nodes.items():
+                levels = _cut_nodes(cuts, width)
+                begin = np.cumsum([sum(map(len, before)), *map(len, levels[:-1])]).tolist()
+                row += [len(levels), *begin, *[0] * (_MOST_LEVELS - len(levels))]
+                before += levels
             own = [i for (g, _, _), i in self.columns.items() if g == f]
-            first_byte, n_bytes = (min(own), len(own)) if own else (0, 1)
-            begin = [*starts, 0, 0, 0][:4]
-            rows.append([f, len(cuts), len(levels), *begin, self.first_mask.get(f, 0), first_byte, n_bytes])
-        self.arrays |= {"forest_features": np.array(rows, np.int32), "forest_cuts": np.concatenate(nodes)}
+            rows.append([*row, self.first_mask.get(f, 0), min(own, default=0), max(len(own), 1)])
+        self.arrays["forest_features"] = np.array(rows, np.int32)
+        self.arrays |= {f"forest_cuts_{width}": np.concatenate(levels) for width, levels in nodes.items()}

@@ -26,6 +26,8 @@ from tests import models
 
 EMULATOR = Path("/usr/include/simde/x86/avx512.h")
 X86 = CPU == "x86_64"
+HAS_AVX512 = X86 and "avx512bw" in Path("/proc/cpuinfo").read_text()
+EMULATED = X86 and not HAS_AVX512 and EMULATOR.exists()
 N_FEATURES = 7
 SIZES = [*range(1, 26), *(n + d for n in (32, 64, 128, 192, 256, 384, 512) for d in (-1, 0, 1)), 2047, 2048, 2049, 4100]
 
@@ -34,7 +36,7 @@ def path_parameters():
     yield "portable"
     absent = "" if X86 else "x86-64 only"
     yield pytest.param("avx2", marks=pytest.mark.skipif(bool(absent), reason=absent))
-    if X86 and not EMULATOR.exists():
+    if X86 and not HAS_AVX512 and not EMULATED:
         absent = f"AVX-512 is emulated with SIMDe, and there is no {EMULATOR}: apt-get install libsimde-dev"
     yield pytest.param("avx512", marks=pytest.mark.skipif(bool(absent), reason=absent))
 
@@ -43,14 +45,14 @@ every_path = pytest.mark.parametrize("path", [*path_parameters()])
 
 
 def build(source, *, quick=False):
-    """Library of a model, with AVX-512 emulated where it can be; its file is kept until the session ends."""
+    """Library of a model, with AVX-512 emulated where the CPU lacks it; its file is kept until the session ends."""
     with tempfile.TemporaryDirectory(prefix="etacore-bitmask-") as name:
         folder = Path(name)
         codegen.main(str(source), "ubjson" if source.suffix == ".ubj" else "json", name)
         forest = bitmask.load(folder / "trees.npz")
         assert bitmask.refusal(forest) == ""
         bitmask.write_sources(forest, folder)
-        units = [compiling.Unit(*unit) for unit in bitmask.units(CPU, emulated=X86 and EMULATOR.exists())]
+        units = [compiling.Unit(*unit) for unit in bitmask.units(CPU, emulated=EMULATED)]
         if quick:
             units = [dataclasses.replace(unit, flags=(*unit.flags, "-O0")) for unit in units]
         content = compiling._build(folder, compiling.find_compiler(), units)
@@ -383,7 +385,7 @@ def test_any_small_forest(roots, seed):
     rng = np.random.default_rng(seed)
     rows = rng.choice(np.array([*SPECIAL, 2.5, 2.0, 3.0], np.float32), (200, N_FEATURES))
     built, want = build(source, quick=True), expected(source, rows)
-    for path in ["portable", *(["avx2"] if X86 else []), *(["avx512"] if X86 and EMULATOR.exists() else [])]:
+    for path in ["portable", *(["avx2"] if X86 else []), *(["avx512"] if HAS_AVX512 or EMULATED else [])]:
         np.testing.assert_array_equal(predict(load(built, path), rows), want)
         np.testing.assert_array_equal(predict(load(built, path), rows[:7]), want[:7])
 
@@ -400,7 +402,7 @@ def test_a_path_that_is_not_there(monkeypatch):
     with pytest.raises(ModelLoadError, match="no path 'fastest'") as caught:
         Forest.load(*known)
     assert PATH_VARIABLE in caught.value.hint
-    if "avx512bw" in Path("/proc/cpuinfo").read_text():
+    if HAS_AVX512:
         pytest.skip("this CPU has AVX-512: there is no path that it lacks")
     with pytest.raises(ModelLoadError, match="cannot take the path 'avx512' on this CPU, only") as caught:
         Forest.load(*known, kernel_path="avx512")
