@@ -23,7 +23,7 @@ from etacore.features import Calendar, along_shape_distance
 from etacore.forest import Forest
 from etacore.legs import TypicalLegs
 from etacore.registry import Model, Registry
-from etacore.routes import ShapePolyline
+from etacore.route_blobs import ShapePolyline
 
 __all__ = ["ShapePolyline", "estimate_stop_times"]
 

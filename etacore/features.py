@@ -21,7 +21,8 @@ from etacore import _features, _select
 from etacore.errors import ConfigError, RouteDataError
 from etacore.legs import LegTable
 from etacore.motion import Motion
-from etacore.routes import RouteTable, ShapePolyline
+from etacore.route_blobs import ShapePolyline
+from etacore.routes import RouteTable
 from etacore.snapshots import SnapshotColumns
 
 __all__ = [

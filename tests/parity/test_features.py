@@ -8,7 +8,8 @@ import pytest
 from etacore import _features, _motion, _resolve, _routes, _select
 from etacore.features import Calendar, SelectOptions
 from etacore.legs import LegTable
-from etacore.routes import RouteTable, ShapePolyline
+from etacore.route_blobs import ShapePolyline
+from etacore.routes import RouteTable
 from etacore.schema import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes

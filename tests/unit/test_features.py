@@ -12,7 +12,7 @@ from etacore.features import (
     select_stops,
     vectorize,
 )
-from etacore.routes import ShapePolyline
+from etacore.route_blobs import ShapePolyline
 from etacore.schema import Status
 from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
 from tests.reference.geo import haversine_m

@@ -19,6 +19,7 @@ FLOORS = {
         "etacore.state",
         "etacore.motion",
         "etacore.legs",
+        "etacore.route_blobs",
         "etacore.routes",
         "etacore.features",
         "etacore.forest",

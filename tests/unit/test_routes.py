@@ -6,7 +6,8 @@ from etacore._resolve import NameTable
 from etacore._routes import Line, PatternTable
 from etacore.config import KeyNames
 from etacore.errors import RouteDataError
-from etacore.routes import RouteTable, ShapePolyline, parse_shape, parse_stops
+from etacore.route_blobs import ShapePolyline, parse_shape, parse_stops
+from etacore.routes import RouteTable
 from etacore.schema import Status
 from etacore.state import text_keys
 from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
