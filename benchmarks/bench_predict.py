@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from benchmarks.fleet import MAX_STOPS, make_fleet, registry_path, training_rows
 from benchmarks.measuring import OURS, Call, alternate
-from benchmarks.peers.forests import CLIP, PEERS, Predict
+from benchmarks.peers.forests import PEERS, Predict, into_one_result
 from benchmarks.serving import WarmPeer, facts
 from etacore.forest import CPU, Forest
 from etacore.model import Model
-from etacore.predictors import Predictor
 
 Matrix = NDArray[np.float32]
 
@@ -57,18 +56,7 @@ def peers(model: Model) -> dict[str, Predict]:
     (library,) = (library for library in model.manifest.libraries if library.cpu == CPU)
     path = registry_path() / model.key / library.file
     portable = Forest.load(path, library.sha256, len(model.features), kernel_path="portable")
-    return {PORTABLE: predicting(portable)} | {name: make() for name, make in PEERS.items()}
-
-
-def predicting(forest: Predictor) -> Predict:
-    out = np.empty(max(ROWS), np.float32)
-
-    def predict(X: Matrix) -> Matrix:
-        found = out[: len(X)]
-        forest.predict(X, found, *CLIP)
-        return found
-
-    return predict
+    return {PORTABLE: into_one_result(portable)} | {name: make() for name, make in PEERS.items()}
 
 
 def in_turn(predict: Predict, batches: list[Matrix]) -> Call:
@@ -90,7 +78,7 @@ def bench_predict(
     rows = rows_of_fleet if stage == "predict" else random_rows
     n_batches = min(N_BATCHES, len(rows) // n_rows)
     batches = [np.ascontiguousarray(rows[i * n_rows : (i + 1) * n_rows]) for i in range(n_batches)]
-    all_sides: dict[str, Callable[[Matrix], Matrix]] = {OURS: predicting(model.predictor)} | peers
+    all_sides: dict[str, Callable[[Matrix], Matrix]] = {OURS: into_one_result(model.predictor)} | peers
     sides = {name: predict for name, predict in all_sides.items() if n_rows <= SLOW_ROWS or name not in SLOW}
     calls = {name: in_turn(predict, batches) for name, predict in sides.items()}
     alternate(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.fleet import model_path, xgboost_model
 from etacore.forest import Forest
+from etacore.predictors import Predictor
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
 Matrix = NDArray[np.float32]
@@ -43,16 +44,24 @@ def xgboost() -> Predict:
     return lambda X: _clipped(booster.inplace_predict(X))
 
 
-def tl2cgen() -> Predict:
-    """tl2cgen's code, called row by row from our own C."""
-    forest = Forest.load(*branches(), 7)
+def into_one_result(forest: Predictor) -> Predict:
+    """A forest of ours that writes into the same array at each call, as the engine does."""
+    out = np.empty(0, np.float32)
+    low, high = CLIP
 
     def predict(X: Matrix) -> Matrix:
-        out = np.empty(len(X), np.float32)
-        forest.predict(X, out, *CLIP)
+        nonlocal out
+        if len(out) != len(X):
+            out = np.empty(len(X), np.float32)
+        forest.predict(X, out, low, high)
         return out
 
     return predict
+
+
+def tl2cgen() -> Predict:
+    """tl2cgen's code, called row by row from our own C."""
+    return into_one_result(Forest.load(*branches(), 7))
 
 
 def tl2cgen_predictor() -> Predict:
