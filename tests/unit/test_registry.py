@@ -136,6 +136,7 @@ def test_the_shipped_bundle_reads_back_byte_for_byte(default_registry):
     content = (default_registry.path / key / "manifest.json").read_bytes()
     assert default_registry.manifest(key).to_json() == content
     assert default_registry.load(key).predictor.n_features == 7
+    assert [library.backend for library in default_registry.manifest(key).libraries] == ["bitmask"]
 
 
 def test_a_missing_field_is_named():
