@@ -60,6 +60,11 @@
 #define ALIGNED __attribute__((aligned(64)))
 #define TABLE extern __attribute__((visibility("hidden"))) const
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
+#if defined FOREST_LANES && FOREST_LANES == 64
+#define VECTOR __attribute__((vector_size(64), aligned(64), may_alias))
+#else
+#define VECTOR __attribute__((vector_size(32), aligned(32), may_alias))
+#endif
 
 /* The cuts of a feature as a tree, level after level: nodes of 8 cuts and 9 children, for AVX-512 of 16 and 17. */
 typedef struct {
@@ -150,7 +155,7 @@ INLINE uint32_t bits_of(const float *x)
 #else
 #define STRIP 4
 #endif
-typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
+typedef mask_t masks_t VECTOR;
 #define N_LANES ((int)(sizeof(masks_t) / sizeof(mask_t)))
 #define N_VECTORS (GROUP / N_LANES)
 
@@ -158,7 +163,9 @@ typedef mask_t masks_t __attribute__((vector_size(32), aligned(32), may_alias));
  * plus 127 in the bits from 23 on; the bit above is the sign, which the last leaf gets. */
 #if defined FOREST_LANES && MASK_BITS == 32
 #define FIRST_LEAF 127
-#define LEAVES(v) ((masks_t)_mm256_srli_epi32((__m256i)_mm256_cvtepi32_ps((__m256i)(v)), 23) & 255)
+typedef int32_t signed_masks_t VECTOR;
+typedef float mask_floats_t VECTOR;
+#define LEAVES(v) (((masks_t)__builtin_convertvector((signed_masks_t)(v), mask_floats_t) >> 23) & 255)
 #else
 #define LEAVES(v) (v)
 #endif
