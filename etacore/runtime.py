@@ -44,6 +44,8 @@ __all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window"
 log: Final = logging.getLogger("etacore.runtime")
 
 EVICTION_INTERVAL_S: Final = 60.0
+MAX_DOUBLINGS: Final = 10
+"""Of the pause while Redis is away: redis-py raises 2 to their number, and beyond 1023 a float cannot hold that."""
 
 # A member of an enumeration takes longer to look up than a batch of one takes to count.
 EXPIRED: Final = Status.EXPIRED
@@ -154,7 +156,7 @@ class Runtime:
                     break
                 self._keep_house()
                 if failures:
-                    stop.wait(max(backoff.compute(failures), 0.05))
+                    stop.wait(max(backoff.compute(min(failures, MAX_DOUBLINGS)), 0.05))
                     self._source.restart()
         finally:
             self._add_rest()

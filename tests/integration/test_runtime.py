@@ -359,6 +359,24 @@ def test_the_loop_survives_a_restart_of_redis(
     assert not thread.is_alive()
 
 
+def test_the_loop_survives_an_outage_of_any_length(config: RuntimeConfig, monkeypatch: Any) -> None:
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            return self.is_set()
+
+    runtime, attempts = other(config), []
+
+    def gone(stop: threading.Event) -> None:
+        attempts.append(None)
+        if len(attempts) == 1_100:
+            stop.set()
+        raise RedisUnavailableError("gone")
+
+    monkeypatch.setattr(runtime, "_run_turn", gone)
+    assert runtime.run(Impatient()).n_outages == 1
+    assert len(attempts) == 1_100
+
+
 def test_a_poll_that_was_told_to_stop_serves_its_first_chunk_and_no_other(
     config: RuntimeConfig, redis_client: redis.Redis
 ) -> None:
