@@ -364,7 +364,8 @@ def test_the_loop_survives_an_outage_of_any_length(config: RuntimeConfig, monkey
         def wait(self, timeout: float | None = None) -> bool:
             return self.is_set()
 
-    runtime, attempts = other(config), []
+    runtime = other(config)
+    attempts: list[None] = []
 
     def gone(stop: threading.Event) -> None:
         attempts.append(None)
