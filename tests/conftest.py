@@ -66,9 +66,9 @@ def default_registry() -> Registry:
 
 @pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
-    """``wait_until(condition, timeout_s=10.0)``: returns once the condition holds, fails when time is up."""
+    """``wait_until(condition, timeout_s=30.0)``: returns once the condition holds, fails when time is up."""
 
-    def wait(condition: Callable[[], object], timeout_s: float = 10.0, what: str = "it") -> None:
+    def wait(condition: Callable[[], object], timeout_s: float = 30.0, what: str = "it") -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline:
