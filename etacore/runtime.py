@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from math import inf
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -135,13 +136,16 @@ class Runtime:
         """
         longest_s = min(max(self.config.poll_interval_seconds, 0.1), 5.0)
         backoff = ExponentialWithJitterBackoff(cap=longest_s, base=0.1)
-        failures, is_open = 0, False
+        failures, open_at, had_events = 0, 0.0, False
         try:
             while not stop.is_set():
                 try:
-                    if not is_open:
+                    if monotonic() >= open_at:
                         self._listen_to(open_source(self.config, self._store))
-                        is_open = True
+                        open_at = inf
+                        if had_events and isinstance(self._source, Polling):
+                            # They may come back: with the rights of the user, or after another failover.
+                            open_at = monotonic() + self.config.resync_seconds
                     self._run_turn(stop)
                     if failures:
                         log.warning("Redis at %s is back", self._store.where)
@@ -149,6 +153,7 @@ class Runtime:
                 except TrackingUnavailableError as error:
                     log.warning("%s; %s", error.message, error.hint)
                     self._listen_to(Polling(self.config, self._store))
+                    had_events, open_at = True, monotonic() + self.config.resync_seconds
                 except RedisUnavailableError as error:
                     failures += 1
                     self._count_outage(error, first=failures == 1)

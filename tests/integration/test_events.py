@@ -498,6 +498,18 @@ def test_a_right_that_is_withdrawn_later(start, watcher, redis_client, caplog):
     assert loop.end()[Status.OK] == 4
 
 
+def test_a_right_that_is_given_back(start, watcher, redis_client, wait_until, caplog):
+    loop = start(replace(watcher, resync_seconds=1.0))
+    withdraw(redis_client)
+    redis_client.execute_command(*kill_feed(redis_client))
+    wait_until(lambda: sum("polls instead" in record.getMessage() for record in caplog.records) >= 2)
+    loop.serve("BUS-1")
+    redis_client.execute_command("ACL", "SETUSER", "watcher", "+@all")
+    wait_until(lambda: CLIENT_NAME in {entry["name"] for entry in redis_client.client_list()})
+    loop.serve("BUS-1")
+    assert loop.end()[Status.OK] == 3
+
+
 @pytest.mark.parametrize("source", ["auto", "poll"])
 def test_a_bounded_run_polls(source, config, redis_client, monkeypatch):
     monkeypatch.delattr(sources, "ChangeFeed")
