@@ -141,11 +141,14 @@ class Runtime:
             while not stop.is_set():
                 try:
                     if monotonic() >= open_at:
-                        self._listen_to(open_source(self.config, self._store))
-                        open_at = inf
-                        if had_events and isinstance(self._source, Polling):
-                            # They may come back: with the rights of the user, or after another failover.
+                        source = open_source(self.config, self._store)
+                        if had_events and isinstance(source, Polling):
+                            # They may come back, with the rights of the user or after another failover; until then the
+                            # polling in hand, which knows who has waited longest, goes on.
                             open_at = monotonic() + self.config.resync_seconds
+                        else:
+                            self._listen_to(source)
+                            open_at = inf
                     self._run_turn(stop)
                     if failures:
                         log.warning("Redis at %s is back", self._store.where)
