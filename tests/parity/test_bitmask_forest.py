@@ -341,6 +341,85 @@ def test_every_nan_is_missing(path):
     assert set(predict(found, np.ascontiguousarray(rows)).tolist()) == {missing}
 
 
+WALKED = [
+    "shallow",
+    "trained, depth 5",
+    "trained, depth 6, UBJ",
+    "hundreds of thresholds",
+    "odd thresholds, both directions",
+]
+AROUND_BLOCKS = [19, 20, *(n + d for n in (128, 256, 384, 512, 2048) for d in (-1, 0, 1))]
+
+
+def check_batches(name, path, rows, what):
+    """Batches that end around the borders of blocks of 128 rows, from the first row on and from within a block."""
+    found, want = load(library(name), path), expected(forest(name), rows)
+    for n in AROUND_BLOCKS:
+        for first in (0, 100):
+            floats = predict(found, rows[first : first + n])
+            np.testing.assert_array_equal(floats, want[first : first + n], err_msg=f"{what}: {n} rows from {first}")
+
+
+@functools.cache
+def varied_rows(name):
+    """Rows in which every column varies within each block."""
+    return rows_and_floats(name)[0][:2200]
+
+
+@every_path
+@pytest.mark.parametrize("name", WALKED)
+def test_columns_without_any_value_while_others_vary(name, path):
+    for missing in (*((f,) for f in range(N_FEATURES)), (0, 6), (1, 3, 4), tuple(range(1, N_FEATURES))):
+        rows = varied_rows(name).copy()
+        rows[:, missing] = np.nan
+        check_batches(name, path, rows, f"missing {missing}")
+
+
+NO_VALUE = 20
+
+
+def values_of(name):
+    """Values of each feature, the one numbered NO_VALUE being NaN, shape (values, features)."""
+    return np.concatenate([varied_rows(name)[:NO_VALUE], np.full((1, N_FEATURES), np.nan, np.float32)])
+
+
+BLOCKS = {  # which of these values each block of 128 rows has, in columns that do not vary within it
+    "all blocks differ": range(18),
+    "the second differs": [0, 1, *[0] * 16],
+    "the last of many differs": [0] * 16 + [1, 2],
+    "the first differs": [1, *[0] * 17],
+    "every other one": [0, 1] * 9,
+    "without a value in the first": [NO_VALUE, *[0] * 17],
+    "without a value in the second": [0, NO_VALUE, *[0] * 16],
+    "with a value in the second only": [NO_VALUE, 1, *[NO_VALUE] * 16],
+}
+
+
+@every_path
+@pytest.mark.parametrize("name", WALKED)
+def test_columns_alike_in_a_block_and_different_between_blocks(name, path):
+    values = values_of(name)
+    for what, blocks in BLOCKS.items():
+        for alike in ((2,), (0, 3, 5), tuple(range(1, N_FEATURES)), tuple(range(N_FEATURES))):
+            rows = varied_rows(name).copy()
+            rows[:, alike] = values[np.repeat(blocks, 128)[: len(rows)]][:, alike]
+            check_batches(name, path, rows, f"{what}, columns {alike}")
+
+
+@every_path
+@pytest.mark.parametrize("name", WALKED)
+def test_one_row_unlike_all_others(name, path):
+    found, values = load(library(name), path), values_of(name)
+    for row in (0, 1, 63, 64, 126, 127, 128, 129, 254, 255, 256, 257, 511, 512):
+        for one, others in ((1, 2), (NO_VALUE, 3), (4, NO_VALUE)):
+            rows = varied_rows(name)[:700].copy()
+            rows[:, 1:] = values[others, 1:]
+            rows[row, 1:] = values[one, 1:]
+            want = expected(forest(name), rows)
+            for n in (row + 1, row + 2, max(256, row + 1), 513, 700):
+                np.testing.assert_array_equal(predict(found, rows[:n]), want[:n], err_msg=f"row {row} of {n}")
+
+
 @every_path
 def test_threads_get_what_one_gets(path):
     rows, floats = rows_and_floats("trained, depth 5")
