@@ -52,15 +52,15 @@ def fix(i: int, kind: str, tick: int) -> bytes | None:
         "trip_id": f"trip {i}",
         "stop_id": "a5" if i % 3 == 0 and kind in GOOD else None,
     }
-    changes |= {
+    others: dict[str, dict[str, Any]] = {
         "too old": {"timestamp": START_S - 90_000},
         "no route": {"route": None},
         "unknown route": {"route": "nowhere"},
         "off the route": {"lat": 50.0},
         "at its end": {"lat": float(STOPS[-1]["lat"]) + 0.002},  # type: ignore[arg-type]
         "too large": {"note": "x" * 70_000},
-    }.get(kind, {})
-    return payload(f"BUS-{i}", **changes)
+    }
+    return payload(f"BUS-{i}", **changes | others.get(kind, {}))
 
 
 def mixture(n: int, seed: int) -> list[str]:
