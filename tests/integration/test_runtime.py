@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import redis
 
 from etacore import promotions
 from etacore.config import RuntimeConfig
+from etacore.engine import system_clock_us
 from etacore.errors import RedisUnavailableError
 from etacore.redis_server import RedisServer
 from etacore.runtime import Runtime, Silent, Window
@@ -59,10 +61,10 @@ def runtime(config: RuntimeConfig) -> Runtime:
     return Runtime(config)
 
 
-def other(config: RuntimeConfig, **changes: Any) -> Runtime:
+def other(config: RuntimeConfig, *, clock: Callable[[], int] = system_clock_us, **changes: Any) -> Runtime:
     import dataclasses
 
-    return Runtime(dataclasses.replace(config, **changes))
+    return Runtime(dataclasses.replace(config, **changes), clock=clock)
 
 
 def document(client: redis.Redis, vehicle_id: str = "BUS-1") -> dict[str, Any]:
@@ -168,6 +170,62 @@ def test_a_lost_prediction_is_made_again(runtime: Runtime, redis_client: redis.R
     redis_client.delete("predictions:BUS-1")
     runtime.poll()
     assert runtime.poll().counts == {Status.OK: 1}
+    assert redis_client.exists("predictions:BUS-1")
+
+
+def let_pass(client: Any, seconds: float) -> None:
+    """Bring all predictions so much closer to their end; those that have reached it are gone."""
+    for key in client.keys("predictions:*"):
+        left_ms = client.pttl(key) - round(seconds * 1e3)
+        client.pexpire(key, max(left_ms, 0))
+
+
+@pytest.mark.parametrize(
+    ("every_s", "ttl_s", "renewed_s"),
+    [
+        (1, 20, [0, 18, 36, 54]),
+        (3, 20, [0, 15, 30, 45]),
+        (5, 21, [0, 15, 30, 45]),
+        (7, 20, [0, 14, 28, 42]),
+        (15, 20, [0, 15, 30, 45]),
+        (2, 300, [0, 296, 592, 888]),
+    ],
+)
+def test_the_prediction_of_an_unchanged_vehicle_never_vanishes_and_is_renewed_in_time(
+    every_s: int, ttl_s: int, renewed_s: list[int], config: RuntimeConfig, redis_client: Any, monkeypatch: Any
+) -> None:
+    now_s = 1_769_000_000
+    runtime = other(
+        config, poll_interval_seconds=0.5, predictions_ttl_seconds=ttl_s, clock=lambda: (now_s + passed_s) * 1_000_000
+    )
+    monkeypatch.setattr(runtime._polling, "every_s", every_s)  # what the source says counts
+    redis_client.set("vehicle:bad", b"{")
+    for name, lat in (("BUS-1", 9.940), ("BUS-2", 9.945)):
+        redis_client.set(f"vehicle:{name}", payload(name, lat=lat, timestamp=now_s))
+    renewed = []
+    for passed_s in range(0, 3 * renewed_s[1] + every_s, every_s):
+        if passed_s:
+            let_pass(redis_client, every_s)
+            there = redis_client.exists("predictions:BUS-1", "predictions:BUS-2")
+            assert there == 2, f"gone before it was renewed, {passed_s} s after the start"
+        counts = runtime.poll().counts
+        assert counts in ({Status.OK: 2, Status.INVALID_JSON: 1}, {Status.UNCHANGED: 2, Status.INVALID_JSON: 1})
+        renewed += [passed_s] if Status.OK in counts else []
+    assert renewed == renewed_s
+
+
+def test_what_a_restart_took_over_is_there_again_at_the_second_look(config: RuntimeConfig, redis_client: Any) -> None:
+    now_s, passed_s = 1_769_000_000, 0
+    redis_client.set("vehicle:BUS-1", payload(timestamp=now_s))
+    first, second = (other(config, clock=lambda: (now_s + passed_s) * 1_000_000) for _ in range(2))
+    assert first.poll().counts == {Status.OK: 1}
+    let_pass(redis_client, 299)
+    passed_s = 299
+    second.poll()
+    let_pass(redis_client, 1)
+    passed_s = 300
+    for _ in range(2):
+        second.poll()
     assert redis_client.exists("predictions:BUS-1")
 
 
