@@ -8,7 +8,7 @@ import pytest
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.redis_io import RedisStore
+from etacore.redis_io import KEYS_PER_CALL, RedisStore
 from etacore.redis_server import RedisServer
 
 ALLOWED = ("+client|setname", "+client|setinfo", "+ping", "+select")
@@ -113,6 +113,47 @@ def test_other_errors_of_a_write_are_positions(server: RedisServer) -> None:
         wrong = memoryview(b"*2\r\n$3\r\nSET\r\n$1\r\nx\r\n")
         assert write(store, set_command(b"predictions:a"), wrong, set_command(b"predictions:b")) == [1]
         assert store.missing([b"predictions:a", b"x", b"predictions:b"]) == [1]
+
+
+@pytest.mark.parametrize("n", [0, 1, KEYS_PER_CALL - 1, KEYS_PER_CALL, KEYS_PER_CALL + 1, 2 * KEYS_PER_CALL + 3])
+def test_many_keys_are_asked_for_piece_by_piece_and_answered_as_one(server: RedisServer, n: int) -> None:
+    keys = [b"vehicle:%d" % i for i in range(n)]
+    lists = {i for i in (1, 7, KEYS_PER_CALL - 1, KEYS_PER_CALL + 2, 2 * KEYS_PER_CALL + 1) if i < n}
+    gone = {i for i in (0, 8, KEYS_PER_CALL - 2, KEYS_PER_CALL, 2 * KEYS_PER_CALL + 2) if i < n}
+    there = {key: b"%d" % i for i, key in enumerate(keys) if i not in lists | gone}
+    with server.client() as client:
+        client.flushall()
+        with client.pipeline() as pipe:
+            for key, value in there.items():
+                pipe.set(key, value)
+            for i in lists:
+                pipe.rpush(keys[i], "x")
+            pipe.execute()
+        with store_of(server, "allcommands", "allkeys") as store:
+            assert store.missing(keys) == sorted(gone)
+            assert store.not_strings(keys) == [i in lists for i in range(n)]
+            assert store.fetch(keys) == [there.get(key) for key in keys]
+            if n:
+                values = store.snapshots(keys)
+                assert [values[i] for i in range(n)] == [there.get(key) for key in keys]
+            assert sorted(store.scan_vehicle_keys()) == sorted(set(keys) - {keys[i] for i in gone})
+            cursor, found = store.search_vehicle_keys(0)
+            while cursor:
+                cursor, more = store.search_vehicle_keys(cursor)
+                found += more
+            assert set(found) == set(keys) - {keys[i] for i in gone}
+        client.flushall()
+
+
+@pytest.mark.parametrize("piece", [0, 1, 2])
+def test_keys_missing_in_one_piece_of_three(server: RedisServer, piece: int) -> None:
+    keys = [b"predictions:%d" % i for i in range(2 * KEYS_PER_CALL + 2)]
+    gone = [piece * KEYS_PER_CALL, piece * KEYS_PER_CALL + 1]
+    with server.client() as client, store_of(server, "allcommands", "allkeys") as store:
+        client.flushall()
+        client.mset({key: b"1" for i, key in enumerate(keys) if i not in gone})
+        assert store.missing(keys) == gone
+        client.flushall()
 
 
 def test_nobody_there() -> None:
