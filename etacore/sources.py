@@ -105,7 +105,8 @@ class Polling:
         for key in keys:
             self._served_at.setdefault(key, now)
         if len(self._served_at) > 2 * len(keys):
-            self._served_at = {key: at for key, at in self._served_at.items() if at > now - self._remember_s}
+            there, since = set(keys), now - self._remember_s
+            self._served_at = {key: at for key, at in self._served_at.items() if at > since or key in there}
         keys = sorted(keys, key=self._served_at.__getitem__)[: self._limit]
         self._served_at.update(dict.fromkeys(keys, monotonic()))
         return keys

@@ -18,8 +18,10 @@ from etacore.sources import BESIDE, MAX_WAIT_S, RETRY_S, Announced, Polling, ope
 
 class Clock:
     now = 1_000.0
+    step = 0.0  # by each look at it
 
     def __call__(self):
+        self.now += self.step
         return self.now
 
 
@@ -387,6 +389,66 @@ def test_polling_keeps_its_beat(clock, monkeypatch):
 def test_polling_without_an_interval_does_not_wait(clock):
     source = Polling(RuntimeConfig(poll_interval_seconds=0), Store())
     assert [source.wait(STOP) for _ in range(3)] == [0.0] * 3
+
+
+def capped(clock, limit, *keys, **changes):
+    """A polling source that may serve so many in a turn, and what it takes in each, one second apart."""
+    store = Store(*keys)
+    source = Polling(RuntimeConfig(max_vehicle_batch=limit, **changes), store)
+    clock.step = 1e-3
+
+    def take():
+        clock.now += 1
+        return source.take()
+
+    return source, store, take
+
+
+def test_newcomers_wait_behind_those_who_wait_already(clock):
+    _, store, take = capped(clock, 2, b"a", b"b", b"c", b"d", b"e")
+    assert take() == [b"a", b"b"]
+    assert take() == [b"c", b"d"]
+    store.keys = [b"new", b"e", b"d", b"c", b"b", b"a"]
+    assert take() == [b"e", b"b"]
+    store.keys = [b"newer", *store.keys]
+    assert take() == [b"a", b"d"]
+    assert take() == [b"c", b"new"]  # seen before the last turn of e and b, and c served before
+    assert take() == [b"e", b"b"]
+    assert take() == [b"newer", b"d"]
+
+
+@pytest.mark.parametrize("limit", [7, 8, 9, None])
+def test_without_a_need_for_turns_all_are_served_in_the_order_found(clock, limit):
+    keys = [b"%d" % i for i in range(7)]
+    _, store, take = capped(clock, limit, *keys)
+    assert take() == keys
+    store.keys = keys[::-1]
+    assert take() == keys[::-1]
+
+
+def test_one_that_went_away_keeps_its_place_for_a_while_only(clock):
+    source, store, take = capped(clock, 1, *(b"%d" % i for i in range(6)), state_retention_seconds=50)
+    assert [take() for _ in range(3)] == [[b"0"], [b"1"], [b"2"]]
+    store.keys = [b"0", b"1"]
+    assert take() == [b"0"]
+    assert set(source._served_at) == {b"%d" % i for i in range(6)}
+    store.keys = [b"5", b"0", b"1"]
+    assert take() == [b"5"]  # has waited since the first turn
+    clock.now += 50
+    store.keys = [b"new", b"5"]
+    assert take() == [b"5"]
+    assert set(source._served_at) == {b"new", b"5"}
+
+
+def test_those_who_are_there_keep_their_place_however_long_they_have_waited(clock):
+    """As after an outage that was longer than anything is remembered, with a smaller fleet."""
+    source, store, take = capped(clock, 1, *(b"%d" % i for i in range(6)), state_retention_seconds=50)
+    assert [take() for _ in range(2)] == [[b"0"], [b"1"]]
+    clock.now += 1_000
+    store.keys = [b"new", b"1"]
+    assert take() == [b"1"]
+    assert set(source._served_at) == {b"new", b"1"}
+    assert take() == [b"new"]
 
 
 def test_every_turn_of_polling_is_a_poll(clock):
