@@ -118,6 +118,65 @@ def test_documents_of_all_lengths_have_their_length_before_them():
     assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, b"predictions:", 300)
 
 
+ROOM = {  # what of a row is control characters (six bytes for one), the longest that the parser lets through
+    "vehicle_id": {"vehicle_id": "\x01" * 256},
+    "route_id": {"route_id": "\x1f" * 256},
+    "trip_id": {"trip_id": "\x02" * 256},
+    "timestamp": {"timestamp": "\x03" * 64},
+    "key": {"key": b"\x04" * 20_000},
+    "key that is not UTF-8": {"key": b"\x04\xff" * 10_000},
+    "all": {
+        "vehicle_id": "\x01" * 256, "route_id": "\x1f" * 256, "trip_id": "\x02" * 256, "timestamp": "\x03" * 64,
+        "key": b"vehicle:" + b"\x01" * 256,
+    },
+    "all, and large": {
+        "vehicle_id": "\x01" * 9_000, "route_id": "\x1f" * 9_000, "trip_id": "\x02" * 9_000,
+        "timestamp": "\x03" * 9_000, "key": b"\x01" * 9_000,
+    },
+    "quotes": {"vehicle_id": '"' * 256, "route_id": "\\" * 256, "trip_id": "\n" * 256, "key": b'"' * 20_000},
+}  # fmt: skip
+
+
+def control_row(**changes):
+    stop = ("\x01" * 256, -(2**31), 999_999_999_999.9, 7_199.96)
+    return {
+        "vehicle_id": "v", "route_id": "r", "trip_id": "t", "timestamp": "s", "time_us": 1_768_910_400_123_456,
+        "key": b"k", "stops": [stop] * 3,
+    } | changes  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROOM)
+def test_there_is_room_for_texts_that_become_six_times_as_long(name):
+    batch = twin.Batch([control_row(**ROOM[name])])
+    for ttl_s, prefix in ((300, b"predictions:"), (10**9, b"")):
+        documents = encode(batch, prefix, ttl_s)  # the first document into an empty buffer
+        assert [documents[0]] == batch.expected(ENVELOPE)
+        assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, prefix, ttl_s)
+        assert documents.size <= len(documents.buffer)
+
+
+def test_there_is_room_for_every_row_behind_those_before_it():
+    rows = [control_row(), *(control_row(**changes) for changes in ROOM.values())]
+    for first in range(len(rows)):
+        batch = twin.Batch(rows[first:] + rows[:first])
+        documents = encode(batch)
+        assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, b"predictions:", 300)
+        assert documents.size <= len(documents.buffer)
+
+
+@pytest.mark.parametrize("name", ["vehicle_id", "route_id", "trip_id", "timestamp", "key"])
+def test_room_is_made_in_time_at_any_length(name):
+    """Lengths around which the buffer, at first 4 096 bytes and then as many as needed, is just filled."""
+    for n in [*range(0, 64), *range(400, 700, 7), *range(1_000, 1_400, 23)]:
+        text = "\x01" * n
+        batch = twin.Batch(
+            [control_row(**{name: text.encode() if name == "key" else text}, stops=[("S", 1, 1.0, 1.0)])]
+        )
+        documents = encode(batch)
+        assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, b"predictions:", 300)
+        assert documents.size <= len(documents.buffer)
+
+
 @pytest.mark.parametrize("value", [0.35, 0.25, 0.75, 2.675, 1.005, 0.05, 0.15, 1e11 + 0.05, 0.0, -0.0, -0.04, 7199.95])
 @pytest.mark.parametrize("decimals", [1, 2, 3])
 def test_numbers_on_and_near_a_half(value, decimals):
