@@ -1,12 +1,13 @@
 #!/bin/sh
 # Builds the kernels with the address and undefined-behaviour sanitizers in a directory of their own, then fuzzes the
-# snapshot parser there and runs the parity and property tests against that build. The checkout stays as it is.
+# snapshot parser there, and the encoder where it was built, and runs the parity and property tests against that build.
+# The checkout stays as it is.
 #
 # PYTHON (python3)       an interpreter with the dev extra installed
 # ITERATIONS (200000)    mutated snapshots
 # SEED (1)               seed of the fuzzer
 # TESTS                  what pytest runs afterwards; empty for nothing
-# KERNELS (all)          build only these, for example "_snapshots"
+# KERNELS (all)          build only these, for example "_snapshots"; the encoder takes "_encode _routes"
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -42,6 +43,9 @@ run() {
         ETACORE_HYPOTHESIS_PROFILE=sanitize "$@"
 }
 run "$PYTHON" tests/fuzz_snapshots.py --iterations "$ITERATIONS" --seed "$SEED"
+if ls etacore/_encode.*.so etacore/_routes.*.so >/dev/null 2>&1; then
+    run "$PYTHON" tests/fuzz_encoding.py --seed "$SEED"
+fi
 if [ -n "$TESTS" ]; then
     # shellcheck disable=SC2086
     run "$PYTHON" -m pytest $TESTS -q -x -p no:cacheprovider \
