@@ -7,7 +7,7 @@
 # ITERATIONS (200000)    mutated snapshots
 # SEED (1)               seed of the fuzzer
 # TESTS                  what pytest runs afterwards; empty for nothing
-# KERNELS (all)          build only these, for example "_snapshots"; the encoder takes "_encode _routes"
+# KERNELS (all)          build only these, for example "_snapshots"; the encoder takes "_encode _routes _index"
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -43,7 +43,7 @@ run() {
         ETACORE_HYPOTHESIS_PROFILE=sanitize "$@"
 }
 run "$PYTHON" tests/fuzz_snapshots.py --iterations "$ITERATIONS" --seed "$SEED"
-if ls etacore/_encode.*.so etacore/_routes.*.so >/dev/null 2>&1; then
+if ls etacore/_encode.*.so etacore/_routes.*.so etacore/_index.*.so >/dev/null 2>&1; then
     run "$PYTHON" tests/fuzz_encoding.py --seed "$SEED"
 fi
 if [ -n "$TESTS" ]; then
