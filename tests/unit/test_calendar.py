@@ -75,6 +75,34 @@ def test_holidays_are_local_days():
     assert told(calendar, us(2025, 12, 25, 5, 59, 59))["is_holiday"] == 0.0
 
 
+@pytest.mark.parametrize("n", range(1, 10))
+def test_of_any_number_of_holidays_each_is_found_the_first_and_the_last_too(n):
+    first = date(2025, 4, 1)
+    holidays = [first + timedelta(days=3 * i) for i in range(n)]
+    calendar = Calendar("UTC", holidays[::-1])
+    days = [first + timedelta(days=i) for i in range(-2, 3 * n + 2)]
+    found = [told(calendar, us(day.year, day.month, day.day, 12))["is_holiday"] for day in days]
+    assert found == [float(day in holidays) for day in days]
+
+
+def test_the_last_moment_of_the_last_holiday_is_one():
+    for zone, first_us in (("Pacific/Auckland", us(2025, 12, 30, 11)), ("Pacific/Honolulu", us(2025, 12, 31, 10))):
+        calendar = Calendar(zone, [date(2025, 12, 25), date(2025, 12, 31)])
+        moments = (first_us - 1, first_us, first_us + 86_400_000_000 - 1, first_us + 86_400_000_000)
+        assert [told(calendar, time_us)["is_holiday"] for time_us in moments] == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_the_last_change_of_a_zone_and_what_comes_after_it():
+    calendar = Calendar("Asia/Tokyo")  # summer time until 1951; before 1970 there is but one offset
+    assert len(calendar.transitions_s) == 1
+    assert told(calendar, us(2026, 6, 1, 14, 59, 59))["hour"] == 23.0
+    samoa = Calendar("Pacific/Apia")
+    last_s = int(samoa.transitions_s[-1])
+    assert (len(samoa.transitions_s) > 5, samoa.offset_s[-1], samoa.offset_s[-2]) == (True, 13 * 3600, 14 * 3600)
+    for time_us in (last_s * 1_000_000 - 1, last_s * 1_000_000, us(2090, 1, 1)):
+        assert told(samoa, time_us) == calendar_features(time_us, "Pacific/Apia")
+
+
 def test_peak_hours():
     calendar = Calendar("UTC")
     monday = datetime(2025, 6, 2, tzinfo=UTC)

@@ -262,6 +262,9 @@ def test_holiday_dates():
     assert list(days) == sorted(days)
     assert {day.year for day in days} == {2026, 2027}
     assert holiday_dates("CA-ON", 2026) != holiday_dates("CA", 2026)
+    assert (days[0], days[-1]) == (date(2026, 1, 1), date(2027, 12, 25))  # of the first year and of the last
+    around = holiday_dates("CR", 2026)
+    assert (around[0], around[-1]) == (date(2011, 1, 1), date(2036, 12, 25))
     for region in ("ZZ", "CA-ZZ", "__class__"):
         with pytest.raises(CompileError, match=region):
             holiday_dates(region, 2026)

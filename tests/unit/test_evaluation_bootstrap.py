@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from etacore.mlops.evaluation.bootstrap import _statistic, compare, draw_counts
+from etacore.mlops.evaluation.bootstrap import Comparison, _statistic, compare, draw_counts
 from etacore.mlops.metrics import METRICS, metric_value
 
 
@@ -128,3 +128,31 @@ def test_the_seed_decides() -> None:
     one, again, other = (compare(METRICS["error_q90"], *data, n_resamples=100, seed=seed) for seed in (1, 1, 2))
     assert one == again
     assert one.low != other.low
+
+
+@pytest.mark.parametrize(
+    ("improvement", "low", "high", "threshold", "certain", "beats"),
+    [
+        (0.05, -9.0, -1.0, 0.05, True, True),  # exactly what is asked for
+        (0.0499, -9.0, -1.0, 0.05, True, False),
+        (0.05, -9.0, 0.0, 0.05, False, False),  # an interval that ends at no difference does not exclude it
+        (0.05, -9.0, -0.001, 0.0, True, True),
+        (0.0, -9.0, -1.0, 0.0, True, False),
+        (0.05, 0.0, 9.0, 0.05, False, False),
+        (0.05, 0.001, 9.0, 0.05, True, True),
+        (-0.05, 1.0, 9.0, 0.0, True, False),
+        (0.05, -1.0, 9.0, 0.0, False, False),
+    ],
+)
+def test_what_is_certain_and_what_beats(
+    improvement: float, low: float, high: float, threshold: float, certain: bool, beats: bool
+) -> None:
+    found = Comparison("r", 10, 5, 95.0, 100.0, -5.0, low, high, improvement, improvement, improvement)
+    assert (found.is_certain, found.beats(threshold)) == (certain, beats)
+
+
+def test_two_trips_have_an_interval() -> None:
+    actual = np.arange(100.0, 110.0)
+    found = compare(METRICS["mae_seconds"], actual + 1, actual + 2, actual, np.arange(10) // 5)
+    assert (found.n_trips, found.low, found.high) == (2, pytest.approx(-1.0), pytest.approx(-1.0))
+    assert found.beats(0.5)

@@ -147,3 +147,63 @@ def test_an_active_route_model_is_compared_where_it_predicts() -> None:
     assert comparison is not None
     assert comparison.n == 200
     assert found.key == "best"
+
+
+def twin(of: Entrant, name: str, **fields: Any) -> Entrant:
+    """Another model that predicts the very same."""
+    return Entrant(Identity(name=name, kind="model", model_type="t", title=name.upper(), **fields), of.predicted_s)
+
+
+def test_as_good_as_the_baseline_is_not_better() -> None:
+    found, results = judge(twin(BASELINE, "copy"))
+    assert found.key is None
+    assert found.reasons == {"copy": "the baseline SPEED is as good: 60.0 s against 60.0 s"}
+    comparison = results["copy"].vs_baseline
+    assert comparison is not None
+    assert (comparison.difference, comparison.improvement, comparison.beats()) == (0.0, 0.0, False)
+
+
+def test_as_good_as_any_one_of_several_baselines_is_not_better() -> None:
+    tied = entrant("schedule", 40, "baseline")
+    found, results = judge(twin(tied, "copy"), tied)
+    assert (found.key, found.reasons["copy"]) == (None, "the baseline SCHEDULE is as good: 40.0 s against 40.0 s")
+    comparison = results["speed"].vs_baseline
+    assert comparison is not None
+    assert comparison.reference == "schedule"  # the best of those that predict every row
+
+
+def test_a_baseline_with_gaps_is_no_bar() -> None:
+    found, _ = judge(entrant("model", 50), entrant("schedule", 5, "baseline", rows=TRIP < 59))
+    assert found.key == "model"
+
+
+def test_as_good_as_the_active_model_is_not_better_even_without_a_threshold() -> None:
+    active = entrant("active", 40)
+    found, _ = judge(active, twin(active, "copy"), active_model="active", improvement_threshold=0.0)
+    assert found.key is None
+    assert found.reasons["copy"] == "it is no better than the active model: +0.0 s [+0.0, +0.0]"
+    assert found.text.startswith("Keep ACTIVE (active).")
+
+
+def test_of_two_equal_candidates_the_first_by_name_is_recommended() -> None:
+    best = entrant("best", 40)
+    for order in (("a", "b"), ("b", "a")):
+        found, results = judge(*(twin(best, name) for name in order), entrant("active", 60), active_model="active")
+        assert found.key == "a"
+        assert list(results)[:2] == ["a", "b"]
+        assert set(found.reasons) == {"active", "b"}
+        assert found.text.startswith("Promote A (a)")
+
+
+def test_exactly_the_threshold_is_enough() -> None:
+    reference = Entrant(Identity(name="active", kind="model", model_type="t"), (ACTUAL + 64.0).astype(np.float32))
+    better = Entrant(Identity(name="new", kind="model", model_type="t"), (ACTUAL + 48.0).astype(np.float32))
+    _, results = judge(reference, better, active_model="active")
+    comparison = results["new"].vs_active
+    assert comparison is not None
+    exact = comparison.improvement
+    assert exact == pytest.approx(0.25, abs=1e-6)
+    assert judge(reference, better, active_model="active", improvement_threshold=exact)[0].key == "new"
+    found, _ = judge(reference, better, active_model="active", improvement_threshold=exact + 1e-9)
+    assert found.key is None
+    assert found.reasons["new"] == "it improves on the active model by +25.0 %, less than the 25 % asked for"

@@ -44,6 +44,46 @@ def test_services_by_date(tmp_path: Path) -> None:
     assert feed.services_on(date(2024, 1, 7)) == set()
 
 
+def calendar(rows: str, dates: str | None = None) -> dict[str, str | None]:
+    heading = FILES["calendar.txt"].splitlines()[0]
+    added = None if dates is None else f"service_id,date,exception_type\n{dates}"
+    return {"calendar.txt": f"{heading}\n{rows}", "calendar_dates.txt": added}
+
+
+def test_a_service_runs_from_its_start_date_to_its_end_date_both_included(tmp_path: Path) -> None:
+    changes = calendar("S,1,1,1,1,1,1,1,20231230,20240102\none,1,1,1,1,1,1,1,20240229,20240229\n")
+    feed = read_feed(write_feed(tmp_path / "feed", changes))
+    days = {name: [str(np.datetime64(int(day), "D")) for day in numbers] for name, numbers in feed.service_days.items()}
+    assert days == {"S": ["2023-12-30", "2023-12-31", "2024-01-01", "2024-01-02"], "one": ["2024-02-29"]}
+    assert [feed.services_on(date(2024, 1, day)) for day in (1, 2, 3)] == [{"S"}, {"S"}, set()]
+    assert feed.services_on(date(2023, 12, 30)) == {"S"}
+    assert feed.services_on(date(2023, 12, 29)) == set()
+
+
+def test_each_weekday_has_its_own_column(tmp_path: Path) -> None:
+    names = ("mo", "tu", "we", "th", "fr", "sa", "su")
+    runs = [",".join("1" if i == n else "0" for i in range(7)) for n in range(7)]
+    rows = [f"{name},{on},20240101,20240107\n" for name, on in zip(names, runs, strict=True)]
+    feed = read_feed(write_feed(tmp_path / "feed", calendar("".join(rows))))  # 2024-01-01 was a Monday
+    assert [feed.services_on(date(2024, 1, 1 + n)) for n in range(7)] == [{name} for name in names]
+
+
+def test_exceptions_count_on_the_last_day_and_beyond_it(tmp_path: Path) -> None:
+    changes = calendar(
+        "S,1,1,1,1,1,1,1,20240101,20240103\n", "S,20240103,2\nS,20240104,1\nS,20231231,1\nS,20240102,1\nT,20240103,1\n"
+    )
+    feed = read_feed(write_feed(tmp_path / "feed", changes))
+    runs = [feed.services_on(day) for day in (date(2023, 12, 31), *(date(2024, 1, n) for n in range(1, 6)))]
+    assert runs == [{"S"}, {"S"}, {"S"}, {"T"}, {"S"}, set()]
+    assert feed.service_days["S"].tolist() == sorted(feed.service_days["S"].tolist())
+
+
+def test_an_end_before_the_start_and_a_day_taken_out_that_never_ran_leave_nothing(tmp_path: Path) -> None:
+    changes = calendar("S,1,1,1,1,1,1,1,20240103,20240102\n", "S,20240110,2\n")
+    feed = read_feed(write_feed(tmp_path / "feed", changes))
+    assert feed.service_days["S"].tolist() == []
+
+
 def test_trips_with_the_same_stops_share_a_pattern_whatever_the_order_of_rows(tmp_path: Path) -> None:
     trips = "route_id,service_id,trip_id\nr,S,t1\nr,S,t2\nr,S,t3\n"
     rows = ["t1,1:00:00,A,1", "t1,1:01:00,B,2", "t2,2:01:00,B,2", "t2,2:00:00,A,1", "t3,3:00:00,A,1", "t3,3:01:00,B,3"]

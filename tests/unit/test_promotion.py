@@ -144,6 +144,14 @@ def test_the_threshold(registry, store, mae_s, passes):
         assert "--force" in error.hint
 
 
+def test_a_share_that_is_the_threshold_but_for_rounding_is_enough(registry, store):
+    old, new = 3.0, 2.85
+    assert (old - new) / old < 0.05
+    set_active(registry, store)
+    evaluation(registry, {"old": old, "new": new})
+    promote(registry, "new", store)
+
+
 def test_no_better_is_not_enough_for_a_threshold_of_nothing(registry, store):
     set_active(registry, store)
     evaluation(registry, {"old": 100.0, "new": 100.0})
@@ -267,6 +275,43 @@ def test_the_first_model_has_to_beat_the_baseline(registry, store):
     evaluation(registry, {"new": 139.0}, baseline_s=140.0)
     done = promote(registry, "new", store)
     assert (done.record.previous, done.evidence.against) == (None, BASELINE)
+
+
+def test_the_first_model_that_is_as_good_as_the_baseline_does_not_beat_it(registry, store):
+    evaluation(registry, {"new": 140.0}, baseline_s=140.0)
+    refused(
+        registry, "new", store, f"does not beat the baseline: mae_seconds 140 against 140 of {BASELINE} \\(\\+0.0%\\)"
+    )
+    refused(registry, "new", store, "does not beat the baseline", improvement_threshold=0.0)
+    versus = {"reference": BASELINE, "value": 140.0, "reference_value": 140.0, "low_s": 0.0, "high_s": 0.0}
+    evaluation(registry, {"new": figures(registry, "new", 100.0, vs_baseline=versus)}, baseline_s=140.0)
+    refused(registry, "new", store, "does not beat the baseline: mae_seconds 140 against 140")
+    evaluation(registry, {"new": 139.999}, baseline_s=140.0)
+    promote(registry, "new", store)  # against the baseline any improvement is enough
+
+
+@pytest.mark.parametrize(
+    ("metric", "old", "new", "passes"),
+    [
+        ("mae_seconds", 0.0, 0.0, False),  # a share of nothing
+        ("mae_seconds", 0.0, 1.0, False),
+        ("r2", 0.0, 0.0, False),
+        ("r2", 0.0, -0.1, False),
+        ("r2", 0.0, 0.1, True),
+        ("within_60s", 0.5, 0.5, False),
+        ("bias_seconds", 10.0, -10.0, False),  # as far off on the other side
+        ("bias_seconds", -10.0, 9.0, True),
+    ],
+)
+def test_equal_is_not_better_whatever_the_metric(registry, store, metric, old, new, passes):
+    set_active(registry, store)
+    higher = metric in ("r2", "within_60s")
+    scores = {key: figures(registry, key, 1.0, metrics={metric: v}) for key, v in (("old", old), ("new", new))}
+    evaluation(registry, scores, metric=metric, minimize=not higher)
+    if passes:
+        promote(registry, "new", store, PromotionConfig(improvement_threshold=0.0))
+    else:
+        refused(registry, "new", store, "does not beat the active model", improvement_threshold=0.0)
 
 
 def test_the_first_model_needs_an_evaluation_and_the_baseline(registry, store):

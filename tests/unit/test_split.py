@@ -94,9 +94,62 @@ def test_a_label_that_ends_at_the_very_first_fix_of_the_next_part_is_purged():
     assert earlier.n_purged == 0
 
 
-def _touching(seconds_before: int) -> Dataset:
+def test_without_validation_days_training_is_purged_against_the_test():
+    data = dataset(3, start_h=23, label_s=23.5 * 3600)
+    split = split_days(data, n_test_days=1, n_validation_days=0)
+    begins = data.frame["vp_ts"].filter(pl.Series(split.test)).min()
+    assert split.n_purged == 1  # the row of 23:30 on the last day of training
+    assert np.flatnonzero(split.train).tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert (data.frame["actual_arrival"].filter(pl.Series(split.train)) < begins).all()
+    assert split.test.tolist() == [False] * 8 + [True] * 4
+
+
+def test_without_validation_days_a_label_that_ends_at_the_first_fix_of_the_test_is_purged():
+    exact, earlier = (split_days(_touching(s, 2), n_validation_days=0) for s in (0, 1))
+    assert (exact.n_purged, exact.train.tolist()) == (1, [True, False, False, False])
+    assert (earlier.n_purged, earlier.train.tolist()) == (0, [True, True, False, False])
+
+
+def test_training_is_purged_against_the_test_too_where_validation_begins_later():
+    # The day of validation has trips past midnight alone: on the clock the day of the test begins before them.
+    data = dataset(3)
+    times, ends = data.frame["vp_ts"].to_list(), data.frame["actual_arrival"].to_list()
+    test_begins, minute = datetime(2026, 3, 4, 8, tzinfo=UTC), timedelta(minutes=1)
+    ends[2], ends[3] = test_begins - minute, test_begins + minute
+    times[4:8] = [test_begins + 30 * minute] * 4
+    ends[4:8] = [test_begins - minute, *[test_begins + 40 * minute] * 3]
+    frame = data.frame.with_columns(pl.Series("vp_ts", times), pl.Series("actual_arrival", ends))
+    split = split_days(replace(data, frame=frame))
+    assert np.flatnonzero(split.train).tolist() == [0, 1, 2]
+    assert np.flatnonzero(split.validation).tolist() == [4]
+    assert split.n_purged == 4
+
+
+def test_rows_of_the_test_are_never_purged_and_unused_days_purge_nothing():
+    data = dataset(5, start_h=23, label_s=23.5 * 3600)
+    split = split_days(data, test_days=days(2), n_validation_days=0)
+    assert split.test.sum() == 4  # though their labels reach into the days after, which nobody uses
+    assert (split.n_purged, int(split.train.sum())) == (1, 7)
+    assert split.unused_days == days(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("n_days", "n_test_days", "n_validation"), [(7, 3, 2), (8, 3, 2), (8, 4, 2), (9, 4, 2), (9, 6, 1)]
+)
+def test_by_default_validation_takes_no_more_days_than_it_leaves_for_training(n_days, n_test_days, n_validation):
+    assert len(split_days(dataset(n_days), n_test_days=n_test_days).validation_days) == n_validation
+
+
+def test_named_test_days_may_have_gaps_and_begin_with_the_first_of_them():
+    split = split_days(dataset(7), test_days=[*days(6), *days(3)], n_validation_days=2)
+    assert (split.train_days, split.validation_days, split.test_days) == (days(0), days(1, 2), days(3, 6))
+    assert split.unused_days == days(4, 5)
+    assert not (split.train | split.validation | split.test)[16:24].any()
+
+
+def _touching(seconds_before: int, n_days: int = 3) -> Dataset:
     """Two rows a day; the label of the second row of the first day ends about when the second day begins."""
-    data = dataset(3, rows_per_day=2)
+    data = dataset(n_days, rows_per_day=2)
     second_day = datetime(2026, 3, 3, 8, tzinfo=UTC)
     ends = data.frame["actual_arrival"].to_list()
     ends[1] = second_day - timedelta(seconds=seconds_before)
