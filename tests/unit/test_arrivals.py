@@ -12,6 +12,7 @@ from etacore.mlops.arrivals import MAX_GAP_S, arrivals_frame, observe_arrivals, 
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, read_positions
 from etacore.mlops.tracks import match_tracks, pattern_line
+from etacore.seeding import distance_m
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, real_data, write_feed, write_positions
 
 LEG_S = 0.010 * M_PER_DEGREE / SPEED_MPS  # 139 s from stop to stop
@@ -70,6 +71,35 @@ def test_no_interpolation_across_a_long_silence(tmp_path: Path, feed: Feed) -> N
     late = [row | {"timestamp": row["timestamp"] + int(MAX_GAP_S)} for row in rows if row["lon"] > 0.015]
     seen = observe(tmp_path, feed, [row for row in rows if row["lon"] < 0.006] + late)
     assert seen["stop_id"].to_list() == ["A", "C", "D"]  # B was passed in silence
+
+
+@pytest.mark.parametrize(("longer_s", "seen_at_b"), [(0, True), (1, False)])
+def test_the_longest_silence_that_is_interpolated(tmp_path: Path, feed: Feed, longer_s: int, seen_at_b: bool) -> None:
+    rows = drive("out", [0.0, 0.032], EIGHT)
+    before, after = rows[10], rows[18]  # 800 m and 1440 m along, B lies at 1112 m
+    late_s = int(MAX_GAP_S) + longer_s - (after["timestamp"] - before["timestamp"])
+    late = [row | {"timestamp": row["timestamp"] + late_s} for row in rows[18:]]
+    seen = observe(tmp_path, feed, rows[:11] + late)
+    assert ("B" in seen["stop_id"].to_list()) == seen_at_b
+    if seen_at_b:
+        part = (0.010 * M_PER_DEGREE - 800) / 640
+        assert seen["interp_ts"][1] == pytest.approx(before["timestamp"] + part * MAX_GAP_S, abs=0.1)
+
+
+def test_a_fix_at_the_limit_of_the_rule_is_within_it(tmp_path: Path, feed: Feed) -> None:
+    positions = record(tmp_path, drive("out", [0.0, 0.032], EIGHT, every_s=40))
+    b_lat, b_lon = np.zeros(1), np.array([0.010])
+    near_m = float(distance_m(positions.lat[3:4], positions.lon[3:4], b_lat, b_lon)[0])  # 152 m before B, the nearest
+    assert 150 < near_m < 155
+    below_m = float(np.nextafter(near_m, 0.0))
+    for limits, method in (
+        ({"first_within_m": near_m}, "first_50m"),
+        ({"first_within_m": below_m}, "closest_200m"),
+        ({"closest_within_m": near_m}, "closest_200m"),
+        ({"closest_within_m": below_m}, "none"),
+    ):
+        seen = arrivals_frame(observe_arrivals(positions, feed, **limits), positions, feed)
+        assert seen.filter(pl.col("stop_id") == "B")["method"].to_list() == [method], limits
 
 
 def test_the_second_visit_of_a_loop_is_not_the_first(tmp_path: Path, feed: Feed) -> None:

@@ -9,12 +9,13 @@ import pytest
 from rich.console import Console
 
 from etacore.errors import ConfigError, DatasetError, FeedError
-from etacore.mlops.dataset.assemble import _scheduled_us
+from etacore.mlops.arrivals import NO_ARRIVAL
+from etacore.mlops.dataset.assemble import REASONS, _scheduled_us, why_dropped
 from etacore.mlops.dataset.build import BuiltDataset, build_dataset
 from etacore.mlops.dataset.columns import COLUMNS, read_dataset
 from etacore.mlops.dataset.config import BuildConfig
-from etacore.mlops.dataset.features import FEATURE_COLUMNS, FeatureTap, compute_features
-from etacore.mlops.dataset.labels import half_gap_s
+from etacore.mlops.dataset.features import FEATURE_COLUMNS, FeatureRows, FeatureTap, compute_features
+from etacore.mlops.dataset.labels import MAX_GAP_S, Labels, half_gap_s
 from etacore.mlops.dataset.plan import make_plan
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, read_positions
@@ -99,6 +100,17 @@ def test_straight_distance_and_holidays(tmp_path: Path, feed: Feed) -> None:
     assert build(tmp_path, feed, new_year, holiday_region="CA-QC").frame["is_holiday"].all()
     with pytest.raises(DatasetError, match="holiday region 'XX' is unknown"):
         build(tmp_path, feed, OUT, holiday_region="XX")
+
+
+def test_holidays_are_known_to_the_last_day_of_a_recording_over_a_new_year(tmp_path: Path, feed: Feed) -> None:
+    new_year = DAY_S - 86_400
+    past_midnight = drive("back", [0.030, -0.002], new_year - 86_400 + 90_600)  # of 31 December, at 01:10
+    eve = build(tmp_path, feed, past_midnight, holiday_region="CA-QC").frame
+    assert eve["service_date"].unique().to_list() == [dt.date(2023, 12, 31)]
+    assert eve["is_holiday"].all()
+    both = drive("out", [0.0, 0.032], new_year - 86_400 + 28_800) + drive("out", [0.0, 0.032], new_year + 28_800)
+    by_day = build(tmp_path, feed, both, holiday_region="CA-QC").frame.select("service_date", "is_holiday").unique()
+    assert by_day.sort("service_date").rows() == [(dt.date(2023, 12, 31), False), (dt.date(2024, 1, 1), True)]
 
 
 def test_trip_past_midnight_belongs_to_its_service_date(tmp_path: Path, feed: Feed) -> None:
@@ -235,6 +247,38 @@ def test_half_the_gap_around_a_moment(tmp_path: Path) -> None:
     moments = (EIGHT + np.array([10, 11, 0, 60, 20, 21])) * 1_000_000
     gaps = half_gap_s(positions, vehicle, moments)
     np.testing.assert_array_equal(gaps, [5.0, 20.0, np.nan, np.nan, np.nan, np.nan])
+
+
+def test_the_gap_is_known_for_the_last_fix_of_the_last_vehicle_and_up_to_two_hours(tmp_path: Path) -> None:
+    last_s = int(MAX_GAP_S)
+    times = (("a", 0), ("b", 5), ("b", last_s + 5), ("c", 10), ("c", last_s + 11))
+    positions = record(tmp_path, [OUT[0] | {"vehicle_id": v, "timestamp": EIGHT + s} for v, s in times])
+    vehicle = np.array([0, 1, 1, 2], np.int32)
+    moments = (EIGHT + np.array([0, last_s + 5, last_s + 6, last_s + 11])) * 1_000_000
+    np.testing.assert_array_equal(half_gap_s(positions, vehicle, moments), [np.nan, MAX_GAP_S / 2, np.nan, np.nan])
+    ended = record(tmp_path, [OUT[0] | {"timestamp": EIGHT + s} for s in (0, 30)])
+    assert half_gap_s(ended, np.zeros(1, np.int32), np.array([EIGHT + 30]) * 1_000_000).tolist() == [15.0]
+
+
+def test_the_borders_of_what_a_row_may_be(tmp_path: Path) -> None:
+    positions = record(tmp_path, OUT[:1])
+    reasons = []
+    for left_us, distance_m in (
+        (-1, 500.0),
+        (0, 500.0),
+        (7_200_000_000, 500.0),
+        (7_200_000_001, 500.0),
+        (60_000_000, np.nextafter(np.float32(10.0), np.float32(0.0))),
+        (60_000_000, 10.0),
+    ):
+        place = np.array([NO_ARRIVAL, EIGHT * 1_000_000 + left_us])
+        zero, ends, rule = np.zeros(1, np.int32), np.array([0, 2], np.int64), np.array([0, 1], np.uint8)
+        labels = Labels(zero, zero, zero, ends, place, place, rule, np.ones(2), ("none", "x"))
+        values = np.array([[distance_m]], np.float32)
+        rows = FeatureRows(zero, np.ones(1, np.int32), values, ("distance_to_stop",), np.zeros(1, np.uint8), 0)
+        dropped = why_dropped(rows, np.ones(1, bool), np.zeros(1, np.int64), labels, positions, CONFIG)
+        reasons.append(REASONS[int(dropped.reason[0])])
+    assert reasons == ["already_arrived", "written", "written", "too_far_ahead", "too_near", "written"]
 
 
 def test_a_vehicle_that_was_silent_for_days_tells_no_uncertainty(tmp_path: Path, feed: Feed) -> None:

@@ -16,7 +16,8 @@ from etacore.mlops.evaluation.baselines import BASELINES, DISTANCE, SCHEDULE, SE
 from etacore.mlops.evaluation.candidates import short_titles
 from etacore.mlops.evaluation.evaluating import evaluate
 from etacore.mlops.evaluation.holding_out import hold_out
-from etacore.mlops.evaluation.results import EvaluationConfig
+from etacore.mlops.evaluation.results import Entrant, EvaluationConfig, Identity
+from etacore.mlops.evaluation.scoring import error_fan, score_entrant
 from etacore.mlops.metrics import regression_metrics
 from etacore.registry import Registry
 from tests.evaluation_data import by_hand, dataset, day, linear, part, rows
@@ -255,6 +256,36 @@ def test_rows_without_a_usable_label_are_counted(registry: Registry) -> None:
     found = evaluate(replace(data, frame=data.frame.with_columns(time_to_arrival_seconds=strange)), registry, QUICK)
     assert found.n_dropped == 7
     assert found.result(key).n == found.n_rows == by_hand(data, 0.23).height - 7
+
+
+def test_labels_from_now_to_two_hours_are_usable_both_included() -> None:
+    data = dataset()
+    seconds = data.frame["time_to_arrival_seconds"].to_list()
+    borders = [0.0, 7200.0, -0.001, 7200.001, float("nan")]
+    seconds[-5:] = borders
+    frame = data.frame.with_columns(time_to_arrival_seconds=pl.Series(seconds))
+    held_out = hold_out(replace(data, frame=frame), QUICK)
+    assert held_out.actual_s[-2:].tolist() == [0.0, 7200.0]
+    assert held_out.n_dropped == 3
+    assert held_out.rows[-5:].tolist() == [True, True, False, False, False]
+
+
+def test_a_fan_s_bins_begin_at_their_lower_edge_and_end_before_the_upper_one() -> None:
+    predicted = np.array([0.0, 59.9, 60.0, 1499.9, 1500.0, 1799.9, 1800.0])
+    fans = error_fan(predicted, predicted + np.arange(7.0))
+    assert [(fan.from_min, fan.to_min, fan.n) for fan in fans] == [(0, 1, 2), (1, 2, 1), (20, 25, 1), (25, 30, 2)]
+    assert [fan.quantiles_s[2] for fan in fans] == [0.5, 2.0, 3.0, 4.5]
+
+
+def test_two_minutes_are_within_two_minutes() -> None:
+    data = dataset()
+    held_out = hold_out(data, QUICK)
+    for off_s, within in ((120.0, 1.0), (-120.0, 1.0), (120.1, 0.0)):
+        whole = replace(held_out, actual_s=np.round(held_out.actual_s))
+        predicted = (whole.actual_s + off_s).astype(np.float32)
+        result = score_entrant(Entrant(Identity(name="m", kind="model", model_type="t"), predicted), whole)
+        assert {piece.within_120s for piece in result.by_hour.values()} == {within}
+        assert result.metrics["within_120s"] == within
 
 
 def test_the_same_evaluation_gives_the_same_numbers(registry: Registry) -> None:

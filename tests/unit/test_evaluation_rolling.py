@@ -43,6 +43,11 @@ def test_sliding_windows_forget() -> None:
     assert [window.train_days for window in windows] == [(day(3), day(4))]
 
 
+def test_the_most_windows_leave_two_days_to_the_first_of_them() -> None:
+    windows = rolling_windows(dataset(), "polyreg_distance", 4)
+    assert [window.train_days for window in windows] == [tuple(map(day, range(n))) for n in (2, 3, 4, 5)]
+
+
 def test_a_window_knows_nothing_of_its_day_and_later() -> None:
     data = dataset()
     late = pl.when(pl.col("service_date") >= day(5)).then(2.0).otherwise(1.0)

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from etacore.errors import TrainingError
-from etacore.mlops.leakage import MAX_ERROR_LEFT, errors_left, find_leaks
+from etacore.mlops.leakage import MAX_ERROR_LEFT, MIN_ROWS, errors_left, find_leaks
 from etacore.mlops.split import split_days
 from etacore.mlops.training import TrainingConfig, train
 from etacore.mlops.training.families import _group_means, fit_family
@@ -138,6 +138,20 @@ def test_where_the_distance_alone_tells_all_or_there_are_too_few_rows_nothing_is
     few = np.arange(len(dataset)) < 150
     broken = replace(dataset, frame=dataset.frame.with_columns(leg_left=pl.col("time_to_arrival_seconds")))
     assert find_leaks(broken, replace(split, train=split.train & few), columns=["leg_left"]) == ()
+
+
+def test_without_validation_days_the_probe_measures_on_the_test(dataset):
+    split = split_days(dataset, n_validation_days=0)
+    broken = replace(dataset, frame=dataset.frame.with_columns(leg_left=future_speed(dataset.frame)))
+    assert [leak.column for leak in find_leaks(broken, split, columns=["leg_left"])] == ["leg_left"]
+
+
+def test_the_fewest_rows_that_are_probed(dataset, split):
+    for n, is_probed in ((MIN_ROWS, True), (MIN_ROWS - 1, False)):
+        for part in ("train", "validation"):
+            mask = getattr(split, part)
+            few = replace(split, **{part: mask & (np.cumsum(mask) <= n)})
+            assert bool(errors_left(dataset, few, columns=["hour"])) == is_probed
 
 
 @pytest.mark.parametrize("route_id", [None, "r1", "r2"])

@@ -12,7 +12,14 @@ import pytest
 
 from etacore.errors import TrainingError
 from etacore.mlops.dataset.columns import Dataset
-from etacore.mlops.typical import PRIOR_N, fit_typical, observed_legs, typical_seconds, typical_seconds_by_day
+from etacore.mlops.typical import (
+    MAX_LEG_S,
+    PRIOR_N,
+    fit_typical,
+    observed_legs,
+    typical_seconds,
+    typical_seconds_by_day,
+)
 from etacore.typical import TypicalTimes
 
 DAY = date(2026, 3, 2)
@@ -91,6 +98,31 @@ def test_a_leg_is_not_made_across_a_stop_that_was_not_seen_or_of_two_vehicles():
 @pytest.mark.parametrize("leg_s", [0.0, -5.0, 3601.0])
 def test_breaks_and_arrivals_out_of_order_are_no_legs(leg_s):
     assert observed_legs(dataset(visit_rows(0, 8, (leg_s, 90))))["leg_s"].to_list() == [90.0, 60.0]
+
+
+def test_the_longest_way_that_is_no_break():
+    assert observed_legs(dataset(visit_rows(0, 8, (MAX_LEG_S, 90))))["leg_s"].to_list() == [3600.0, 90.0, 60.0]
+
+
+def test_half_of_the_first_leg_is_in_its_first_half_and_a_tenth_tells_its_length():
+    row = visit_rows(0, 8, (60, 90))[0]
+    half = row | {"leg_left": 0.5}
+    assert observed_legs(dataset([half]))["leg_s"].to_list() == [120.0]
+    tenth = row | {"leg_left": 0.1, "vp_ts": row["vp_ts"] + timedelta(seconds=40)}
+    leg_m = fit_typical(dataset([half, tenth])).leg_m("r", "A")
+    assert leg_m == pytest.approx((100 / 0.5 + 100 / 0.1) / 2)
+
+
+def test_the_first_and_the_last_hour_of_the_day_are_learned_each_for_itself():
+    rows = [*visit_rows(0, 0, (60, 90), minute=30), *visit_rows(1, 23, (100, 90), minute=30, trip="u")]
+    legs = fit_typical(dataset(rows)).legs("r", PATTERN)
+    assert legs[0, 2] == pytest.approx((60 + PRIOR_N * 80) / (1 + PRIOR_N), abs=1e-3)
+    assert legs[23, 2] == pytest.approx((100 + PRIOR_N * 80) / (1 + PRIOR_N), abs=1e-3)
+    assert legs[[1, 12, 22], 2].tolist() == [80.0] * 3
+    late = dataset(rows)
+    assert typical_seconds(late, None, fit_typical(late))[-1] == pytest.approx(
+        float(legs[23, 1]) + float(legs[23, 2]) + float(legs[23, 3])
+    )
 
 
 def test_the_hour_is_local_and_that_of_the_start_of_the_leg():
