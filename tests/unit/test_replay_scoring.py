@@ -12,7 +12,7 @@ import polars as pl
 import pytest
 
 from etacore.errors import FeedError
-from etacore.mlops.arrivals import NO_ARRIVAL, Rule, arrivals_frame, observe_arrivals
+from etacore.mlops.arrivals import NO_ARRIVAL, Rule, observe_arrivals
 from etacore.mlops.gtfs import Feed, read_feed
 from etacore.mlops.positions import Positions, read_positions
 from etacore.mlops.scoring import (
@@ -142,10 +142,14 @@ def test_runs_of_other_days_trips_and_vehicles_are_not_mixed_up(tmp_path: Path, 
     second = [row | {"vehicle_id": "tram"} for row in OUT]
     positions = record(tmp_path, [*OUT, *tomorrow, *second])
     arrivals = given(
-        {"at_s": 200.0}, {"at_s": 86_400 + 300.0}, {"at_s": 400.0, "vehicle_id": "tram"}, {"trip_id": "back"}
+        {"at_s": 400.0, "vehicle_id": "tram"},
+        {"at_s": 86_400 + 300.0},
+        {"at_s": 86_400 + 150.0, "stop_id": "B", "stop_sequence": 20},
+        {"at_s": 200.0},
+        {"trip_id": "back"},  # has no stop C of this sequence
     )
     truth = truth_of_frame(arrivals, positions, feed)
-    assert len(truth.key) == 3  # trip back has no stop C of this sequence
+    assert len(truth.key) == 4
     assert (np.diff(truth.key) > 0).all()
     tracks = match_tracks(positions, feed)
     at_start = np.flatnonzero(positions.lon == 0.0).tolist()
@@ -156,12 +160,49 @@ def test_runs_of_other_days_trips_and_vehicles_are_not_mixed_up(tmp_path: Path, 
         assert (scores.model.n, scores.model.overall.mae_s) == (1, 0.0)
 
 
+def test_vehicles_of_several_patterns_are_measured_each_along_its_own(tmp_path: Path, feed: Feed) -> None:
+    loop = drive("loop", [0.0, 0.020, 0.0], EIGHT + 3605, route_id="r2", vehicle_id="tram")
+    astray = OUT[6] | {"lat": 0.004, "timestamp": EIGHT + 61}  # 445 m beside the line
+    positions = record(tmp_path, [*OUT, astray, *loop])
+    vehicle = np.array(positions.vehicle_id.values)[positions.vehicle_id.codes]
+    bus, tram = np.flatnonzero((vehicle == "bus") & (positions.lat == 0)), np.flatnonzero(vehicle == "tram")
+    beside = int(np.flatnonzero(positions.lat > 0)[0])
+    recording = Recording()
+    expected_m = []
+    for row, stop_id, sequence, left_m in (
+        (bus[3], "A", 10, None),  # is not scored
+        (tram[6], "B", 4, 3 * LEG_M - 480),
+        (bus[3], "C", 40, 2 * LEG_M - 240),
+        (beside, "D", 50, math.hypot(3 * LEG_M - 480, 0.004 * M_PER_DEGREE)),
+        (bus[6], "D", 50, 3 * LEG_M - 480),
+        (tram[1], "C", 3, 2 * LEG_M - 80),
+        (bus[20], "B", 20, 0.0),  # behind it already, though its arrival comes late
+    ):
+        recording.add(int(row), [{"stop_id": stop_id, "stop_sequence": sequence, "eta_seconds": 0.0}])
+        expected_m += [] if left_m is None else [left_m]
+    tram_trip = {"trip_id": "loop", "vehicle_id": "tram"}
+    arrivals = given(
+        {"at_s": 4600.0, "stop_id": "B", "stop_sequence": 4} | tram_trip,
+        {"at_s": 400.0},
+        {"at_s": 4400.0, "stop_id": "C", "stop_sequence": 3} | tram_trip,
+        {"at_s": 300.0, "stop_id": "B", "stop_sequence": 20},
+        {"at_s": 500.0, "stop_id": "D", "stop_sequence": 50},
+    )
+    scores = score(positions, feed, recording, arrivals)
+    actual_s = [4600 - 3605 - 60, 400 - 30, 500 - 61, 500 - 60, 4400 - 3605 - 10, 300 - 200]
+    assert scores.model.overall.bias_s == pytest.approx(-np.mean(actual_s))
+    errors = np.array(expected_m) / scores.baseline_speed_mps - actual_s
+    assert scores.baseline.overall.mae_s == pytest.approx(np.abs(errors).mean(), abs=0.1)
+    assert scores.baseline.overall.bias_s == pytest.approx(errors.mean(), abs=0.1)
+
+
 def test_the_truth_of_our_own_arrivals_prefers_the_interpolated_time(tmp_path: Path, feed: Feed) -> None:
     positions = record(tmp_path, OUT)
     tracks = match_tracks(positions, feed)
     seen = observe_arrivals(positions, feed, tracks)
     truth = truth_of_arrivals(seen, positions, feed)
     assert truth.kinds == LABEL_KINDS
+    assert (np.diff(truth.key) > 0).all()
     assert truth.kind.tolist() == [Rule.FIRST_50M, 0, 0, 0]  # the bus was at A before its first fix
     assert truth.label_us.tolist() == [int(seen.rule_us[0]), *seen.interp_us[1:].tolist()]
     none = dataclasses.replace(seen, interp_us=np.full(len(seen), NO_ARRIVAL), rule=np.array([1, 1, 2, 2], np.uint8))
@@ -169,8 +210,17 @@ def test_the_truth_of_our_own_arrivals_prefers_the_interpolated_time(tmp_path: P
     assert (by_rule.kind.tolist(), by_rule.label_us.tolist()) == ([1, 1, 2, 2], seen.rule_us.tolist())
     stops = predicted(1, ("B", 20, 100.0), ("D", 50, 400.0))
     assert score_recording(stops, positions, feed, tracks, by_rule).labels == {LABEL_KINDS[1]: 1, LABEL_KINDS[2]: 1}
-    frame = arrivals_frame(seen, positions, feed)
-    assert frame["method"].to_list()[0] == "first_50m"
+
+
+def test_a_label_keeps_its_kind_whatever_the_order_of_the_keys(tmp_path: Path, feed: Feed) -> None:
+    tomorrow = [row | {"timestamp": row["timestamp"] + 86_400} for row in OUT]
+    positions = record(tmp_path, [*OUT, *tomorrow, *(row | {"vehicle_id": "tram"} for row in OUT)])
+    seen = observe_arrivals(positions, feed)
+    assert seen.tracks.vehicle_code.tolist() == [0, 1, 0]  # by day, then by vehicle; keys are by vehicle, then by day
+    rule = np.array([0, Rule.FIRST_50M, Rule.CLOSEST_200M], np.uint8)[seen.track_ix]
+    interp_us = np.where(rule == 0, seen.rule_us, NO_ARRIVAL)
+    truth = truth_of_arrivals(dataclasses.replace(seen, rule=rule, interp_us=interp_us), positions, feed)
+    assert truth.kind.tolist() == [0] * 4 + [2] * 4 + [1] * 4
 
 
 def test_the_speed_of_the_baseline_is_that_between_the_second_and_the_last_stop(tmp_path: Path, feed: Feed) -> None:
@@ -184,6 +234,9 @@ def test_the_speed_of_the_baseline_is_that_between_the_second_and_the_last_stop(
     both = record(tmp_path, OUT + slow)
     # metres over seconds of both runs together: the harmonic mean, as each drives the same way
     assert mean_speed_mps(both, match_tracks(both, feed)) == pytest.approx(2 / (1 / 8 + 1 / 4), rel=0.02)
+    stands = [OUT[14] | {"timestamp": EIGHT + 140 + 10 * n} for n in range(1, 4)]  # just behind B
+    parked = record(tmp_path, OUT[:15] + stands)
+    assert math.isnan(mean_speed_mps(parked, match_tracks(parked, feed)))
     short = record(tmp_path, OUT[:5])
     assert math.isnan(mean_speed_mps(short, match_tracks(short, feed)))  # never past the second stop
 
