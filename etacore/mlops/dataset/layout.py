@@ -1,135 +1,313 @@
-"""The columns of a dataset, their types, and the check that rows have them."""
+"""The dataset file: its columns, where it lies, and how it is read and written.
+
+One Parquet file. The first 25 columns are those of the compatibility contract;
+ours follow. What the rows were made with stands in the file's own metadata, so
+that a dataset is complete in itself.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import polars as pl
+import pyarrow.parquet as pq
 
 from etacore.errors import DatasetError
+from etacore.mlops.dataset.layout import COLUMNS, CONTRACT_COLUMNS, MORE_COLUMNS, NULLABLE, TIMESTAMP, check_frame
+from etacore.mlops.files import whole_file
 
-TIMESTAMP: Final = pl.Datetime("us", "UTC")
-CONTRACT_COLUMNS: Final[Mapping[str, pl.DataType]] = MappingProxyType(
-    {
-        "trip_id": pl.String(),
-        "route_id": pl.String(),
-        "vehicle_id": pl.String(),
-        "stop_id": pl.String(),
-        "stop_sequence": pl.Int64(),
-        "vp_ts": TIMESTAMP,
-        "vp_lat": pl.Float64(),
-        "vp_lon": pl.Float64(),
-        "vp_bearing": pl.Float64(),
-        "stop_lat": pl.Float64(),
-        "stop_lon": pl.Float64(),
-        "distance_to_stop": pl.Float64(),
-        "progress_on_segment": pl.Float64(),
-        "progress_ratio": pl.Float64(),
-        "actual_arrival": TIMESTAMP,
-        "time_to_arrival_seconds": pl.Float64(),
-        "hour": pl.Int64(),
-        "day_of_week": pl.Int64(),
-        "is_weekend": pl.Boolean(),
-        "is_holiday": pl.Boolean(),
-        "is_peak_hour": pl.Boolean(),
-        "current_speed_kmh": pl.Float64(),
-        "temperature_c": pl.Float64(),
-        "precipitation_mm": pl.Float64(),
-        "wind_speed_kmh": pl.Float64(),
-    }
-)
-"""The 25 columns that every dataset has, in their order."""
-MORE_COLUMNS: Final[Mapping[str, pl.DataType]] = MappingProxyType(
-    {
-        "along_route_distance_m": pl.Float64(),
-        "stops_ahead": pl.Int64(),
-        "stop_ordinal": pl.Int64(),
-        "n_stops": pl.Int64(),
-        "leg_left": pl.Float64(),
-        "recent_speed_mps": pl.Float64(),
-        "since_last_stop_s": pl.Float64(),
-        "service_date": pl.Date(),
-        "pattern_id": pl.String(),
-        "label_rule": pl.String(),
-        "label_uncertainty_s": pl.Float64(),
-        "interpolated_arrival": TIMESTAMP,
-        "scheduled_arrival": TIMESTAMP,
-    }
-)
-"""What our own datasets add, in this order; a foreign file has none, any or all of them."""
-COLUMNS: Final[Mapping[str, pl.DataType]] = MappingProxyType({**CONTRACT_COLUMNS, **MORE_COLUMNS})
-NULLABLE: Final = frozenset(
-    {
-        "vp_bearing",
-        "progress_on_segment",
-        "progress_ratio",
-        "current_speed_kmh",
-        "temperature_c",
-        "precipitation_mm",
-        "wind_speed_kmh",
-        "leg_left",
-        "recent_speed_mps",
-        "since_last_stop_s",
-        "label_uncertainty_s",
-        "interpolated_arrival",
-        "scheduled_arrival",
-    }
-)
-"""Columns in which a value may be unknown: null, never NaN."""
+__all__ = [
+    "COLUMNS",
+    "CONTRACT_COLUMNS",
+    "LABELS",
+    "MORE_COLUMNS",
+    "NULLABLE",
+    "TIMESTAMP",
+    "Dataset",
+    "check_frame",
+    "check_name",
+    "dataset_path",
+    "read_dataset",
+    "read_metadata",
+    "write_dataset",
+]
+
+FORMAT: Final = 1
+METADATA_KEY: Final = b"etacore"
+DATASET_DIR_VARIABLE: Final = "ETACORE_DATASET_DIR"
+DEFAULT_DATASET_DIR: Final = "datasets"
+SERVICE_DAY_STARTS_H: Final = 3
+"""Where nothing says the service day, it is the local date of the time this many hours before."""
+
+LABELS: Final = ("rule", "interpolated")
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
+_ROWS_PER_GROUP: Final = 262_144
+_US: Final = 1e6
 
 
-def check_frame(frame: pl.DataFrame, where: str) -> pl.DataFrame:
-    """Rows as a dataset has them: columns in order, exact types; columns that are not ours are left out.
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """A dataset in memory.
 
-    Narrower numbers, other units of time and other string types are taken and converted.
+    Attributes
+    ----------
+    name : str
+    path : Path
+    frame : polars.DataFrame
+        `CONTRACT_COLUMNS`, then those of `MORE_COLUMNS` that the file has; ``service_date`` is always there.
+    time_zone : str
+        IANA name, of hour and day.
+    holiday_region : str or None
+    distance : str
+        What ``distance_to_stop`` is: ``along_route`` or ``straight``.
+    patterns : mapping of pattern id to stop ids
+        In the order of the pattern; empty for a foreign file.
+    sha256 : str
+        Of the file, hexadecimal.
+    metadata : mapping
+        Everything that stands in the file's metadata; empty for a foreign file.
+    """
+
+    name: str
+    path: Path
+    frame: pl.DataFrame
+    time_zone: str
+    holiday_region: str | None
+    distance: str
+    patterns: Mapping[str, tuple[str, ...]]
+    sha256: str
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def label_seconds(self, label: str = "rule") -> pl.Series:
+        """Seconds from each fix to the arrival.
+
+        Parameters
+        ----------
+        label : str
+            ``rule``: the arrival by the 50 m / 200 m rule. ``interpolated``: the moment at which the vehicle passed
+            the stop between two fixes; where that is unknown or lies before the fix, the rule's.
+
+        Returns
+        -------
+        polars.Series of float64, length n
+
+        Raises
+        ------
+        DatasetError
+            If the label is unknown, or the file has no interpolated times.
+        """
+        if label not in LABELS:
+            raise DatasetError(f"label {label!r} is unknown", hint=f"known: {', '.join(LABELS)}")
+        rule = self.frame["time_to_arrival_seconds"]
+        if label == "rule":
+            return rule
+        if "interpolated_arrival" not in self.frame.columns:
+            raise DatasetError(
+                f"dataset {self.name} has no column interpolated_arrival", hint="use label rule with this dataset"
+            )
+        passed_s = (pl.col("interpolated_arrival") - pl.col("vp_ts")).dt.total_microseconds() / _US
+        chosen = pl.when(passed_s >= 0).then(passed_s).otherwise(pl.col("time_to_arrival_seconds"))
+        return self.frame.select(chosen.alias(rule.name)).to_series()
+
+
+def dataset_path(name_or_path: str | Path, folder: str | Path | None = None) -> Path:
+    """Where a dataset lies.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A path (it ends in ``.parquet`` or has a folder), else a name.
+    folder : str or Path, optional
+        Where names are looked up; default ``$ETACORE_DATASET_DIR``, else ``datasets`` below the working directory.
 
     Raises
     ------
     DatasetError
-        As `read_dataset`.
+        If a name cannot be a file name.
     """
-    absent = [name for name in CONTRACT_COLUMNS if name not in frame.columns]
-    if absent:
+    text = str(name_or_path)
+    if text.endswith(".parquet") or os.sep in text:
+        return Path(text)
+    check_name(text)
+    home = folder if folder is not None else os.environ.get(DATASET_DIR_VARIABLE) or DEFAULT_DATASET_DIR
+    return Path(home) / f"{text}.parquet"
+
+
+def check_name(name: str) -> None:
+    """Refuse what cannot be a dataset's name.
+
+    Raises
+    ------
+    DatasetError
+    """
+    if not _NAME.fullmatch(name):
         raise DatasetError(
-            f"{where} has no column {', '.join(absent)}", hint=f"a dataset has: {', '.join(CONTRACT_COLUMNS)}"
+            f"dataset name {name!r} cannot be used", hint="letters, digits and _ . - only, at most 100 of them"
         )
-    if not len(frame):
-        raise DatasetError(f"{where} has no rows")
-    frame = frame.select(
-        _as_type(frame[name], dtype, where) for name, dtype in COLUMNS.items() if name in frame.columns
+
+
+def write_dataset(
+    frame: pl.DataFrame,
+    path: str | Path,
+    *,
+    name: str,
+    time_zone: str,
+    holiday_region: str | None = None,
+    distance: str = "along_route",
+    patterns: Mapping[str, Sequence[str]] | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a dataset, whole or not at all. The same content gives the same bytes.
+
+    Parameters
+    ----------
+    frame : polars.DataFrame
+        With `COLUMNS` (those of `MORE_COLUMNS` may be absent); brought into their order.
+    path : str or Path
+        Its folder is made if need be; a file already there is replaced.
+    name, time_zone, holiday_region, distance, patterns
+        As in `Dataset`.
+    facts : mapping, optional
+        More for the file's metadata, as JSON takes it.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DatasetError
+        If the rows are not those of a dataset, or the file cannot be written.
+    """
+    path = Path(path)
+    frame = check_frame(frame, str(path))
+    document = {
+        "format": FORMAT,
+        "name": name,
+        "time_zone": time_zone,
+        "holiday_region": holiday_region,
+        "distance": distance,
+        **(facts or {}),
+        "patterns": {pattern_id: list(stops) for pattern_id, stops in (patterns or {}).items()},
+    }
+    encoded = json.dumps(document, sort_keys=True, allow_nan=False).encode()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as draft:
+            _write_parquet(frame, draft, encoded)
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be written ({error.strerror or error})") from None
+    return path
+
+
+def _write_parquet(frame: pl.DataFrame, path: Path, metadata: bytes) -> None:
+    oldest = pl.CompatLevel.oldest()
+    schema = frame.clear().to_arrow(compat_level=oldest).schema.with_metadata({METADATA_KEY: metadata})
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        # One group at a time: the copy that Arrow needs of the texts stays small.
+        for start in range(0, len(frame), _ROWS_PER_GROUP):
+            group = frame.slice(start, _ROWS_PER_GROUP).to_arrow(compat_level=oldest)
+            writer.write_table(group.cast(schema).replace_schema_metadata(schema.metadata))
+
+
+def read_dataset(
+    path_or_name: str | Path, *, time_zone: str | None = None, folder: str | Path | None = None
+) -> Dataset:
+    """Read a dataset and check it.
+
+    Parameters
+    ----------
+    path_or_name : str or Path
+        See `dataset_path`.
+    time_zone : str, optional
+        Needed for a file that was not written here; of one that was, it must be the same.
+    folder : str or Path, optional
+        See `dataset_path`.
+
+    Raises
+    ------
+    DatasetError
+        If the file is absent, no Parquet file, lacks a column, has one of another type, no rows, a null where there
+        may be none, or a number that is not finite. The message names what.
+    """
+    path = dataset_path(path_or_name, folder)
+    metadata = read_metadata(path)
+    zone = metadata.get("time_zone") or time_zone
+    if zone is None:
+        raise DatasetError(
+            f"{path} does not say its time zone",
+            hint="give it, for example America/New_York: hour and day depend on it",
+        )
+    if time_zone is not None and zone != time_zone:
+        raise DatasetError(f"{path} was made with time zone {zone}, not {time_zone}")
+    try:
+        ZoneInfo(zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise DatasetError(f"{path}: time zone {zone!r} is not known") from None
+    try:
+        frame = pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DatasetError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from None
+    frame = check_frame(frame, str(path))
+    if "service_date" not in frame.columns:
+        began = pl.col("vp_ts").dt.convert_time_zone(zone).dt.replace_time_zone(None)
+        frame = frame.with_columns((began - pl.duration(hours=SERVICE_DAY_STARTS_H)).dt.date().alias("service_date"))
+    patterns = metadata.get("patterns") or {}
+    return Dataset(
+        name=str(metadata.get("name") or path.stem),
+        path=path,
+        frame=frame,
+        time_zone=zone,
+        holiday_region=metadata.get("holiday_region"),
+        distance=str(metadata.get("distance") or "straight"),
+        patterns={pattern_id: tuple(stops) for pattern_id, stops in patterns.items()},
+        sha256=_sha256(path),
+        metadata=metadata,
     )
-    nulls = frame.null_count().row(0, named=True)
-    for name, n in nulls.items():
-        if n and name not in NULLABLE:
-            row = int(frame[name].is_null().arg_true()[0])
-            raise DatasetError(f"{where}: {name} is missing in {n} rows, first in row {row}")
-    for name in (name for name, dtype in frame.schema.items() if dtype == pl.Float64):
-        bad = ~frame[name].is_finite().fill_null(True)
-        if bad.any():
-            row = int(bad.arg_true()[0])
-            raise DatasetError(
-                f"{where}: {name} is {frame[name][row]} in row {row}; {int(bad.sum())} rows are not finite",
-                hint="an unknown value is null" if name in NULLABLE else None,
-            )
-    return frame
 
 
-_WIDENS: Final[Mapping[pl.DataType, tuple[type[pl.DataType], ...]]] = {
-    pl.Int64(): (pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32),
-    pl.Float64(): (pl.Float32, pl.Int8, pl.Int16, pl.Int32, pl.UInt8, pl.UInt16, pl.UInt32, pl.Int64, pl.Null),
-    pl.String(): (pl.Categorical, pl.Enum),
-    TIMESTAMP: (pl.Null,),
-}
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a dataset file says of itself; empty if it was not written here.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such file, it is no Parquet file, or it is of a later format.
+    """
+    if not path.is_file():
+        known = sorted(entry.stem for entry in path.parent.glob("*.parquet")) if path.parent.is_dir() else []
+        raise DatasetError(
+            f"there is no dataset {path}",
+            hint=f"{path.parent} holds {', '.join(known) or 'none'}; `etacore dataset build` makes one",
+        )
+    try:
+        found = (pq.read_schema(path).metadata or {}).get(METADATA_KEY)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from None
+    if found is None:
+        return {}
+    try:
+        document = json.loads(found)
+        version = document["format"]
+    except (ValueError, KeyError, TypeError):
+        raise DatasetError(f"{path}: its metadata is damaged") from None
+    if version != FORMAT:
+        raise DatasetError(f"{path} is of dataset format {version}; this version reads {FORMAT}")
+    return dict(document)
 
 
-def _as_type(column: pl.Series, dtype: pl.DataType, where: str) -> pl.Series:
-    if column.dtype == dtype:
-        return column
-    if dtype == TIMESTAMP and isinstance(column.dtype, pl.Datetime):
-        aware = column if column.dtype.time_zone else column.dt.replace_time_zone("UTC")
-        return aware.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    if isinstance(column.dtype, _WIDENS.get(dtype, ())):
-        return column.cast(dtype)
-    raise DatasetError(f"{where}: column {column.name} is {column.dtype}, not {dtype}")
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Which model serves: evidence, gate, history, and the health of a registry."""

@@ -1,0 +1,1 @@
+"""Recorded positions through the real loop, and how good its predictions were."""

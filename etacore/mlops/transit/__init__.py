@@ -1,0 +1,1 @@
+"""Recorded transit data: timetables, positions, arrivals, and what surrounds them."""

@@ -1,0 +1,1 @@
+"""Models at serving time: what a bundle holds, where it lies, and predictions from it."""

@@ -1,0 +1,1 @@
+"""From raw snapshots to finished documents, a batch at a time, in columns."""
