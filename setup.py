@@ -17,7 +17,21 @@ DEBUG = os.environ.get("ETACORE_DEBUG") == "1"
 SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
 N_CPUS = os.cpu_count() or 1
 
-KERNELS = ("_encode", "_features", "_forest", "_histogram", "_index", "_motion", "_resolve", "_resp", "_routes", "_select", "_snapshots", "_state", "_window")  # fmt: skip  # noqa: E501
+KERNELS = (
+    "encode",
+    "features",
+    "fleet",
+    "forest",
+    "histogram",
+    "index",
+    "motion",
+    "resolve",
+    "resp",
+    "routes",
+    "select",
+    "snapshots",
+    "window",
+)
 
 compile_args = ["-std=c11", "-fno-math-errno", "-fwrapv", "-Wall", "-Wno-unused-function"]
 compile_args += ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
@@ -29,8 +43,8 @@ if SANITIZE:
 
 extensions = [
     Extension(
-        f"etacore.{name}",
-        [f"src_ext/etacore/{name}.pyx"],
+        f"etacore._kernels.{name}",
+        [f"src_ext/etacore/_kernels/{name}.pyx"],
         include_dirs=[np.get_include()],
         define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=compile_args,
@@ -38,7 +52,7 @@ extensions = [
         libraries=["m", "dl"],
     )
     for name in KERNELS
-    if os.path.exists(f"src_ext/etacore/{name}.pyx")
+    if os.path.exists(f"src_ext/etacore/_kernels/{name}.pyx")
 ]
 
 setup(

@@ -24,14 +24,14 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from benchmarks.fleet import ROOT
-from etacore.mlops.dataset.columns import Dataset, dataset_path, read_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.job import build_from_files
+from etacore.mlops.dataset.layout import Dataset, dataset_path, read_dataset
 from etacore.mlops.evaluation import EvaluationConfig, evaluate, write_evaluation
 from etacore.mlops.evaluation.results import Result
 from etacore.mlops.progress import Progress, console_progress
 from etacore.mlops.training import TrainingConfig, train
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from etacore.schema import BASE_FEATURES
 
 DATA: Final = Path(os.environ.get("ETACORE_REAL_DATA", ROOT.parent / "shared" / "data")) / "ttc_2016"

@@ -11,7 +11,7 @@ import xgboost
 from benchmarks.fleet import MAX_STOPS, NOW_US, make_fleet
 from benchmarks.measuring import OURS, alternate, differences
 from benchmarks.serving import WarmEngine, WarmPeer, facts
-from etacore.model import Model
+from etacore.models.model import Model
 
 N = 2_000
 PEER = "orjson and redis-py"

@@ -16,7 +16,7 @@ import xgboost
 from benchmarks.fleet import MAX_STOPS, make_fleet
 from benchmarks.measuring import OURS, alternate, differences, report_rounds
 from benchmarks.serving import Stopwatch, TimedModel, WarmEngine, WarmPeer, facts, without_inference
-from etacore.model import Model
+from etacore.models.model import Model
 
 FLEETS = [1, 10, 100, 1_000, 10_000, 100_000]
 PEER = "tuned Python"

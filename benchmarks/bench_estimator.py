@@ -13,7 +13,7 @@ from benchmarks.measuring import OURS, alternate, differences
 from benchmarks.peers.python_estimator import PythonEstimator
 from benchmarks.serving import facts
 from etacore.estimator import estimate_stop_times
-from etacore.model import Model
+from etacore.models.model import Model
 
 PEER = "Python + XGBoost"
 

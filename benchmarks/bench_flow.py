@@ -27,9 +27,9 @@ from benchmarks.fleet import NOW_US, make_fleet, registry_path
 from benchmarks.measuring import OURS, describe, report_value
 from benchmarks.moving import moving_fleet
 from benchmarks.serving import Clock, config
-from etacore.redis_server import RedisServer
-from etacore.runtime import Observer, PollResult, Runtime, Silent, Window
+from etacore.loop.runtime import Observer, PollResult, Runtime, Silent, Window
 from etacore.schema import Status
+from etacore.store.server import RedisServer
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings
 from flows.shell import set_up_logging

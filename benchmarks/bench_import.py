@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.fleet import ROOT
 from benchmarks.measuring import OURS, describe, report_value
 
-PROGRAM = "import etacore.cli, etacore.runtime"
+PROGRAM = "import etacore.cli.app, etacore.loop.runtime"
 
 
 def bench_import(benchmark: Any) -> None:
@@ -30,7 +30,7 @@ def bench_import(benchmark: Any) -> None:
             check=True,
         )
         times_us = re.findall(r"^import time:\s+(\d+) \|", run.stderr, re.MULTILINE)
-        assert " etacore.runtime\n" in run.stderr
+        assert " etacore.loop.runtime\n" in run.stderr
         totals.append(sum(map(int, times_us)) / 1e6)
 
     benchmark.pedantic(start, rounds=5, warmup_rounds=1)

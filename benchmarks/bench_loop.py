@@ -20,10 +20,10 @@ from benchmarks.fleet import MAX_STOPS, NOW_US, Fleet, make_fleet, registry_path
 from benchmarks.measuring import OURS, alternate, differences
 from benchmarks.peers.redis_floor import RedisFloor
 from benchmarks.serving import Clock, WarmPeer, config, facts
-from etacore.model import Model
-from etacore.redis_server import RedisServer
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
+from etacore.models.model import Model
 from etacore.schema import Status
+from etacore.store.server import RedisServer
 
 FLEETS = [1, 10, 100, 1_000, 10_000, 100_000]
 LARGE = 100_000

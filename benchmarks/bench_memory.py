@@ -8,14 +8,14 @@ from typing import Any
 
 from benchmarks.fleet import NOW_US, ROOT, make_fleet, registry_path
 from benchmarks.measuring import OURS, describe, report_value
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
 
 N = 100_000
 PROGRAM = """
 import re, sys
 from pathlib import Path
 from etacore.config import RuntimeConfig
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
 from etacore.schema import Status
 
 url, registry, now_us = sys.argv[1:]
@@ -30,7 +30,7 @@ import re, sys
 from pathlib import Path
 from benchmarks.fleet import NOW_US, compiled_model, make_fleet
 from benchmarks.serving import Clock, config
-from etacore.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine, Models
 
 def peak_kb():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

@@ -10,9 +10,9 @@ import xgboost
 from benchmarks.fleet import NOW_US, make_fleet
 from benchmarks.measuring import OURS, alternate
 from benchmarks.serving import Clock, WarmPeer, facts
-from etacore.model import Model
+from etacore.models.model import Model
+from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots
 
 N = 10_000
 

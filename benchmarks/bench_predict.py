@@ -21,8 +21,8 @@ from benchmarks.fleet import MAX_STOPS, make_fleet, registry_path, training_rows
 from benchmarks.measuring import OURS, Call, alternate
 from benchmarks.peers.forests import PEERS, Predict, into_one_result
 from benchmarks.serving import WarmPeer, facts
-from etacore.forest import CPU, Forest
-from etacore.model import Model
+from etacore.models.forest import CPU, Forest
+from etacore.models.model import Model
 
 Matrix = NDArray[np.float32]
 

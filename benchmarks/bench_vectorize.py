@@ -10,7 +10,7 @@ import xgboost
 from benchmarks.fleet import MAX_STOPS, make_fleet
 from benchmarks.measuring import OURS, alternate
 from benchmarks.serving import WarmEngine, WarmPeer, facts, without_inference
-from etacore.model import Model
+from etacore.models.model import Model
 
 N = 2_000
 

@@ -12,8 +12,8 @@ import pytest
 import xgboost
 
 from benchmarks.fleet import compiled_model, xgboost_model
-from etacore.model import Model
-from etacore.redis_server import RedisServer, find_redis_server
+from etacore.models.model import Model
+from etacore.store.server import RedisServer, find_redis_server
 
 PACKAGES = ("numpy", "orjson", "redis", "xgboost-cpu", "treelite", "tl2cgen", "onnxruntime")
 

@@ -17,9 +17,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from etacore.forest import sha256_hex
-from etacore.model import Model
-from etacore.registry import Registry
+from etacore.models.forest import sha256_hex
+from etacore.models.model import Model
+from etacore.models.registry import Registry
 from etacore.schema import BASE_FEATURES
 
 if TYPE_CHECKING:
@@ -191,13 +191,13 @@ def xgboost_model() -> xgboost.Booster:
 
 def registry_path() -> Path:
     """Registry that holds the model, compiled; made in seconds, then kept under build/."""
-    from etacore.mlops import bitmask, forest_tables
+    from etacore.mlops.bundling import bitmask, forest_tables
 
     sources = (model_path(), bitmask.KERNEL, bitmask.LIBRARY, Path(bitmask.__file__), Path(forest_tables.__file__))
     path = CACHE / f"registry-{sha256_hex(b''.join(source.read_bytes() for source in sources))[:16]}"
     registry = Registry(path)
     if not registry.keys():
-        from etacore.mlops.compiling import compile_to_registry
+        from etacore.mlops.bundling.compile import compile_to_registry
 
         compile_to_registry(model_path(), registry, time_zone=TIME_ZONE, dataset="benchmark")
     return path

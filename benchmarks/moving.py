@@ -14,7 +14,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from benchmarks.fleet import NOW_US, ROOT, make_fleet
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
 
 AGAIN_S = 0.01
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from benchmarks.fleet import MAX_STOPS, NOW_US, Fleet
 from benchmarks.peers.tuned_python import CHUNK, ModelFacts, TunedPython
 from etacore.config import RuntimeConfig
-from etacore.engine import Batch, Engine, Models
-from etacore.model import Model
+from etacore.models.model import Model
+from etacore.pipeline.engine import Batch, Engine, Models
 
 PREDICTED_S: Final = 60.0
 ENGINE_STAGES: Final = {

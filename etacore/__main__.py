@@ -1,5 +1,5 @@
 """``python -m etacore``."""
 
-from etacore.cli import main
+from etacore.cli.app import main
 
 main(prog_name="etacore")

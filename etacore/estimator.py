@@ -15,15 +15,23 @@ from typing import Any, Final
 
 import numpy as np
 
-from etacore._features import WindowFeatures
-from etacore._forest import Library
-from etacore._window import MISSING_INPUT, UnpredictableError, Window, environment, name_vehicle, now_text, text_or_none
+from etacore._kernels.features import WindowFeatures
+from etacore._kernels.forest import Library
+from etacore._kernels.window import (
+    MISSING_INPUT,
+    UnpredictableError,
+    Window,
+    environment,
+    name_vehicle,
+    now_text,
+    text_or_none,
+)
 from etacore.errors import EtacoreError
-from etacore.features import Calendar, along_shape_distance
-from etacore.forest import Forest
-from etacore.legs import TypicalLegs
-from etacore.registry import Model, Registry
-from etacore.route_blobs import ShapePolyline
+from etacore.models.forest import Forest
+from etacore.models.registry import Model, Registry
+from etacore.pipeline.features import Calendar, along_shape_distance
+from etacore.pipeline.route_blobs import ShapePolyline
+from etacore.pipeline.route_knowledge import TypicalLegs
 
 __all__ = ["ShapePolyline", "estimate_stop_times"]
 

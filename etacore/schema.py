@@ -1,6 +1,6 @@
 """The one place that knows feature names, their order and units, and the reasons for which a row is left out.
 
-The numbers are those of ``src_ext/etacore/_types.pxd``.
+The numbers are those of ``src_ext/etacore/_kernels/types.pxd``.
 """
 
 from __future__ import annotations

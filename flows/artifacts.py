@@ -6,9 +6,9 @@ import csv
 import io
 from typing import Final
 
-from etacore.engine import summarize
-from etacore.profiler import MetricSnapshot
-from etacore.runtime import Window
+from etacore.loop.latency import MetricSnapshot
+from etacore.loop.runtime import Window
+from etacore.pipeline.engine import summarize
 
 BAR_WIDTH: Final = 40
 _EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
@@ -41,9 +41,9 @@ def latency_markdown(metric: str, csv_text: str, figures: MetricSnapshot | None 
     Parameters
     ----------
     metric : str
-        One of `etacore.profiler.METRICS`.
+        One of `etacore.loop.latency.METRICS`.
     csv_text : str
-        As `etacore.profiler.Profiler.csv_text` gives it.
+        As `etacore.loop.latency.Profiler.csv_text` gives it.
     figures : MetricSnapshot, optional
         For a line with the percentiles.
     """

@@ -18,8 +18,8 @@ from prefect import flow
 
 from etacore.config import registry_dir_from_env
 from etacore.errors import EvaluationError
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.store import RedisStore
 from flows.mlops_run import CONTEXT, MlopsRun, notification_option, registry_option, run_command, run_flow
 from flows.parameters import Names, need_extra
 from flows.runtime_config import merge
@@ -73,7 +73,7 @@ def model_evaluation(
 
 def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     need_extra("train", "polars", "pyarrow", "scipy", "matplotlib")
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
     from etacore.mlops.evaluation import EvaluationConfig, evaluate, write_evaluation
     from etacore.mlops.evaluation.plots import TITLES
 
@@ -105,7 +105,7 @@ def _newest_dataset(registry: Registry) -> str:
 
 
 def _active(registry: Registry) -> str | None:
-    from etacore.mlops.promotion import active_model
+    from etacore.mlops.promotion.promote import active_model
 
     if not any(os.environ.get(name) for name in REDIS_VARIABLES):
         return active_model(registry, None)

@@ -31,7 +31,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from etacore.cli import EXIT_USAGE
+from etacore.cli.app import EXIT_USAGE
 from etacore.errors import EtacoreError
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.parameters import Names, names

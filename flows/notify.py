@@ -11,7 +11,7 @@ from prefect.blocks.abstract import NotificationBlock
 from prefect.blocks.core import Block
 
 from etacore.errors import ConfigError
-from etacore.runtime import PollResult
+from etacore.loop.runtime import PollResult
 from etacore.schema import Status
 from flows.runtime_config import stored_blocks
 

@@ -1,7 +1,7 @@
 """The flow `prefect-eta-runtime`: Prefect's view of the prediction loop, and its command line.
 
 ``python flows/prefect_eta_flow.py --iterations 1`` needs no server. The loop
-itself is `etacore.runtime.Runtime`, which knows no Prefect; while it runs, the
+itself is `etacore.loop.runtime.Runtime`, which knows no Prefect; while it runs, the
 reporter's thread talks to Prefect.
 """
 
@@ -20,7 +20,7 @@ from uuid import UUID
 if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or loaded by its path
     sys.path.insert(0, _root)
 
-from etacore.cli import EXIT_USAGE, hide_secret_arguments
+from etacore.cli.app import EXIT_USAGE, hide_secret_arguments
 
 if __name__ == "__main__":
     hide_secret_arguments(sys.orig_argv)  # before Prefect's slow import leaves a password in the process list
@@ -36,11 +36,11 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 from pydantic import SecretStr
 
-from etacore._resp import Values
+from etacore._kernels.resp import Values
 from etacore.config import SNAPSHOT_SOURCES
-from etacore.engine import Batch, summarize
 from etacore.errors import EtacoreError
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
+from etacore.pipeline.engine import Batch, summarize
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings, merge, resolve

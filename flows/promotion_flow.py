@@ -18,15 +18,15 @@ import click
 from prefect import flow
 
 from etacore.errors import ConfigError, PromotionError
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.store import RedisStore
 from flows.mlops_run import CONTEXT, MlopsRun, notification_option, registry_option, run_command, run_flow
 from flows.parameters import Names
 from flows.runtime_config import EtaRuntimeSettings, RunSettings, block_name, merge, resolve
 from flows.shell import log
 
 if TYPE_CHECKING:
-    from etacore.mlops.promotion import Promotion
+    from etacore.mlops.promotion.promote import Promotion
 
 FLOW_NAME: Final = "model-promotion"
 ACTIVE: Final = "active"
@@ -77,7 +77,7 @@ def model_promotion(
 
 
 def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
-    from etacore.mlops.promotion import PromotionConfig, active_model, promote, rollback
+    from etacore.mlops.promotion.promote import PromotionConfig, active_model, promote, rollback
 
     rules = PromotionConfig(
         improvement_threshold=given["improvement_threshold"],

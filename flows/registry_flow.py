@@ -18,9 +18,9 @@ from prefect import flow
 
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RegistryError
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
-from etacore.runtime import announced_key
+from etacore.loop.runtime import announced_key
+from etacore.models.registry import Registry
+from etacore.store.store import RedisStore
 from flows.mlops_run import (
     CONTEXT,
     FlowFailedError,
@@ -35,7 +35,7 @@ from flows.runtime_config import BLOCK_SLUG, EtaRuntimeSettings, merge, stored_b
 from flows.shell import log, one_line
 
 if TYPE_CHECKING:
-    from etacore.mlops.health import Archived, HealthReport
+    from etacore.mlops.promotion.health import Archived, HealthReport
 
 FLOW_NAME: Final = "registry-health-check"
 
@@ -72,7 +72,7 @@ def registry_health_check(
 
 
 def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
-    from etacore.mlops.health import archive, check_registry
+    from etacore.mlops.promotion.health import archive, check_registry
 
     config = merge({"model_registry_dir": given["model_registry_dir"]}, {}, os.environ).config
     registry = Registry(config.model_registry_dir)

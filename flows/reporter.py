@@ -21,9 +21,9 @@ from uuid import UUID
 from prefect.events.schemas.events import Event, RelatedResource, Resource
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from etacore.engine import summarize
-from etacore.profiler import METRICS, Profiler
-from etacore.runtime import PollResult, Silent, Window
+from etacore.loop.latency import METRICS, Profiler
+from etacore.loop.runtime import PollResult, Silent, Window
+from etacore.pipeline.engine import summarize
 from flows.artifacts import artifact_key, latency_markdown, progress_percent
 from flows.notify import Alert, AlertRules, Receiver, send
 from flows.prefect_api import PrefectApi
@@ -37,7 +37,7 @@ CLOSE_TIMEOUT_S: Final = 6.0
 
 
 class Loop(Protocol):
-    """What the reporter needs of `etacore.runtime.Runtime`."""
+    """What the reporter needs of `etacore.loop.runtime.Runtime`."""
 
     @property
     def profiler(self) -> Profiler:

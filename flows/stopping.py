@@ -20,7 +20,7 @@ from typing import Final
 
 from prefect.exceptions import TerminationSignal
 
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
 
 log: Final = logging.getLogger("etacore.flows")
 

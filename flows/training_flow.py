@@ -20,7 +20,7 @@ from prefect.cache_policies import NO_CACHE
 
 from etacore.config import registry_dir_from_env
 from etacore.errors import ConfigError
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from flows.mlops_run import (
     CONTEXT,
     FlowFailedError,
@@ -79,7 +79,7 @@ def model_training(
 
 def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     need_extra("train", "polars", "pyarrow", "xgboost", "treelite", "tl2cgen")
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
     from etacore.mlops.training import FAMILIES, TrainingConfig, train
 
     features = names(given["features"]) or ("base",)

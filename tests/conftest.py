@@ -12,8 +12,8 @@ import pytest
 import redis
 from hypothesis import HealthCheck, settings
 
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 RECORDED: Final = Path(os.environ.get("ETACORE_REAL_DATA", ROOT.parent / "shared" / "data")).parent

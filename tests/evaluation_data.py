@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from etacore.mlops.dataset.columns import Dataset
-from etacore.mlops.saving import save_predictor
-from etacore.registry import Registry
+from etacore.mlops.bundling.saving import save_predictor
+from etacore.mlops.dataset.layout import Dataset
+from etacore.models.registry import Registry
 from tests import training_data
 from tests.models import FOLDER
 from tests.training_data import FIRST_DAY

@@ -15,7 +15,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from etacore.encoding import Documents, Envelope, encode_documents
+from etacore.pipeline.encoding import Documents, Envelope, encode_documents
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.25)

@@ -24,8 +24,8 @@ import numpy.typing as npt
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots
 from tests.reference import snapshots as twin
 
 BATCH = 500

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 
-from etacore.forest import CPU, PLATFORM, sha256_hex
-from etacore.manifest import LibraryFile, Manifest, Parity, SourceFile
+from etacore.models.forest import CPU, PLATFORM, sha256_hex
+from etacore.models.manifest import LibraryFile, Manifest, Parity, SourceFile
 from etacore.schema import BASE_FEATURES
 
 if TYPE_CHECKING:
-    from etacore.mlops.compiling import CompiledModel
-    from etacore.registry import Registry
+    from etacore.mlops.bundling.compile import CompiledModel
+    from etacore.models.registry import Registry
 
 FOLDER = Path(tempfile.mkdtemp(prefix="etacore-tests-"))
 PARITY = Parity(rows=1, max_abs_error=0.0, bound=1.0)
@@ -70,7 +70,7 @@ def save(
 @functools.cache
 def compiled(path: Path) -> CompiledModel:
     """A model of `save`, compiled."""
-    from etacore.mlops.compiling import compile_model
+    from etacore.mlops.bundling.compile import compile_model
 
     return compile_model(path)
 

@@ -7,7 +7,7 @@
 # ITERATIONS (200000)    mutated snapshots
 # SEED (1)               seed of the fuzzer
 # TESTS                  what pytest runs afterwards; empty for nothing
-# KERNELS (all)          build only these, for example "_snapshots"; the encoder takes "_encode _routes _index"
+# KERNELS (all)          build only these, for example "snapshots"; the encoder takes "encode routes index"
 set -eu
 
 PYTHON=${PYTHON:-python3}
@@ -25,7 +25,7 @@ tar cf - --exclude='*.so' --exclude='__pycache__' --exclude='.hypothesis' \
     setup.py pyproject.toml etacore src_ext tests $(ls -d models README.md 2>/dev/null) | tar xf - -C "$WORK"
 cd "$WORK"
 if [ -n "${KERNELS:-}" ]; then
-    for source in src_ext/etacore/*.pyx; do
+    for source in src_ext/etacore/_kernels/*.pyx; do
         name=$(basename "$source" .pyx)
         case " $KERNELS " in *" $name "*) ;; *) rm "$source" ;; esac
     done
@@ -43,7 +43,7 @@ run() {
         ETACORE_HYPOTHESIS_PROFILE=sanitize "$@"
 }
 run "$PYTHON" tests/fuzz_snapshots.py --iterations "$ITERATIONS" --seed "$SEED"
-if ls etacore/_encode.*.so etacore/_routes.*.so etacore/_index.*.so >/dev/null 2>&1; then
+if ls etacore/_kernels/encode.*.so etacore/_kernels/routes.*.so etacore/_kernels/index.*.so >/dev/null 2>&1; then
     run "$PYTHON" tests/fuzz_encoding.py --seed "$SEED"
 fi
 if [ -n "$TESTS" ]; then

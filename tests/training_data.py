@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from etacore.mlops.dataset.columns import Dataset, read_dataset, write_dataset
+from etacore.mlops.dataset.layout import Dataset, read_dataset, write_dataset
 
 FIRST_DAY = date(2026, 3, 2)  # a Monday
 M_PER_DEGREE = 6_371_000.0 * np.pi / 180.0

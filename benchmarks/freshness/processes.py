@@ -18,7 +18,7 @@ import redis
 
 from benchmarks.fleet import MAX_STOPS, ROOT
 from benchmarks.freshness.schedule import Producer
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
 
 PR_SET_PDEATHSIG: Final = 1
 PR_SET_TIMERSLACK: Final = 29

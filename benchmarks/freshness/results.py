@@ -17,7 +17,7 @@ from benchmarks.freshness.idle import N_UNRELATED, Idle
 from benchmarks.freshness.processes import Source
 from benchmarks.freshness.rates import MAIN_RATE, MIN_QUIET, QUIET_CPUS, RESYNC_S, Main, Rate
 from benchmarks.freshness.swap import Swap
-from etacore.redis_server import find_redis_server
+from etacore.store.server import find_redis_server
 
 CEILINGS: Final = Path(__file__).with_name("ceilings.toml")
 PACKAGES: Final = ("numpy", "redis", "hiredis", "orjson")

@@ -23,7 +23,7 @@ from benchmarks.freshness.rates import MAIN_RATE, PATIENCE_S
 from benchmarks.freshness.schedule import Probes, Producer
 from benchmarks.freshness.wire import Wire
 from etacore.config import KeyNames
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 
 KEYS: Final = tuple(f"xgboost_benchmark_spatial-temporal_global_20260120_12000{i}" for i in range(2))
 N_TREES_B: Final = 190
@@ -74,7 +74,7 @@ def two_models() -> Path:
     """Registry of two models, the benchmark's and one of fewer trees; made once, then kept under build/."""
     path = CACHE / f"two-models-{registry_path().name}"
     if not path.exists():
-        from etacore.mlops.compiling import compile_to_registry
+        from etacore.mlops.bundling.compile import compile_to_registry
 
         partial = path.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)

@@ -18,10 +18,10 @@ from benchmarks.gate import callgrind, compare, prove, show, timing, trees
 from benchmarks.gate.budgets import BUDGETS, Row
 from benchmarks.gate.errors import GateError
 from benchmarks.gate.running import Bundle, prepare
-from etacore.cli import redis_options
+from etacore.cli.app import redis_options
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., object])
 FILE = click.Path(dir_okay=False, path_type=Path)

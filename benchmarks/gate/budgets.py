@@ -16,7 +16,7 @@ from typing import Final, Literal
 from benchmarks.gate.callgrind import WHOLE, Count, by_name
 from benchmarks.gate.errors import GateError
 from etacore.errors import CompileError
-from etacore.mlops.compiling import find_compiler
+from etacore.mlops.bundling.compile import find_compiler
 
 BUDGETS: Final = Path(__file__).resolve().parent.parent / "budgets.toml"
 HEADROOM: Final = 0.05

@@ -19,7 +19,7 @@ from typing import Final
 from benchmarks.gate.errors import GateError
 from benchmarks.gate.running import Bundle, command, environment, run
 from etacore.errors import CompileError
-from etacore.mlops.compiling import find_compiler
+from etacore.mlops.bundling.compile import find_compiler
 
 MARKS: Final = Path(__file__).with_name("marks.c")
 VALGRIND: Final = ("valgrind", "--tool=callgrind", "--instr-atstart=no", "--dump-line=no")

@@ -18,7 +18,7 @@ from benchmarks.gate.running import Bundle, prepare
 
 Say = Callable[[str], object]
 
-FOREST_LIBRARY: Final = Path("etacore/mlops/forest_library.c")
+FOREST_LIBRARY: Final = Path("etacore/mlops/bundling/forest_library.c")
 FOREST_CALL: Final = "forest_rows_##name(X, n, out);"
 WIDE_ROWS: Final = 20
 """The forest's wide kernel takes this many rows and more."""
@@ -68,9 +68,9 @@ PATH(portable)
 def unoptimised_kernel(target: Path, name: str = SLOWED_PYX) -> Path:
     """A copy of this tree in which one kernel was compiled with -O1 instead of -O3."""
     tree = copy_tree(target)
-    sources = target / "src_ext" / "etacore"
+    sources = target / "src_ext" / "etacore" / "_kernels"
     sources.mkdir(parents=True)
-    for source in (ROOT / "src_ext" / "etacore").iterdir():
+    for source in (ROOT / "src_ext" / "etacore" / "_kernels").iterdir():
         if source.suffix == ".pxd" or source.stem == name:
             shutil.copy2(source, sources)
     setup = (ROOT / "setup.py").read_text()

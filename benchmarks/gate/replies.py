@@ -13,7 +13,7 @@ from benchmarks.gate.sample import Moment
 from benchmarks.gate.workload import Workload
 
 if TYPE_CHECKING:
-    from etacore.engine import Batch, Engine
+    from etacore.pipeline.engine import Batch, Engine
 
 CHUNK_BYTES: Final = 1 << 16
 """What one look at the socket brings at most."""
@@ -69,7 +69,7 @@ class Replies:
     def find(self) -> None:
         """Look for the kernels, once."""
         if not self.kept.get("Values"):
-            from etacore._resp import Acknowledgements, Values, group_sets, pack_keys
+            from etacore._kernels.resp import Acknowledgements, Values, group_sets, pack_keys
 
             self.kept |= {"Values": Values(), "Acknowledgements": Acknowledgements()}
             self.kept |= {"pack_keys": pack_keys, "group_sets": group_sets}

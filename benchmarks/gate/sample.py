@@ -12,10 +12,10 @@ import orjson
 
 from benchmarks.fleet import NOW_US, make_fleet
 from etacore.config import RuntimeConfig
-from etacore.engine import Engine, Models, system_clock_us
 from etacore.errors import ConfigError
-from etacore.model import Model
-from etacore.redis_io import connect
+from etacore.models.model import Model
+from etacore.pipeline.engine import Engine, Models, system_clock_us
+from etacore.store.store import connect
 
 N_VEHICLES: Final = 2_000
 N_MOMENTS: Final = 2

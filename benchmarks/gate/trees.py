@@ -17,7 +17,7 @@ from typing import Final
 from benchmarks.fleet import CACHE, ROOT
 from benchmarks.gate.budgets import compiler
 from benchmarks.gate.errors import GateError
-from etacore.forest import sha256_hex
+from etacore.models.forest import sha256_hex
 
 BUILD: Final = ("setup.py", "-q", "build_ext", "--inplace")
 KERNEL_SOURCES: Final = ("src_ext", "setup.py")
@@ -64,8 +64,7 @@ def checkout(commit: str) -> Iterator[Path]:
     try:
         _git("worktree", "add", "--quiet", "--detach", str(tree), commit, about=commit)
         kernels = _kernels(tree, commit)
-        for kernel in kernels.glob("*.so"):
-            shutil.copy2(kernel, tree / "etacore")
+        _copy_kernels(kernels, tree / "etacore")
         yield tree
     finally:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=ROOT, capture_output=True, check=False)
@@ -77,8 +76,8 @@ def stale_kernels(tree: Path = ROOT) -> list[str]:
     """Kernels that are older than their sources, or not there."""
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     found = []
-    for source in sorted((tree / "src_ext" / "etacore").glob("*.pyx")):
-        kernel = tree / "etacore" / f"{source.stem}{suffix}"
+    for source in sorted((tree / "src_ext").rglob("*.pyx")):
+        kernel = (tree / source.relative_to(tree / "src_ext")).with_suffix(suffix)
         if not kernel.exists() or kernel.stat().st_mtime < source.stat().st_mtime:
             found.append(source.stem)
     return found
@@ -114,10 +113,17 @@ def _kernels(tree: Path, commit: str) -> Path:
     if not kept.exists():
         build(tree, f"commit {describe(commit)}")
         partial = Path(tempfile.mkdtemp(prefix="partial-", dir=_made(kept.parent)))
-        for kernel in (tree / "etacore").glob("*.so"):
-            shutil.copy2(kernel, partial)
+        _copy_kernels(tree / "etacore", partial)
         partial.rename(kept)
     return kept
+
+
+def _copy_kernels(source: Path, target: Path) -> None:
+    """Into the folders where they lay: those of a commit need not be those of this tree."""
+    for kernel in source.rglob("*.so"):
+        copy = target / kernel.relative_to(source)
+        _made(copy.parent)
+        shutil.copy2(kernel, copy)
 
 
 def _made(folder: Path) -> Path:

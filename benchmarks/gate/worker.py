@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from benchmarks.gate.workload import Workload
-    from etacore.model import Model
+    from etacore.models.model import Model
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 WARM_UPS: Final = 3
@@ -104,7 +104,7 @@ def _import_from(tree: Path) -> None:
 
 def _prepare(cache: Path | None) -> dict[str, str]:
     from benchmarks import fleet
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
     if cache is not None:
         fleet.CACHE = cache  # type: ignore[misc]
@@ -115,7 +115,7 @@ def _prepare(cache: Path | None) -> dict[str, str]:
 def _load(given: argparse.Namespace) -> tuple[Model, list[Workload]]:
     from benchmarks.gate.sample import read_sample, seeded_sample
     from benchmarks.gate.workloads import make_workloads
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
     os.environ["MODEL_REGISTRY_DIR"] = str(given.registry)
     model = Registry(given.registry).load(given.key)

@@ -19,10 +19,10 @@ from benchmarks.gate.replies import Replies
 from benchmarks.gate.sample import Sample
 from benchmarks.gate.workload import Workload
 from etacore.config import RuntimeConfig
-from etacore.engine import Batch, Engine, Models
-from etacore.forest import CPU, Forest
-from etacore.model import Model
-from etacore.predictors import Predictor
+from etacore.models.forest import CPU, Forest
+from etacore.models.model import Model
+from etacore.models.predictors import Predictor
+from etacore.pipeline.engine import Batch, Engine, Models
 
 FEW_ROWS: Final = 5
 N_CALLS: Final = 100
@@ -40,7 +40,7 @@ class Remembered:
     def predict(
         self, X: NDArray[np.float32], out: NDArray[np.float32], low: float = -np.inf, high: float = np.inf
     ) -> None:
-        """As `etacore.predictors.Predictor`."""
+        """As `etacore.models.predictors.Predictor`."""
         if len(out) != len(self.known):
             self.predictor.predict(X, out, low, high)
             self.known = out.copy()

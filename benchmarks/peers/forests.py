@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.fleet import model_path, xgboost_model
-from etacore.forest import Forest
-from etacore.predictors import Predictor
+from etacore.models.forest import Forest
+from etacore.models.predictors import Predictor
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
 Matrix = NDArray[np.float32]
@@ -30,7 +30,7 @@ def _clipped(eta: Matrix) -> Matrix:
 @functools.cache
 def branches() -> tuple[Path, str]:
     """The model compiled by tl2cgen as etacore compiles what its own kernel does not fit: path and hash."""
-    from etacore.mlops.compiling import compile_model
+    from etacore.mlops.bundling.compile import compile_model
 
     built = compile_model(model_path(), backend="tl2cgen")
     path = Path(tempfile.mkdtemp(prefix="etacore-benchmarks-")) / "branches.so"

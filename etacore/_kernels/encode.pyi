@@ -3,7 +3,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._routes import PatternTable
+from etacore._kernels.routes import PatternTable
 
 NO_PREDICTION: Final[str]
 

@@ -1,8 +1,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._motion import MotionPointers
-from etacore._routes import PatternTable
+from etacore._kernels.motion import MotionPointers
+from etacore._kernels.routes import PatternTable
 
 def count_rows(
     table: PatternTable,

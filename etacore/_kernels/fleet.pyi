@@ -3,7 +3,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._motion import MotionPointers
+from etacore._kernels.motion import MotionPointers
 
 NO_TIME: Final[int]
 RECORD_BYTES: Final[int]

@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._routes import PatternTable
+from etacore._kernels.routes import PatternTable
 
 class NameTable:
     n_trips: int

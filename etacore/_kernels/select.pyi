@@ -3,8 +3,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._motion import MotionPointers
-from etacore._routes import Line, PatternTable
+from etacore._kernels.motion import MotionPointers
+from etacore._kernels.routes import Line, PatternTable
 
 def select(
     table: PatternTable,

@@ -4,7 +4,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
-from etacore._resp import Values
+from etacore._kernels.resp import Values
 
 @final
 class ColumnPointers:

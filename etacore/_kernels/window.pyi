@@ -4,8 +4,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._features import WindowFeatures
-from etacore._forest import Library
+from etacore._kernels.features import WindowFeatures
+from etacore._kernels.forest import Library
 
 NO_PREDICTION: Final[str]
 NO_COORDINATES: Final[str]

@@ -31,12 +31,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 OFFLINE_COMMANDS: Final = {
-    "capture": "etacore.mlops.commands.capture",
-    "dataset": "etacore.mlops.commands.dataset",
-    "train": "etacore.mlops.commands.train",
-    "evaluate": "etacore.mlops.commands.evaluate",
-    "promote": "etacore.mlops.commands.promote",
-    "registry": "etacore.mlops.commands.registry",
+    "capture": "etacore.cli.capture",
+    "dataset": "etacore.cli.dataset",
+    "train": "etacore.cli.train",
+    "evaluate": "etacore.cli.evaluate",
+    "promote": "etacore.cli.promote",
+    "registry": "etacore.cli.registry",
 }
 """Commands about datasets and models: each is the attribute of its name in a module that is imported when asked for."""
 
@@ -153,7 +153,7 @@ registry_option = click.option(
 def run(**options: Any) -> None:
     """Run the prediction loop until SIGTERM or Ctrl-C; finishes the batch in hand and exits 0."""
     stop = stop_on_signals()
-    from etacore.runtime import Runtime, Silent, Window
+    from etacore.loop.runtime import Runtime, Silent, Window
 
     class Lines(Silent):
         def on_window(self, window: Window) -> None:
@@ -179,7 +179,7 @@ def run(**options: Any) -> None:
 @click.option("--model-key", help="Check this model; default: all of the registry.")
 def doctor(**options: Any) -> None:
     """Check Redis, the registry, its bundles and the compiler, and say what to do."""
-    from etacore.doctor import examine
+    from etacore.loop.doctor import examine
 
     config = RuntimeConfig.from_mapping(options)
     healthy = True
@@ -210,8 +210,8 @@ def doctor(**options: Any) -> None:
 @click.option("--test-mae-seconds", type=Number(0), help="Its test error: how the best model is chosen.")
 def compile_command(model: Path, **options: Any) -> None:
     """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
-    from etacore.mlops.compiling import compile_to_registry
-    from etacore.registry import Registry
+    from etacore.mlops.bundling.compile import compile_to_registry
+    from etacore.models.registry import Registry
 
     mae = options["test_mae_seconds"]
     key = compile_to_registry(
@@ -266,7 +266,7 @@ def replay(
 ) -> None:
     """Play recorded POSITIONS through Redis and the loop, and score every prediction against what happened."""
     need_modules("polars", "pyarrow")
-    from etacore.mlops.replay import replay_to_console
+    from etacore.mlops.replay.replay import replay_to_console
 
     replay_to_console(
         positions,

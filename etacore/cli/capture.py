@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from etacore.cli import Number, need_modules, redis_options, stop_on_signals
+from etacore.cli.app import Number, need_modules, redis_options, stop_on_signals
 
 
 @click.command()
@@ -38,7 +38,7 @@ def capture(
     """
     need_modules("polars", "google")
     from etacore.config import RuntimeConfig
-    from etacore.mlops.capture import Capture, CaptureSummary
+    from etacore.mlops.transit.capture import Capture, CaptureSummary
 
     def say(part: CaptureSummary) -> None:
         click.echo(part.line(), err=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from etacore.cli import Number, need_modules, redis_options
+from etacore.cli.app import Number, need_modules, redis_options
 
 _dataset_dir = click.option(
     "--output-dir",
@@ -107,7 +107,7 @@ def show(name: str, folder: Path | None, time_zone: str | None) -> None:
     need_modules("polars", "pyarrow")
     from rich.console import Console
 
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
     from etacore.mlops.dataset.show import tables
 
     console = Console()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from etacore.cli import Number, need_modules, redis_options, registry_option
+from etacore.cli.app import Number, need_modules, redis_options, registry_option
 
 
 @click.command()
@@ -64,11 +64,11 @@ def evaluate(dataset: str, **options: Any) -> None:
     from rich.console import Console
 
     from etacore.config import registry_dir_from_env
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
     from etacore.mlops.evaluation import EvaluationConfig, print_evaluation, write_evaluation
     from etacore.mlops.evaluation import evaluate as evaluate_models
     from etacore.mlops.progress import console_progress
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
     registry = Registry(options["model_registry_dir"] or registry_dir_from_env())
     days: tuple[datetime, ...] = options["test_days"]
@@ -99,8 +99,8 @@ def evaluate(dataset: str, **options: Any) -> None:
 
 def _active(registry: Any, options: dict[str, Any]) -> str | None:
     from etacore.config import RuntimeConfig
-    from etacore.mlops.promotion import active_model
-    from etacore.redis_io import RedisStore
+    from etacore.mlops.promotion.promote import active_model
+    from etacore.store.store import RedisStore
 
     redis = {name: value for name, value in options.items() if name.startswith("redis_") and value is not None}
     if not {"redis_host", "redis_url", "redis_port"} & redis.keys():

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from etacore.cli import Number, need_modules, redis_options, registry_option
+from etacore.cli.app import Number, need_modules, redis_options, registry_option
 
 
 @click.command()
@@ -36,10 +36,10 @@ def promote(
     if rollback == (model_key is not None):
         raise click.UsageError("give a MODEL_KEY, or --rollback without one")
     from etacore.config import RuntimeConfig
-    from etacore.mlops import promotion as promoting
-    from etacore.mlops.registry_tables import open_console, promotion_table
-    from etacore.redis_io import RedisStore
-    from etacore.registry import Registry
+    from etacore.mlops.promotion import promote as promoting
+    from etacore.mlops.promotion.tables import open_console, promotion_table
+    from etacore.models.registry import Registry
+    from etacore.store.store import RedisStore
 
     config = RuntimeConfig.from_mapping(options)
     registry = Registry(config.model_registry_dir)

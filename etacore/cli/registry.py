@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etacore.cli import Number, need_modules, redis_options, registry_option
+from etacore.cli.app import Number, need_modules, redis_options, registry_option
 
 if TYPE_CHECKING:
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
 age_option = click.option(
     "--max-age-days", type=Number(0), default=90.0, show_default=True, help="Older models are stale."
@@ -36,14 +36,14 @@ def registry() -> None:
 @registry_option
 def check(max_age_days: float, stale: bool, as_json: bool, offline: bool, **options: Any) -> None:
     """Look for what is missing, damaged, unregistered, unloadable or stale; exit 1 if something is broken."""
-    from etacore.mlops.health import check_registry
+    from etacore.mlops.promotion.health import check_registry
 
     models, active = _registry(options, offline=offline, must_know=False)
     report = check_registry(models, max_age_days=max_age_days, check_stale=stale, active=active)
     if as_json:
         _print_json(report.to_dict())
     else:
-        from etacore.mlops.registry_tables import findings_table, open_console
+        from etacore.mlops.promotion.tables import findings_table, open_console
 
         console = open_console()
         console.print(report.line())
@@ -60,7 +60,7 @@ def check(max_age_days: float, stale: bool, as_json: bool, offline: bool, **opti
 @registry_option
 def list_command(full: bool, as_json: bool, offline: bool, **options: Any) -> None:
     """Show all models, the archived and those of an older system too."""
-    from etacore.mlops.registry_tables import model_rows, model_table, open_console
+    from etacore.mlops.promotion.tables import model_rows, model_table, open_console
 
     models, active = _registry(options, offline=offline, must_know=False)
     rows = model_rows(models, active)
@@ -76,7 +76,7 @@ def list_command(full: bool, as_json: bool, offline: bool, **options: Any) -> No
 @registry_option
 def show(key: str, as_json: bool, **options: Any) -> None:
     """Show what is known about the model KEY."""
-    from etacore.mlops.registry_tables import find_manifest, manifest_table, open_console
+    from etacore.mlops.promotion.tables import find_manifest, manifest_table, open_console
 
     models, _ = _registry(options, offline=True, must_know=False)
     manifest, is_archived = find_manifest(models, key)
@@ -107,8 +107,8 @@ def archive(
     """Move models out of service. Never an active one, nor the last good one of a route."""
     if not keys and not stale:
         raise click.UsageError("name models, or give --stale")
-    from etacore.mlops.health import archive as archive_models
-    from etacore.mlops.registry_tables import archive_table, open_console
+    from etacore.mlops.promotion.health import archive as archive_models
+    from etacore.mlops.promotion.tables import archive_table, open_console
 
     models, active = _registry(options, offline=offline, must_know=True)
     done = archive_models(
@@ -132,10 +132,10 @@ def _registry(options: dict[str, Any], *, offline: bool, must_know: bool) -> tup
     """The registry, and the key that is announced or was promoted last, if any."""
     from etacore.config import RuntimeConfig
     from etacore.errors import EtacoreError, RegistryError
-    from etacore.mlops.promotion_history import last_promoted
-    from etacore.redis_io import RedisStore
-    from etacore.registry import Registry
-    from etacore.runtime import announced_key
+    from etacore.loop.runtime import announced_key
+    from etacore.mlops.promotion.history import last_promoted
+    from etacore.models.registry import Registry
+    from etacore.store.store import RedisStore
 
     config = RuntimeConfig.from_mapping(options)
     models = Registry(config.model_registry_dir)

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from etacore.cli import need_modules, registry_option
+from etacore.cli.app import need_modules, registry_option
 
 EXIT_FAILED = 1
 
@@ -52,12 +52,12 @@ def train(dataset: str, **options: Any) -> None:
     from rich.console import Console
 
     from etacore.config import registry_dir_from_env
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
     from etacore.mlops.progress import console_progress
     from etacore.mlops.training import FAMILIES, TrainingConfig
     from etacore.mlops.training import train as train_models
     from etacore.mlops.training.config import parse_setting
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
     days: tuple[datetime, ...] = options["test_days"]
     config = TrainingConfig(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from etacore import seeding
 from etacore.demo.city import TIME_ZONE, City
 from etacore.demo.timetable import WEEKDAY, WEEKEND, Timetable, build_timetable
+from etacore.mlops.transit import patterns as seeding
 
 Row = Sequence[str | int | float]
 
@@ -51,7 +51,7 @@ def write_gtfs(city: City, path: Path, first_day: date, n_days: int = 28) -> Pat
 
 
 def redis_pairs(city: City, timetable: Timetable) -> Iterator[tuple[str, bytes]]:
-    """Keys and values that tell the loop about the stops: those of `etacore.seeding.seed_pairs`.
+    """Keys and values that tell the loop about the stops: those of `etacore.mlops.transit.patterns.seed_pairs`.
 
     Parameters
     ----------

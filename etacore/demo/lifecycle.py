@@ -26,7 +26,7 @@ from etacore.demo.feed import write_gtfs
 from etacore.demo.reports import Recording, record
 from etacore.demo.show import run_demo
 from etacore.errors import EtacoreError, PromotionError
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 
 FIRST_DAY: Final = date(2026, 2, 5)
 """A Thursday; the demo shows a day some weeks later."""

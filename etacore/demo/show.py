@@ -25,10 +25,10 @@ from etacore.demo.feed import redis_pairs, write_gtfs
 from etacore.demo.follow import Follower
 from etacore.demo.producer import HASHES, Producer
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView
-from etacore.redis_server import RedisServer
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
+from etacore.mlops.transit.patterns import SEED_TTL_S
 from etacore.schema import REJECTED, Status
-from etacore.seeding import SEED_TTL_S
+from etacore.store.server import RedisServer
 
 CITY_START: Final = datetime(2026, 3, 3, 17, 0, tzinfo=ZoneInfo(TIME_ZONE))
 TIME_FACTOR: Final = 20.0

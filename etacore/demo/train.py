@@ -26,8 +26,8 @@ from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.feed import redis_pairs
 from etacore.demo.reports import Recording, record
 from etacore.demo.timetable import WEEKDAY, WEEKEND, build_timetable
-from etacore.engine import Batch, Engine, Models
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.pipeline.engine import Batch, Engine, Models
 from etacore.schema import BASE_FEATURES, MAX_ETA_S, feature_codes
 
 FIRST_DAY: Final = date(2026, 2, 5)
@@ -149,7 +149,7 @@ def main(registry: Path | None, seed: int) -> None:
     """Record the simulated city, train on its first days, test on its last, and save the model."""
     import xgboost
 
-    from etacore.mlops.compiling import compile_to_registry
+    from etacore.mlops.bundling.compile import compile_to_registry
 
     city = build_city(seed)
     click.echo(f"recording {N_TRAIN_DAYS + N_TEST_DAYS} days", err=True)

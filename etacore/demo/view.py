@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etacore.accuracy import COLUMNS, AccuracyReport
-from etacore.profiler import MetricSnapshot
+from etacore.loop.latency import MetricSnapshot
 
 PLAIN_INTERVAL_S: Final = 5.0
 ACCENT: Final = "cyan"
@@ -67,7 +67,7 @@ class DemoFrame:
     documents_per_s : float
         Over the last few seconds.
     stages : mapping of str to MetricSnapshot
-        `etacore.profiler.Profiler.snapshot` of the loop.
+        `etacore.loop.latency.Profiler.snapshot` of the loop.
     rejected : mapping of str to int
         Rejected inputs so far, by reason.
     followed : tuple of Followed

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, Protocol
 
-from etacore.engine import summarize
+from etacore.pipeline.engine import summarize
 from etacore.schema import Status
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from etacore.changes import ChangeFeed
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.changes import ChangeFeed
+from etacore.store.store import RedisStore
 
 
 @dataclass(frozen=True, slots=True)

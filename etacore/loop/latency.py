@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._histogram import Histogram
+from etacore._kernels.histogram import Histogram
 
 METRICS: Final = ("redis_fetch", "eta_inference", "redis_write", "pipeline_latency")
 N_BINS: Final = 10

@@ -11,11 +11,11 @@ from typing import Final
 import orjson
 
 from etacore.config import RuntimeConfig
-from etacore.engine import Engine, Models, choose_models
 from etacore.errors import EtacoreError, RegistryError
-from etacore.model import Model
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
+from etacore.models.model import Model
+from etacore.models.registry import Registry
+from etacore.pipeline.engine import Engine, Models, choose_models
+from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.runtime")
 

@@ -27,18 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.backoff import ExponentialWithJitterBackoff
 
-from etacore._resp import Values
-from etacore.accounts import Accounts, Observer, PollResult, RunSummary, Silent, Window
-from etacore.aside import SetAside
-from etacore.batch import Batch
+from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
-from etacore.engine import Engine, system_clock_us
 from etacore.errors import EtacoreError, RedisUnavailableError, TrackingUnavailableError
-from etacore.profiler import Profiler
-from etacore.promotions import Promotions, announced_key
-from etacore.redis_io import RedisStore
+from etacore.loop.aside import SetAside
+from etacore.loop.counters import Accounts, Observer, PollResult, RunSummary, Silent, Window
+from etacore.loop.latency import Profiler
+from etacore.loop.model_switch import Promotions, announced_key
+from etacore.loop.schedule import Polling, Source, open_source
+from etacore.pipeline.batch import Batch
+from etacore.pipeline.engine import Engine, system_clock_us
 from etacore.schema import Status
-from etacore.sources import Polling, Source, open_source
+from etacore.store.store import RedisStore
 
 __all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window", "announced_key"]
 
@@ -266,7 +266,7 @@ class Runtime:
     def predict_for_snapshots(
         self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
     ) -> Batch:
-        """Payloads to finished documents; see `etacore.engine.Engine.process`."""
+        """Payloads to finished documents; see `etacore.pipeline.engine.Engine.process`."""
         began = perf_counter()
         self._began = began if started is None else started
         # Not the one that travels.

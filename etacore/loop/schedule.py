@@ -11,12 +11,12 @@ from math import inf
 from time import monotonic
 from typing import Final, Protocol
 
-from etacore.accounts import PollResult
-from etacore.changes import ChangeFeed
 from etacore.config import RuntimeConfig
 from etacore.errors import TrackingUnavailableError
-from etacore.redis_io import RedisStore
+from etacore.loop.counters import PollResult
 from etacore.schema import Status
+from etacore.store.changes import ChangeFeed
+from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.runtime")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from etacore.errors import ModelLoadError, RegistryError
-from etacore.forest import sha256_hex
-from etacore.manifest import MANIFEST_FILE, Manifest
+from etacore.models.forest import sha256_hex
+from etacore.models.manifest import MANIFEST_FILE, Manifest
 
 TEMPORARY: Final = ".tmp-"
 """How the names of folders begin that are being written or deleted."""

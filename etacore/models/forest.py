@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._forest import MAX_FEATURES, Library
+from etacore._kernels.forest import MAX_FEATURES, Library
 from etacore.errors import ModelLoadError
 
 __all__ = ["CPU", "MAX_FEATURES", "PATHS", "PATH_VARIABLE", "PLATFORM", "Forest", "library_name", "sha256_hex"]

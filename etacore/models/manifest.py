@@ -12,9 +12,9 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from etacore.checked_json import Reader
 from etacore.errors import RegistryError
-from etacore.predictors import PREDICTORS
+from etacore.models.json_reader import Reader
+from etacore.models.predictors import PREDICTORS
 from etacore.schema import MAX_ETA_S, MIN_ETA_S, feature_codes, feature_groups
 
 FORMAT_VERSION: Final = 1

@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore.bundle_files import read_checked
 from etacore.errors import ModelLoadError
-from etacore.forest import CPU, PLATFORM, Forest
-from etacore.manifest import Manifest
-from etacore.predictors import MeanTable, Polynomial, Predictor, load_predictor
+from etacore.models.files import read_checked
+from etacore.models.forest import CPU, PLATFORM, Forest
+from etacore.models.manifest import Manifest
+from etacore.models.predictors import MeanTable, Polynomial, Predictor, load_predictor
+from etacore.models.travel_times import TypicalTimes
 from etacore.schema import feature_codes
-from etacore.typical import TypicalTimes
 
 BACKENDS: Final = ("bitmask", "tl2cgen")
 
@@ -47,7 +47,7 @@ class Model:
         Where ``typical_travel_s`` comes from.
     manifest : Manifest
     predictor : Predictor
-        A `Forest`, or one of `etacore.predictors`.
+        A `Forest`, or one of `etacore.models.predictors`.
     """
 
     __slots__ = (

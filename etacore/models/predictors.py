@@ -33,7 +33,7 @@ class Predictor(Protocol):
         low: float = -math.inf,
         high: float = math.inf,
     ) -> None:
-        """Predict every row of `X` into `out`, clipped to [low, high]; see `etacore.forest.Forest.predict`."""
+        """Predict every row of `X` into `out`, clipped to [low, high]; see `etacore.models.forest.Forest.predict`."""
 
 
 class Term(NamedTuple):

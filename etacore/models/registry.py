@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from etacore.bundle_files import (
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
+from etacore.models.files import (
     check_files,
     delete_folder,
     link_folder,
@@ -30,10 +31,9 @@ from etacore.bundle_files import (
     write_folder,
     write_whole,
 )
-from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
-from etacore.manifest import MANIFEST_FILE, Manifest, check_model_key, make_model_key
-from etacore.model import Model, load_model
-from etacore.registry_index import EMPTY, INDEX_FILE, Entry, Index, index_entry, read_index
+from etacore.models.manifest import MANIFEST_FILE, Manifest, check_model_key, make_model_key
+from etacore.models.model import Model, load_model
+from etacore.models.registry_index import EMPTY, INDEX_FILE, Entry, Index, index_entry, read_index
 from etacore.schema import WEATHER_FEATURES
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ class Registry:
     def archive(self, keys: Sequence[str]) -> None:
         """Take models out of service: their bundles and index entries move to ``archive``, all of them or none.
 
-        It asks nobody whether they are in use; `etacore.mlops.retention` does. Processes that have a model loaded
+        It asks nobody whether they are in use; `etacore.mlops.promotion.retention` does. Processes that have a model loaded
         keep it. An entry whose bundle is missing or damaged moves with what there is.
 
         Raises

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from etacore.errors import RegistryError
-from etacore.forest import sha256_hex
-from etacore.manifest import Manifest, finite_or_none, parse_time
+from etacore.models.forest import sha256_hex
+from etacore.models.manifest import Manifest, finite_or_none, parse_time
 from etacore.schema import WEATHER_FEATURES
 
 INDEX_FILE: Final = "registry.json"

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore.encoding import Documents
-from etacore.model import Model
-from etacore.motion import Motion
+from etacore.models.model import Model
+from etacore.pipeline.encoding import Documents
+from etacore.pipeline.motion import Motion
+from etacore.pipeline.snapshots import SnapshotColumns
 from etacore.schema import Status
-from etacore.snapshots import SnapshotColumns
 
 _STATUSES: Final = tuple(Status)
 

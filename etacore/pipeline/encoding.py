@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from etacore import _encode
+from etacore._kernels import encode as _encode
 
 if TYPE_CHECKING:
-    from etacore.routes import RouteTable
-    from etacore.snapshots import SnapshotColumns
+    from etacore.pipeline.routes import RouteTable
+    from etacore.pipeline.snapshots import SnapshotColumns
 
 
 @dataclass(slots=True)

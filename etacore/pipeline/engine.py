@@ -23,19 +23,19 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from etacore._resp import Values
-from etacore.batch import Batch, Part
+from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
-from etacore.encoding import Envelope, encode_documents, iso_time
 from etacore.errors import ModelNotFoundError
-from etacore.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
-from etacore.legs import ROUTE_FEATURES, RouteKnowledge
-from etacore.model import Model
-from etacore.registry import Registry
-from etacore.routes import RouteTable
+from etacore.models.model import Model
+from etacore.models.registry import Registry
+from etacore.pipeline.batch import Batch, Part
+from etacore.pipeline.encoding import Envelope, encode_documents, iso_time
+from etacore.pipeline.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
+from etacore.pipeline.fleet import NO_TIME, VehicleState, text_keys
+from etacore.pipeline.route_knowledge import ROUTE_FEATURES, RouteKnowledge
+from etacore.pipeline.routes import RouteTable
+from etacore.pipeline.snapshots import parse_snapshots, parse_timestamp
 from etacore.schema import FAILED, REJECTED, Status
-from etacore.snapshots import parse_snapshots, parse_timestamp
-from etacore.state import NO_TIME, VehicleState, text_keys
 
 __all__ = ["Batch", "Engine", "Fetch", "Models", "Part", "choose_models", "summarize", "system_clock_us"]
 

@@ -17,13 +17,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore import _features, _select
+from etacore._kernels import features as _features
+from etacore._kernels import select as _select
 from etacore.errors import ConfigError, RouteDataError
-from etacore.legs import LegTable
-from etacore.motion import Motion
-from etacore.route_blobs import ShapePolyline
-from etacore.routes import RouteTable
-from etacore.snapshots import SnapshotColumns
+from etacore.pipeline.motion import Motion
+from etacore.pipeline.route_blobs import ShapePolyline
+from etacore.pipeline.route_knowledge import LegTable
+from etacore.pipeline.routes import RouteTable
+from etacore.pipeline.snapshots import SnapshotColumns
 
 __all__ = [
     "Calendar",

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._index import hash_bytes
-from etacore._state import NO_TIME, VehicleTable
-from etacore._state import text_keys as _text_keys
+from etacore._kernels.fleet import NO_TIME, VehicleTable
+from etacore._kernels.fleet import text_keys as _text_keys
+from etacore._kernels.index import hash_bytes
 
 if TYPE_CHECKING:
-    from etacore.motion import Motion
-    from etacore.snapshots import SnapshotColumns
+    from etacore.pipeline.motion import Motion
+    from etacore.pipeline.snapshots import SnapshotColumns
 
 __all__ = ["NO_TIME", "VehicleState", "text_key", "text_keys"]
 

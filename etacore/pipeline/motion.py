@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from etacore._motion import MotionPointers
+from etacore._kernels.motion import MotionPointers
 
 __all__ = ["SPEED_TAU_S", "Motion"]
 

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from etacore._routes import Line
+from etacore._kernels.routes import Line
 from etacore.errors import RouteDataError
 from etacore.schema import Status
 

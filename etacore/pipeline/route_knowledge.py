@@ -8,10 +8,10 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._routes import PatternTable
+from etacore._kernels.routes import PatternTable
+from etacore.pipeline.fleet import text_key, text_keys
+from etacore.pipeline.snapshots import SnapshotColumns
 from etacore.schema import Status
-from etacore.snapshots import SnapshotColumns
-from etacore.state import text_key, text_keys
 
 __all__ = ["ROUTE_FEATURES", "LegTable", "RouteCodes", "RouteKnowledge", "TypicalLegs"]
 

@@ -16,11 +16,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from etacore._resolve import NameTable
-from etacore._routes import PatternTable
+from etacore._kernels.resolve import NameTable
+from etacore._kernels.routes import PatternTable
 from etacore.config import KeyNames
-from etacore.route_blobs import StopList, content_digest, digest, parse_shape, parse_stops
-from etacore.snapshots import SnapshotColumns
+from etacore.pipeline.route_blobs import StopList, content_digest, digest, parse_shape, parse_stops
+from etacore.pipeline.snapshots import SnapshotColumns
 
 MAX_PATTERN_ID_BYTES: Final = 256
 
@@ -254,7 +254,7 @@ class RouteTable:
         pattern_ix : ndarray of int32, shape (n,)
             Output; -1 for rows that are not OK (afterwards).
         trip_key : ndarray of uint64, shape (n,), optional
-            Output: as `etacore.state.text_keys` gives it for ``trip_id``, and 0 for rows that were not OK.
+            Output: as `etacore.pipeline.fleet.text_keys` gives it for ``trip_id``, and 0 for rows that were not OK.
         """
         self._resolve(columns, pattern_ix, trip_key, only_if_known=False)
 

@@ -23,8 +23,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from etacore._resp import Values
-from etacore._snapshots import ColumnPointers, parse_payloads, parse_values, text_list, timestamp_us
+from etacore._kernels.resp import Values
+from etacore._kernels.snapshots import ColumnPointers, parse_payloads, parse_values, text_list, timestamp_us
 from etacore.schema import NO_SEQUENCE, TEXT_DTYPE, Status
 
 __all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
@@ -38,7 +38,7 @@ _FLOAT32_MAX: Final = float(np.finfo(np.float32).max)
 _FLOAT64_MAX: Final = float(np.finfo(np.float64).max)
 _MAX_ID_BYTES: Final = 256
 _POOLED: Final = ("vehicle_id", "route_id", "trip_id", "stop_id")
-# Years 1 to 9999, as in _isotime.pxd.
+# Years 1 to 9999, as in isotime.pxd.
 _MIN_TIME_US: Final = -62_135_596_800_000_000
 _MAX_TIME_US: Final = 253_402_300_799_999_999
 

@@ -23,7 +23,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from etacore.config import KeyNames, RuntimeConfig
 from etacore.errors import TrackingUnavailableError
-from etacore.redis_io import SOCKET_TIMEOUT_S, address_of, connect, redis_errors
+from etacore.store.store import SOCKET_TIMEOUT_S, address_of, connect, redis_errors
 
 log: Final = logging.getLogger("etacore.changes")
 

@@ -17,7 +17,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from etacore._resp import Acknowledgements, ProtocolError, group_sets
+from etacore._kernels.resp import Acknowledgements, ProtocolError, group_sets
 
 FITS_THE_SOCKET: Final = 1 << 16
 """So many bytes are sent without waiting for the server: no thread is worth them."""
@@ -29,7 +29,7 @@ Commands = Sequence[bytes | memoryview]
 
 
 class Reply(Protocol):
-    """What receives the bytes of a reply: `etacore._resp.Values` or `Acknowledgements`."""
+    """What receives the bytes of a reply: `etacore._kernels.resp.Values` or `Acknowledgements`."""
 
     @property
     def is_complete(self) -> bool:

@@ -1,7 +1,7 @@
 """What the loop asks of Redis: which commands a batch needs, always many keys at a time.
 
 Connections, TLS, authentication and short retries are redis-py's. Ready-made commands and replies that stay where they
-lie go through `etacore.redis_link`; what Redis announces by itself is `etacore.changes`.
+lie go through `etacore.store.link`; what Redis announces by itself is `etacore.store.changes`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
-from etacore._resp import Values, pack_keys
+from etacore._kernels.resp import Values, pack_keys
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.redis_link import Link, Writer, server_error
+from etacore.store.link import Link, Writer, server_error
 
 SCAN_COUNT: Final = 5_000
 SEARCH_COUNT: Final = 1_000
@@ -171,7 +171,7 @@ class RedisStore:
         Parameters
         ----------
         commands : memoryview
-            RESP commands back to back, such as `etacore.encoding.Documents.commands`; they must stay unchanged
+            RESP commands back to back, such as `etacore.pipeline.encoding.Documents.commands`; they must stay unchanged
             until `finish_write`.
         n_commands : int
             How many they are, at least one.

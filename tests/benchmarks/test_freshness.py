@@ -432,7 +432,7 @@ def test_polls_are_counted_from_the_log():
 
 
 def test_two_models_that_differ():
-    from etacore.registry import Registry
+    from etacore.models.registry import Registry
 
     registry = Registry(swap.two_models())
     assert registry.keys() == list(swap.KEYS)

@@ -19,8 +19,8 @@ from benchmarks.gate.budgets import Budgets, Row, differs, judge, read_budgets, 
 from benchmarks.gate.callgrind import WHOLE, Count, Counted, kernel_name, read_dump
 from benchmarks.gate.errors import GateError
 from benchmarks.gate.running import Bundle
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from tests.models import add_table
 
 TOOLS = {"compiler": "gcc 12", "numpy": "2.4", "python": "3.11"}

@@ -13,7 +13,7 @@ from benchmarks.gate.compare import compare_trees
 from benchmarks.gate.running import prepare
 from benchmarks.gate.sample import Moment, Sample, read_sample, seeded_sample, write_sample
 from etacore.errors import ConfigError
-from etacore.forest import CPU
+from etacore.models.forest import CPU
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is missing: apt-get install valgrind"),

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from etacore.redis_server import find_redis_server
+from etacore.store.server import find_redis_server
 from tests.flows.image import ROOT, Image
 
 FILE: Final = ROOT / "docker-compose.prefect.yml"

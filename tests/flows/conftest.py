@@ -14,9 +14,9 @@ import redis
 
 pytest.importorskip("prefect", reason="the extra `flows` is not installed")
 
-from etacore.mlops.compiling import compile_to_registry
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.mlops.bundling.compile import compile_to_registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from tests import models
 from tests.fleet import ROUTE, stops_blob
 from tests.flows.prefect_server import PrefectServer

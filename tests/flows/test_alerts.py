@@ -8,7 +8,7 @@ from typing import Any
 from prefect.blocks.abstract import NotificationBlock
 from pydantic import PrivateAttr
 
-from etacore.runtime import PollResult
+from etacore.loop.runtime import PollResult
 from etacore.schema import Status
 from flows.notify import Alert, AlertRules, Receiver, send
 

@@ -6,8 +6,8 @@ from collections import Counter
 
 import pytest
 
-from etacore.profiler import METRICS, Profiler
-from etacore.runtime import Window
+from etacore.loop.latency import METRICS, Profiler
+from etacore.loop.runtime import Window
 from etacore.schema import Status
 from flows.artifacts import artifact_key, bar, latency_markdown, progress_percent
 

@@ -14,8 +14,8 @@ from typing import Final
 
 import pytest
 
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from tests import fleet, models
 from tests.flows import compose
 from tests.flows.image import ROOT, Image, built, built_for_training
@@ -125,7 +125,7 @@ def test_only_debian_packages_and_the_account_could_not_be_made_here(image: Imag
 
 def test_the_compiled_modules_are_those_of_the_wheel(image: Image) -> None:
     assert not list((image.context / "etacore").rglob("*.so"))
-    code = "import etacore._forest, etacore._encode, flows; print(etacore._forest.__file__, flows.__file__)"
+    code = "import etacore._kernels.forest, etacore._kernels.encode, flows; print(etacore._kernels.forest.__file__, flows.__file__)"
     done = image.run(["python", "-c", code])
     assert done.returncode == 0, done.stderr
     module, flows = done.stdout.split()

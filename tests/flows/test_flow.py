@@ -18,9 +18,9 @@ from prefect.blocks.webhook import Webhook
 from prefect.variables import Variable
 from pydantic import SecretStr
 
-from etacore.profiler import METRICS, Profiler
-from etacore.redis_server import RedisServer
-from etacore.runtime import Window
+from etacore.loop.latency import METRICS, Profiler
+from etacore.loop.runtime import Window
+from etacore.store.server import RedisServer
 from flows import prefect_eta_flow, runtime_deployment
 from flows.artifacts import artifact_key
 from flows.prefect_eta_flow import prefect_eta_runtime

@@ -22,9 +22,9 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from etacore.demo.city import build_city
 from etacore.demo.feed import write_gtfs
 from etacore.demo.reports import record
-from etacore.mlops.dataset.columns import CONTRACT_COLUMNS, read_dataset
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.mlops.dataset.layout import CONTRACT_COLUMNS, read_dataset
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from flows import mlops_run
 from flows.dataset_flow import dataset_build
 from flows.dataset_flow import main as dataset_main

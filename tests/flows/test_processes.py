@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import redis
 
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
 from flows import runtime_deployment
 from flows.runtime_config import EtaRuntimeSettings
 from tests.fleet import ROUTE, payload, stops_blob

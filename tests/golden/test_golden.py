@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from etacore.estimator import ShapePolyline, estimate_stop_times
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from tests.golden import record
 
 HERE = Path(__file__).parent
@@ -21,7 +21,7 @@ def calls_of(path):
 
 def registry_with(folder, source, meta):
     pytest.importorskip("treelite", reason="compiling a model needs the extra `train`")
-    from etacore.mlops.compiling import compile_to_registry
+    from etacore.mlops.bundling.compile import compile_to_registry
 
     compile_to_registry(
         source,

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from etacore.mlops.compiling import compile_to_registry
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.mlops.bundling.compile import compile_to_registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from tests import models
 
 FIRST, SECOND, OF_ROUTE = "xgboost_tests_first", "xgboost_tests_second", "xgboost_tests_of_route"

@@ -19,12 +19,12 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.mlops import capture as module
-from etacore.mlops.capture import SCHEMA, Capture, CaptureSummary
-from etacore.mlops.positions import read_positions
-from etacore.redis_server import RedisServer
+from etacore.mlops.transit import capture as module
+from etacore.mlops.transit.capture import SCHEMA, Capture, CaptureSummary
+from etacore.mlops.transit.positions import read_positions
+from etacore.pipeline.snapshots import parse_timestamp
 from etacore.schema import NO_SEQUENCE, Status
-from etacore.snapshots import parse_timestamp
+from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, iso, payload
 
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from etacore.changes import CLIENT_NAME, ChangeFeed, Changes
 from etacore.config import RuntimeConfig
-from etacore.doctor import Finding, examine
 from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
-from etacore.redis_server import RedisServer
+from etacore.loop.doctor import Finding, examine
+from etacore.store.changes import CLIENT_NAME, ChangeFeed, Changes
+from etacore.store.server import RedisServer
 from tests.fake_server import OK, PONG, fake_server
 
 ANY = 60.0

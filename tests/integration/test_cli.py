@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import redis
 
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from etacore.schema import BASE_FEATURES
+from etacore.store.server import RedisServer
 from tests import models
 from tests.fleet import ROUTE, iso, payload, stops_blob
 

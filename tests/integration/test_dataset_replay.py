@@ -14,23 +14,23 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from etacore.cli import EXIT_USAGE, main
+from etacore.cli.app import EXIT_USAGE, main
 from etacore.config import RuntimeConfig
 from etacore.demo.city import build_city
 from etacore.demo.feed import write_gtfs
 from etacore.demo.reports import record
-from etacore.engine import Batch, Engine, Models
 from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.features import FEATURE_COLUMNS, FeatureTap
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.matrix import feature_matrix
-from etacore.mlops.positions import Positions, read_positions
-from etacore.mlops.replay import snapshot_json
-from etacore.mlops.tracks import trip_index
-from etacore.redis_server import RedisServer
+from etacore.mlops.replay.replay import snapshot_json
+from etacore.mlops.training.matrix import feature_matrix
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.mlops.transit.tracks import trip_index
+from etacore.pipeline.engine import Batch, Engine, Models
 from etacore.schema import Status
-from etacore.seeding import SEED_TTL_S, seed_pairs
+from etacore.store.server import RedisServer
 from tests.transit import DAY_S, drive, real_data, write_feed, write_positions
 
 POLL_S = 4.0

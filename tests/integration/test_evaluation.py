@@ -10,14 +10,14 @@ import pytest
 import redis
 from click.testing import CliRunner, Result
 
-from etacore.cli import main
-from etacore.mlops.dataset.columns import read_dataset
+from etacore.cli.app import main
+from etacore.mlops.dataset.layout import read_dataset
 from etacore.mlops.evaluation import EvaluationConfig, evaluate
-from etacore.mlops.evidence import find_evidence
-from etacore.mlops.promotion_history import Record, append_record
+from etacore.mlops.promotion.evidence import find_evidence
+from etacore.mlops.promotion.history import Record, append_record
 from etacore.mlops.training import TrainingConfig, train
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.store.server import RedisServer
 from tests.evaluation_data import dataset, linear
 
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import redis
 
-from etacore import sources
-from etacore.changes import CLIENT_NAME
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
-from etacore.runtime import PollResult, Runtime, Silent
+from etacore.loop import schedule as sources
+from etacore.loop.runtime import PollResult, Runtime, Silent
+from etacore.models.registry import Registry
 from etacore.schema import Status
+from etacore.store.changes import CLIENT_NAME
+from etacore.store.server import RedisServer
 from tests import models
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
 
@@ -322,7 +322,7 @@ def test_a_refused_write_is_tried_again(start, tables, private_redis, wait_until
 
 def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, redis_client, monkeypatch):
     monkeypatch.setattr(sources, "RETRY_S", 1.0)
-    monkeypatch.setattr("etacore.aside.SET_ASIDE_S", 600.0)
+    monkeypatch.setattr("etacore.loop.aside.SET_ASIDE_S", 600.0)
     loop = start(config)
     monitor = Monitor(redis_client)
     for i in range(10):
@@ -338,7 +338,7 @@ def test_keys_that_hold_no_snapshot_do_not_keep_the_loop_busy(start, config, red
 
 
 def test_a_key_that_becomes_a_snapshot_is_served(start, config, redis_client, wait_until, monkeypatch):
-    monkeypatch.setattr("etacore.aside.SET_ASIDE_S", 0.2)
+    monkeypatch.setattr("etacore.loop.aside.SET_ASIDE_S", 0.2)
     loop = start(config)
     redis_client.hset("vehicle:BUS-1", "lat", "1")
     loop.serve("BUS-2")

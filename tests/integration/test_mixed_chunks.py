@@ -15,10 +15,10 @@ import orjson
 import pytest
 
 from etacore.config import RuntimeConfig
-from etacore.redis_server import RedisServer
-from etacore.runtime import Runtime, _share_vehicles
+from etacore.loop.runtime import Runtime, _share_vehicles
+from etacore.loop.schedule import Polling
 from etacore.schema import Status
-from etacore.sources import Polling
+from etacore.store.server import RedisServer
 from tests.fleet import payload
 from tests.mixed_fleet import EXPECTED, KINDS, ROUTE_STOPS, START_S, fix, mixture
 from tests.reference.encoding import set_command

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import redis
 
-import etacore.engine
-import etacore.runtime
+import etacore.loop.runtime
+import etacore.pipeline.engine
 from etacore.config import RuntimeConfig
-from etacore.engine import choose_models
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
+from etacore.models.registry import Registry
+from etacore.pipeline.engine import choose_models
 from etacore.schema import Status
+from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 from tests.reference.plain_path import PlainPath
 
@@ -28,7 +28,7 @@ N = 160
 
 @pytest.fixture(autouse=True)
 def _time_stands_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (etacore.engine, etacore.runtime):
+    for module in (etacore.pipeline.engine, etacore.loop.runtime):
         monkeypatch.setattr(module, "perf_counter", lambda: 1.0)
 
 
@@ -83,7 +83,7 @@ def test_the_loop_stores_what_the_plain_path_stores(two_sides, redis_server, reg
     runtime = Runtime(config, clock=clock)
     plain = PlainPath(choose_models(Registry(Path(registry_dir)), None), config, two_sides[1], clock)
     monkeypatch.setattr(runtime._store, "scan_vehicle_keys", lambda: list(keys))
-    monkeypatch.setattr("etacore.aside.SET_ASIDE_S", 0.0)
+    monkeypatch.setattr("etacore.loop.aside.SET_ASIDE_S", 0.0)
     seen: set[Status] = set()
     scopes: set[bytes] = set()
     for tick in range(6):

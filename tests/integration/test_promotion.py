@@ -18,14 +18,14 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
-from etacore.mlops.evidence import BASELINE
-from etacore.mlops.promotion import PromotionConfig, promote, rollback
-from etacore.mlops.promotion_history import read_history
-from etacore.redis_io import RedisStore
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
-from etacore.runtime import PollResult, Runtime, Silent
+from etacore.loop.runtime import PollResult, Runtime, Silent
+from etacore.mlops.promotion.evidence import BASELINE
+from etacore.mlops.promotion.history import read_history
+from etacore.mlops.promotion.promote import PromotionConfig, promote, rollback
+from etacore.models.registry import Registry
 from etacore.schema import Status
+from etacore.store.server import RedisServer
+from etacore.store.store import RedisStore
 from tests import models
 from tests.fleet import ROUTE, iso, payload, stops_blob
 

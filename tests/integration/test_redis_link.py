@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import redis
 
-from etacore._resp import Values
+from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.redis_io import RedisStore
-from etacore.redis_link import FITS_THE_SOCKET, Link
-from etacore.redis_server import RedisServer
+from etacore.store.link import FITS_THE_SOCKET, Link
+from etacore.store.server import RedisServer
+from etacore.store.store import RedisStore
 from tests.fake_server import HANG_UP, OK, SILENCE, FakeServer, Last, fake_server
 from tests.reference import resp
 

@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from etacore.errors import RedisUnavailableError
-from etacore.redis_server import RedisServer, find_redis_server
+from etacore.store.server import RedisServer, find_redis_server
 
 
 def is_alive(pid: int) -> bool:
@@ -61,7 +61,7 @@ def test_it_is_gone_after_an_exception():
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 def test_it_does_not_outlive_an_owner_that_is_killed(end: signal.Signals, wait_until: Callable[..., None]):
     program = """
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
 server = RedisServer().start()
 print(server.pid, server.directory, flush=True)
 input()

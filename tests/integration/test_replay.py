@@ -18,15 +18,15 @@ from rich.console import Console
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, FeedError
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.positions import Positions, read_positions
-from etacore.mlops.replay import TICK_S, replay, replay_to_console
-from etacore.mlops.scoring import Unscored
-from etacore.redis_server import RedisServer
-from etacore.registry import Registry
-from etacore.runtime import PollResult
+from etacore.loop.runtime import PollResult
+from etacore.mlops.replay.replay import TICK_S, replay, replay_to_console
+from etacore.mlops.replay.scoring import Unscored
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.patterns import distance_m
+from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.models.registry import Registry
 from etacore.schema import Status
-from etacore.seeding import distance_m
+from etacore.store.server import RedisServer
 from tests.transit import DAY_S, SPEED_MPS, drive, real_data, write_feed, write_positions
 
 EIGHT = DAY_S + 8 * 3600

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from etacore.changes import CLIENT_NAME
 from etacore.config import RuntimeConfig
-from etacore.redis_server import RedisServer
-from etacore.runtime import Runtime
+from etacore.loop.runtime import Runtime
 from etacore.schema import Status
+from etacore.store.changes import CLIENT_NAME
+from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, payload, stops_blob
 
 pytestmark = pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import redis
 
-from etacore import promotions
 from etacore.config import RuntimeConfig
-from etacore.engine import system_clock_us
 from etacore.errors import RedisUnavailableError
-from etacore.redis_server import RedisServer
-from etacore.runtime import Runtime, Silent, Window
+from etacore.loop import model_switch as promotions
+from etacore.loop.runtime import Runtime, Silent, Window
+from etacore.pipeline.engine import system_clock_us
 from etacore.schema import Status
+from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
 
 DOCUMENT_KEYS = [

@@ -16,20 +16,20 @@ from etacore.config import RuntimeConfig
 from etacore.demo.city import build_city
 from etacore.demo.feed import write_gtfs
 from etacore.demo.reports import record
-from etacore.engine import Batch, Engine, Models
 from etacore.estimator import estimate_stop_times
 from etacore.mlops.dataset.build import build_dataset
-from etacore.mlops.dataset.columns import Dataset, read_dataset
 from etacore.mlops.dataset.config import BuildConfig
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.matrix import model_predictions
-from etacore.mlops.positions import Positions, read_positions
-from etacore.mlops.replay import snapshot_json
+from etacore.mlops.dataset.layout import Dataset, read_dataset
+from etacore.mlops.replay.replay import snapshot_json
 from etacore.mlops.training import FAMILIES, TrainingConfig, train
-from etacore.model import Model
-from etacore.registry import Registry
+from etacore.mlops.training.matrix import model_predictions
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.patterns import seed_pairs
+from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.models.model import Model
+from etacore.models.registry import Registry
+from etacore.pipeline.engine import Batch, Engine, Models
 from etacore.schema import BASE_FEATURES
-from etacore.seeding import seed_pairs
 
 FIRST_DAY = date(2026, 2, 5)
 MAX_STOPS = 3

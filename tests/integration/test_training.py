@@ -12,16 +12,16 @@ import polars as pl
 import pytest
 from click.testing import CliRunner
 
-from etacore.cli import main
+from etacore.cli.app import main
 from etacore.errors import TrainingError
-from etacore.manifest import Manifest
-from etacore.mlops.matrix import model_predictions
 from etacore.mlops.metrics import prefixed, regression_metrics
 from etacore.mlops.training import FAMILIES, TrainingConfig, train
 from etacore.mlops.training import scope as scope_module
 from etacore.mlops.training import store as store_module
+from etacore.mlops.training.matrix import model_predictions
 from etacore.mlops.training.parts import Prepared
-from etacore.registry import Registry
+from etacore.models.manifest import Manifest
+from etacore.models.registry import Registry
 from tests import training_data
 from tests.transit import real_data
 

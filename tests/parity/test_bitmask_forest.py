@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from etacore.errors import ModelLoadError
-from etacore.forest import CPU, PATH_VARIABLE, Forest
-from etacore.mlops import bitmask, codegen, compiling
-from etacore.mlops.forest_tables import Tables
-from etacore.mlops.parity import SPECIAL, parity_rows
+from etacore.mlops.bundling import bitmask, codegen
+from etacore.mlops.bundling import compile as compiling
+from etacore.mlops.bundling.forest_tables import Tables
+from etacore.mlops.bundling.parity import SPECIAL, parity_rows
+from etacore.models.forest import CPU, PATH_VARIABLE, Forest
 from tests import models
 
 EMULATOR = Path("/usr/include/simde/x86/avx512.h")

@@ -10,9 +10,9 @@ import pytest
 
 from etacore import estimator
 from etacore.config import RuntimeConfig
-from etacore.engine import Engine, Models
 from etacore.estimator import estimate_stop_times
-from etacore.registry import Registry
+from etacore.models.registry import Registry
+from etacore.pipeline.engine import Engine, Models
 from etacore.schema import Status, feature_codes
 from tests.golden import record
 from tests.golden.test_golden import HERE, registry_with

@@ -5,11 +5,15 @@ from datetime import date
 import numpy as np
 import pytest
 
-from etacore import _features, _motion, _resolve, _routes, _select
-from etacore.features import Calendar, SelectOptions
-from etacore.legs import LegTable
-from etacore.route_blobs import ShapePolyline
-from etacore.routes import RouteTable
+from etacore._kernels import features as _features
+from etacore._kernels import motion as _motion
+from etacore._kernels import resolve as _resolve
+from etacore._kernels import routes as _routes
+from etacore._kernels import select as _select
+from etacore.pipeline.features import Calendar, SelectOptions
+from etacore.pipeline.route_blobs import ShapePolyline
+from etacore.pipeline.route_knowledge import LegTable
+from etacore.pipeline.routes import RouteTable
 from etacore.schema import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes

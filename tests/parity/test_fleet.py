@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from etacore import _state
-from etacore.motion import Motion
-from etacore.state import VehicleState
-from tests.reference import state as twin
+from etacore._kernels import fleet as _state
+from etacore.pipeline.fleet import VehicleState
+from etacore.pipeline.motion import Motion
+from tests.reference import fleet as twin
 from tests.reference.columns import columns_of
 
 SEEDS = range(6)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import xgboost
 
-from etacore import _forest
-from etacore.forest import Forest
-from etacore.mlops.parity import SPECIAL, parity_rows
+from etacore._kernels import forest as _forest
+from etacore.mlops.bundling.parity import SPECIAL, parity_rows
+from etacore.models.forest import Forest
 from tests import models
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etacore import _histogram
+from etacore._kernels import histogram as _histogram
 from tests.reference import histogram as twin
 
 EDGES = st.sampled_from(twin.EDGES)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etacore import _index
+from etacore._kernels import index as _index
 from tests.reference.index import siphash13
 
 WORDS = st.integers(0, 2**64 - 1)

@@ -9,8 +9,8 @@ from pathlib import Path
 import hiredis
 import pytest
 
-import etacore._resp
-from etacore._resp import Acknowledgements, ProtocolError, Values, group_sets, pack_keys
+import etacore._kernels.resp
+from etacore._kernels.resp import Acknowledgements, ProtocolError, Values, group_sets, pack_keys
 from tests.parity.test_snapshots import bits, rows_of
 from tests.reference import resp as twin
 
@@ -55,7 +55,7 @@ def outcome(function, *arguments):
 
 
 def test_the_kernel_is_compiled():
-    assert Path(etacore._resp.__file__).suffix in {".so", ".pyd"}
+    assert Path(etacore._kernels.resp.__file__).suffix in {".so", ".pyd"}
 
 
 @pytest.mark.parametrize("n", [0, 1, 8, 9, 10, 98, 99, 100, 1000])

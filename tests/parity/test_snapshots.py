@@ -13,9 +13,9 @@ from typing import Any
 import orjson
 import pytest
 
-import etacore._snapshots
+import etacore._kernels.snapshots
+from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import NO_SEQUENCE, Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots
 from tests.reference import snapshots as twin
 
 NOW_US = 1_768_910_460_000_000  # 2026-01-20T12:01:00Z
@@ -62,7 +62,7 @@ def hold_together(payloads, **changes):
 
 
 def test_the_kernel_is_compiled():
-    assert Path(etacore._snapshots.__file__).suffix in {".so", ".pyd"}
+    assert Path(etacore._kernels.snapshots.__file__).suffix in {".so", ".pyd"}
 
 
 # -- random snapshots in many spellings -------------------------------------------------------------------------------

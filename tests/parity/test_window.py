@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etacore import _window
-from etacore._features import WindowFeatures
-from etacore._window import UnpredictableError, Window
-from etacore.features import Calendar
+from etacore._kernels import window as _window
+from etacore._kernels.features import WindowFeatures
+from etacore._kernels.window import UnpredictableError, Window
+from etacore.pipeline.features import Calendar
 from etacore.schema import FEATURES, WEATHER_FEATURES, feature_codes
 from tests.reference import encoding, features, geo
 from tests.reference.drive import EPOCH_US

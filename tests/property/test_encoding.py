@@ -7,8 +7,8 @@ import orjson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from etacore import _encode
-from etacore.encoding import Documents, Envelope, encode_documents
+from etacore._kernels import encode as _encode
+from etacore.pipeline.encoding import Documents, Envelope, encode_documents
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.0)

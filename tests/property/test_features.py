@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etacore.features import Calendar, SelectOptions
-from etacore.legs import LegTable
+from etacore.pipeline.features import Calendar, SelectOptions
+from etacore.pipeline.route_knowledge import LegTable
 from etacore.schema import BASE_FEATURES, Status
 from tests.reference import features as twin
 from tests.reference.drive import EPOCH_US, Vehicle, table_of

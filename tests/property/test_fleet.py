@@ -5,9 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from etacore.motion import Motion
-from etacore.state import NO_TIME, VehicleState, text_keys
-from tests.reference import state as twin
+from etacore.pipeline.fleet import NO_TIME, VehicleState, text_keys
+from etacore.pipeline.motion import Motion
+from tests.reference import fleet as twin
 from tests.reference.columns import columns_of
 
 IDS = st.sampled_from([b"A", b"B", b"C", b"BUS-1", b"BUS-10", b"\xc3\xa9\0"]) | st.binary(min_size=1, max_size=3)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from etacore.forest import Forest
+from etacore.models.forest import Forest
 from tests import models
 
 

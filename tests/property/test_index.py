@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from etacore._index import StringIndex
+from etacore._kernels.index import StringIndex
 
 KEYS = st.binary(max_size=20) | st.integers(0, 300).map(lambda i: f"BUS-{i}".encode())
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etacore.features import SelectOptions
+from etacore.pipeline.features import SelectOptions
 from tests.reference import motion as twin
 from tests.reference.drive import EPOCH_US, Vehicle, line_of_stops, table_of
 

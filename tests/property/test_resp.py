@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etacore._resp import Acknowledgements, Values, pack_keys
+from etacore._kernels.resp import Acknowledgements, Values, pack_keys
 from tests.parity.test_resp import errors_of, hold_groups, outcome, receive, values_of
 from tests.parity.test_snapshots import bits, rows_of
 from tests.reference import resp as twin

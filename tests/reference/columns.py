@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from etacore.snapshots import SnapshotColumns
+from etacore.pipeline.snapshots import SnapshotColumns
 
 
 def columns_of(

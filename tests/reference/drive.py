@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import orjson
 
-from etacore.features import SelectOptions, count_rows, select_stops, vectorize
-from etacore.motion import Motion
-from etacore.routes import RouteTable
+from etacore.pipeline.features import SelectOptions, count_rows, select_stops, vectorize
+from etacore.pipeline.motion import Motion
+from etacore.pipeline.routes import RouteTable
+from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import FEATURES, Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots
 
 EPOCH_US = 1_480_000_000_000_000
 ALL_CODES = np.arange(len(FEATURES), dtype=np.int32)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import orjson
 
-from etacore._routes import PatternTable
+from etacore._kernels.routes import PatternTable
 from etacore.schema import TEXT_DTYPE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

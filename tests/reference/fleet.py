@@ -1,4 +1,4 @@
-"""Slow twin of `etacore._state`: a dict of vehicles, one row after the other."""
+"""Slow twin of `etacore._kernels.fleet`: a dict of vehicles, one row after the other."""
 
 import math
 from collections.abc import Sequence

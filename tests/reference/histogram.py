@@ -1,4 +1,4 @@
-"""Slow twin of `etacore._histogram`: a sorted list of bucket edges, and the values themselves."""
+"""Slow twin of `etacore._kernels.histogram`: a sorted list of bucket edges, and the values themselves."""
 
 import math
 from bisect import bisect_right

@@ -1,4 +1,4 @@
-"""Slow twin of `etacore._index`: SipHash-1-3 over Python's integers; a dict is the twin of the table itself."""
+"""Slow twin of `etacore._kernels.index`: SipHash-1-3 over Python's integers; a dict is the twin of the table itself."""
 
 _MASK = 2**64 - 1
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 
-from etacore.engine import Engine
+from etacore.pipeline.engine import Engine
 from etacore.schema import Status
 
 

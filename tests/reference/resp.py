@@ -3,7 +3,7 @@
 Each reader gets all bytes there are and starts from the beginning: None while something is still to come.
 """
 
-from etacore._resp import ProtocolError
+from etacore._kernels.resp import ProtocolError
 
 MAX_LINE = 4096
 MAX_VALUE_BYTES = 512 * 2**20

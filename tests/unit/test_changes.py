@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from etacore import changes as changes_module
-from etacore import redis_io
-from etacore.changes import ChangeFeed, Changes, tracked_prefixes
 from etacore.config import KeyNames, RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
+from etacore.store import changes as changes_module
+from etacore.store import store as redis_io
+from etacore.store.changes import ChangeFeed, Changes, tracked_prefixes
 from tests.fake_server import HANG_UP, HELLO_3, OK, PONG, SILENCE, Answer, fake_server, push
 
 SECRET = "open-sesame-42"

@@ -14,7 +14,7 @@ import pytest
 from etacore.demo.city import City, Pattern, build_city
 from etacore.demo.feed import redis_pairs, write_gtfs
 from etacore.demo.timetable import WEEKDAY, WEEKEND, build_timetable
-from etacore.seeding import leg_lengths_m
+from etacore.mlops.transit.patterns import leg_lengths_m
 
 MONDAY = date(2026, 3, 2)
 
@@ -150,7 +150,7 @@ def test_a_folder_and_a_zip_hold_the_same(city: City, tmp_path: Path):
 
 def test_our_own_reader_reads_the_feed(city: City, tmp_path: Path):
     pytest.importorskip("polars")
-    from etacore.mlops.gtfs import read_feed
+    from etacore.mlops.transit.gtfs import read_feed
 
     feed = read_feed(write_gtfs(city, tmp_path / "feed.zip", MONDAY))
     assert len(feed.patterns) == len(city.patterns)

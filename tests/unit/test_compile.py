@@ -12,12 +12,13 @@ import pytest
 import xgboost
 
 from etacore.errors import CompileError, SchemaError, TrainingError
-from etacore.mlops import bitmask, compiling, parity, source_model
-from etacore.mlops.compiling import compile_model, compile_to_registry, holiday_dates
-from etacore.mlops.source_model import SourceModel
-from etacore.registry import Registry
+from etacore.mlops.bundling import bitmask, parity, source_model
+from etacore.mlops.bundling import compile as compiling
+from etacore.mlops.bundling.compile import compile_model, compile_to_registry, holiday_dates
+from etacore.mlops.bundling.source_model import SourceModel
+from etacore.models.registry import Registry
+from etacore.models.travel_times import TypicalTimes
 from etacore.schema import BASE_FEATURES
-from etacore.typical import TypicalTimes
 from tests import models
 
 

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from etacore import accounts as accounts_module
-from etacore import aside as aside_module
-from etacore.accounts import Accounts, PollResult, Silent
-from etacore.aside import SET_ASIDE_S, SetAside
+from etacore.loop import aside as aside_module
+from etacore.loop import counters as accounts_module
+from etacore.loop.aside import SET_ASIDE_S, SetAside
+from etacore.loop.counters import Accounts, PollResult, Silent
 from etacore.schema import Status
 
 

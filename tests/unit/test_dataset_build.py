@@ -9,16 +9,16 @@ import pytest
 from rich.console import Console
 
 from etacore.errors import ConfigError, DatasetError, FeedError
-from etacore.mlops.arrivals import NO_ARRIVAL
 from etacore.mlops.dataset.assemble import REASONS, _scheduled_us, why_dropped
 from etacore.mlops.dataset.build import BuiltDataset, build_dataset
-from etacore.mlops.dataset.columns import COLUMNS, read_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.features import FEATURE_COLUMNS, FeatureRows, FeatureTap, compute_features
 from etacore.mlops.dataset.labels import MAX_GAP_S, Labels, half_gap_s
+from etacore.mlops.dataset.layout import COLUMNS, read_dataset
 from etacore.mlops.dataset.plan import make_plan
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.positions import Positions, read_positions
+from etacore.mlops.transit.arrivals import NO_ARRIVAL
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.positions import Positions, read_positions
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
 
 LEG_M = 0.010 * M_PER_DEGREE

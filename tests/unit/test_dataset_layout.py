@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from etacore.errors import DatasetError
-from etacore.mlops.dataset import columns
-from etacore.mlops.dataset.columns import (
+from etacore.mlops.dataset import layout as columns
+from etacore.mlops.dataset.layout import (
     CONTRACT_COLUMNS,
     MORE_COLUMNS,
     check_frame,

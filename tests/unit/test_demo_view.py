@@ -18,7 +18,7 @@ from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.follow import Follower
 from etacore.demo.timetable import build_timetable
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView, Followed, NextStop, plain_line, render
-from etacore.profiler import MetricSnapshot
+from etacore.loop.latency import MetricSnapshot
 
 NOW = datetime(2026, 3, 3, 17, 5, tzinfo=ZoneInfo(TIME_ZONE))
 FRAME = DemoFrame(

@@ -2,8 +2,8 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore import _encode
-from etacore.encoding import Documents, Envelope, encode_documents
+from etacore._kernels import encode as _encode
+from etacore.pipeline.encoding import Documents, Envelope, encode_documents
 from etacore.schema import Status
 from tests.reference.encoding import Batch
 

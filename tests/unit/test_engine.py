@@ -9,9 +9,9 @@ import numpy as np
 import orjson
 
 from etacore.config import RuntimeConfig
-from etacore.engine import Batch, Engine, Models, summarize
+from etacore.pipeline.engine import Batch, Engine, Models, summarize
+from etacore.pipeline.snapshots import TextPool, fill_snapshots
 from etacore.schema import BASE_FEATURES, Status, feature_codes
-from etacore.snapshots import TextPool, fill_snapshots
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 
 NOW_US = 1_769_000_000_000_000

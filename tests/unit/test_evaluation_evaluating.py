@@ -19,7 +19,7 @@ from etacore.mlops.evaluation.holding_out import hold_out
 from etacore.mlops.evaluation.results import Entrant, EvaluationConfig, Identity
 from etacore.mlops.evaluation.scoring import error_fan, score_entrant
 from etacore.mlops.metrics import regression_metrics
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from tests.evaluation_data import by_hand, dataset, day, linear, part, rows
 
 QUICK = EvaluationConfig(n_resamples=200)
@@ -163,7 +163,7 @@ def test_without_days_before_there_is_the_schedule_alone(registry: Registry) -> 
 
 
 def test_a_foreign_file_has_fewer_baselines(registry: Registry, tmp_path: Path) -> None:
-    from etacore.mlops.dataset.columns import CONTRACT_COLUMNS, read_dataset
+    from etacore.mlops.dataset.layout import CONTRACT_COLUMNS, read_dataset
 
     path = tmp_path / "foreign.parquet"
     rows().select(list(CONTRACT_COLUMNS)).write_parquet(path)

@@ -19,7 +19,7 @@ from etacore.mlops.evaluation.evaluating import Evaluation, evaluate
 from etacore.mlops.evaluation.results import EvaluationConfig, Findings, RollingWindow
 from etacore.mlops.evaluation.scoring import FAN_EDGES_MIN, error_fan
 from etacore.mlops.metrics import METRICS, find_metric
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from tests.evaluation_data import dataset, linear
 
 QUICK = EvaluationConfig(n_resamples=50)

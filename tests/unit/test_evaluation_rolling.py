@@ -17,7 +17,7 @@ from etacore.mlops.evaluation.results import EvaluationConfig
 from etacore.mlops.evaluation.rolling import rolling_windows, training_like
 from etacore.mlops.metrics import METRICS
 from etacore.mlops.training import TrainingConfig, train
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from tests.evaluation_data import dataset, day, linear
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from etacore.errors import ConfigError, RouteDataError
-from etacore.features import (
+from etacore.pipeline.features import (
     Calendar,
     SelectOptions,
     along_shape_distance,
@@ -12,7 +12,7 @@ from etacore.features import (
     select_stops,
     vectorize,
 )
-from etacore.route_blobs import ShapePolyline
+from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.schema import Status
 from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
 from tests.reference.geo import haversine_m

@@ -3,10 +3,10 @@ import math
 import numpy as np
 import pytest
 
-from etacore._state import RECORD_BYTES
-from etacore.motion import Motion
+from etacore._kernels.fleet import RECORD_BYTES
+from etacore.pipeline.fleet import NO_TIME, VehicleState, text_key, text_keys
+from etacore.pipeline.motion import Motion
 from etacore.schema import Status
-from etacore.state import NO_TIME, VehicleState, text_key, text_keys
 from tests.reference.columns import columns_of
 
 TTL_US = 300_000_000

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etacore import forest as forest_module
 from etacore.errors import ModelLoadError
-from etacore.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
+from etacore.models import forest as forest_module
+from etacore.models.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
 from tests import models
 
 GOOD = """

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from etacore.errors import FeedError
-from etacore.mlops.gtfs import NO_TIME, read_feed
+from etacore.mlops.transit.gtfs import NO_TIME, read_feed
 from tests.transit import FILES, real_data, write_feed
 
 

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from click.testing import CliRunner
 
-from etacore.cli import main
+from etacore.cli.app import main
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError
-from etacore.mlops.health import archive, check_registry
-from etacore.mlops.promotion_history import HISTORY_FILE, Record, append_record
-from etacore.mlops.registry_tables import shorten
-from etacore.registry import Registry
+from etacore.mlops.promotion.health import archive, check_registry
+from etacore.mlops.promotion.history import HISTORY_FILE, Record, append_record
+from etacore.mlops.promotion.tables import shorten
+from etacore.models.registry import Registry
 from tests import models
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)

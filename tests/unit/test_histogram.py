@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 
-from etacore._histogram import Histogram
+from etacore._kernels.histogram import Histogram
 
 
 def histogram_of(values):

@@ -15,43 +15,43 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = {
     0: ("etacore", "etacore.errors", "etacore.schema", "etacore.config"),
     2: (
-        "etacore.snapshots",
-        "etacore.state",
-        "etacore.motion",
-        "etacore.legs",
-        "etacore.route_blobs",
-        "etacore.routes",
-        "etacore.features",
-        "etacore.forest",
-        "etacore.encoding",
-        "etacore.profiler",
+        "etacore.pipeline.snapshots",
+        "etacore.pipeline.fleet",
+        "etacore.pipeline.motion",
+        "etacore.pipeline.route_knowledge",
+        "etacore.pipeline.route_blobs",
+        "etacore.pipeline.routes",
+        "etacore.pipeline.features",
+        "etacore.models.forest",
+        "etacore.pipeline.encoding",
+        "etacore.loop.latency",
     ),
     3: (
-        "etacore.checked_json",
-        "etacore.predictors",
-        "etacore.batch",
-        "etacore.typical",
-        "etacore.manifest",
-        "etacore.bundle_files",
-        "etacore.model",
-        "etacore.registry_index",
-        "etacore.registry",
-        "etacore.engine",
-        "etacore.seeding",
+        "etacore.models.json_reader",
+        "etacore.models.predictors",
+        "etacore.pipeline.batch",
+        "etacore.models.travel_times",
+        "etacore.models.manifest",
+        "etacore.models.files",
+        "etacore.models.model",
+        "etacore.models.registry_index",
+        "etacore.models.registry",
+        "etacore.pipeline.engine",
+        "etacore.mlops.transit.patterns",
     ),
     4: (
         "etacore.estimator",
-        "etacore.redis_link",
-        "etacore.redis_io",
-        "etacore.changes",
-        "etacore.aside",
-        "etacore.accounts",
-        "etacore.promotions",
-        "etacore.sources",
-        "etacore.redis_server",
-        "etacore.runtime",
-        "etacore.doctor",
-        "etacore.cli",
+        "etacore.store.link",
+        "etacore.store.store",
+        "etacore.store.changes",
+        "etacore.loop.aside",
+        "etacore.loop.counters",
+        "etacore.loop.model_switch",
+        "etacore.loop.schedule",
+        "etacore.store.server",
+        "etacore.loop.runtime",
+        "etacore.loop.doctor",
+        "etacore.cli.app",
     ),
 }
 DATA_PATH = [name for names in FLOORS.values() for name in names]
@@ -79,7 +79,7 @@ def floor_of(module: str) -> int:
     if module in FLOOR_OF:
         return FLOOR_OF[module]
     if module == "etacore.__main__":
-        return FLOOR_OF["etacore.cli"]
+        return FLOOR_OF["etacore.cli.app"]
     return 1 if module.startswith("etacore._") else 5
 
 
@@ -140,13 +140,13 @@ def test_imports_point_down(path):
     wrong = [
         f"{path.name}:{line} imports {name}"
         for line, name in imports_of(path)
-        if (floor_of(name) > floor_of(own) and own != "etacore.cli") or not name.startswith("etacore")
+        if (floor_of(name) > floor_of(own) and own != "etacore.cli.app") or not name.startswith("etacore")
     ]
     assert not wrong
 
 
 def test_the_command_line_loads_what_is_above_it_only_when_asked():
-    assert {name for name in loaded_by("etacore.cli") if name.startswith("etacore") and floor_of(name) > 4} == set()
+    assert {name for name in loaded_by("etacore.cli.app") if name.startswith("etacore") and floor_of(name) > 4} == set()
 
 
 def test_no_two_modules_import_each_other():

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from etacore._index import StringIndex, hash_bytes
+from etacore._kernels.index import StringIndex, hash_bytes
 
 
 def test_absent_key_gives_minus_one():
@@ -120,7 +120,7 @@ def test_clear_forgets_and_gives_memory_back():
 
 
 def test_each_process_has_its_own_hash():
-    command = [sys.executable, "-c", "from etacore._index import hash_bytes; print(hash_bytes(b'BUS-1'))"]
+    command = [sys.executable, "-c", "from etacore._kernels.index import hash_bytes; print(hash_bytes(b'BUS-1'))"]
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     found = {
         subprocess.run(command, env=environment, capture_output=True, check=True, text=True).stdout for _ in range(2)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etacore.profiler import METRICS, Profiler
+from etacore.loop.latency import METRICS, Profiler
 
 FILES = ["redis_fetch_times.csv", "eta_inference_times.csv", "redis_write_times.csv", "pipeline_latency_times.csv"]
 

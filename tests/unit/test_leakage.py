@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from etacore.errors import TrainingError
-from etacore.mlops.leakage import MAX_ERROR_LEFT, MIN_ROWS, errors_left, find_leaks
-from etacore.mlops.split import split_days
+from etacore.mlops.dataset.split import split_days
 from etacore.mlops.training import TrainingConfig, train
 from etacore.mlops.training.families import _group_means, fit_family
+from etacore.mlops.training.leakage import MAX_ERROR_LEFT, MIN_ROWS, errors_left, find_leaks
 from etacore.mlops.training.parts import Prepared
 from tests import training_data
 

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from etacore.errors import TrainingError
-from etacore.mlops.matrix import feature_matrix, model_predictions
-from etacore.mlops.typical import fit_typical, typical_seconds
+from etacore.mlops.training.matrix import feature_matrix, model_predictions
+from etacore.mlops.training.travel_times import fit_typical, typical_seconds
 from etacore.schema import BASE_FEATURES
 from tests import training_data
 

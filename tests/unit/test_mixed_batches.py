@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from etacore.config import RuntimeConfig
-from etacore.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine, Models
 from etacore.schema import FEATURES, Status, feature_codes
 from tests.fleet import payload
 from tests.mixed_fleet import EXPECTED, GOOD, KINDS, ROUTE_STOPS, ROUTES, START_S, UNCHANGED, fix, mixture

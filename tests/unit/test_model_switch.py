@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from etacore import promotions as module
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
-from etacore.promotions import RETRY_PROMOTION_S, Promotions
-from etacore.registry import Registry
+from etacore.loop import model_switch as module
+from etacore.loop.model_switch import RETRY_PROMOTION_S, Promotions
+from etacore.models.registry import Registry
 from tests import models
 
 

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from etacore._motion import MotionPointers
-from etacore.features import Calendar, SelectOptions, select_stops
-from etacore.motion import SPEED_TAU_S, Motion
+from etacore._kernels.motion import MotionPointers
+from etacore.pipeline.features import Calendar, SelectOptions, select_stops
+from etacore.pipeline.motion import SPEED_TAU_S, Motion
 from etacore.schema import Status
 from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
 

@@ -64,9 +64,9 @@ def test_a_production_box_installs_little():
 
 def test_every_kernel_source_stands_in_the_table():
     (kernels,) = re.findall(r"^KERNELS = \((.*?)\)", (ROOT / "setup.py").read_text(), re.MULTILINE | re.DOTALL)
-    table = set(re.findall(r'"(_\w+)"', kernels))
-    assert table == {path.stem for path in (ROOT / "src_ext/etacore").glob("*.pyx")}
-    assert table == {path.stem for path in (ROOT / "etacore").glob("_*.pyi")}
+    table = set(re.findall(r'"(\w+)"', kernels))
+    assert table == {path.stem for path in (ROOT / "src_ext/etacore/_kernels").glob("*.pyx")}
+    assert table == {path.stem for path in (ROOT / "etacore/_kernels").glob("*.pyi")}
 
 
 def test_the_source_distribution_can_build_the_kernels(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_the_source_distribution_can_build_the_kernels(tmp_path, monkeypatch):
     assert any(name.endswith(".pyx") for name in sources)
     assert any(name.endswith(".pxd") for name in sources)
     assert sources <= packed
-    assert {"setup.py", "pyproject.toml", "etacore/py.typed", "etacore/_index.pyi"} <= packed
+    assert {"setup.py", "pyproject.toml", "etacore/py.typed", "etacore/_kernels/index.pyi"} <= packed
     kernels = {str(path.relative_to(checkout)) for path in (checkout / "etacore").rglob("forest_*.c")}
     assert {name for name in packed if name.endswith((".so", ".c"))} == kernels != set()
 

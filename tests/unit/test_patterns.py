@@ -5,7 +5,16 @@ import orjson
 import pytest
 
 from etacore.config import KeyNames
-from etacore.seeding import NO_DIRECTION, Pattern, Shape, distance_m, pattern_id, seed_pairs, shape_blob, stops_blob
+from etacore.mlops.transit.patterns import (
+    NO_DIRECTION,
+    Pattern,
+    Shape,
+    distance_m,
+    pattern_id,
+    seed_pairs,
+    shape_blob,
+    stops_blob,
+)
 
 
 def make(name: str, stops: str, *, direction: int = 0, shape: str | None = None, route: str = "7") -> Pattern:

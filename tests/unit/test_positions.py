@@ -6,8 +6,8 @@ import polars as pl
 import pytest
 
 from etacore.errors import FeedError
-from etacore.mlops.gtfs import read_feed
-from etacore.mlops.positions import from_us, read_positions, to_us
+from etacore.mlops.transit.gtfs import read_feed
+from etacore.mlops.transit.positions import from_us, read_positions, to_us
 from etacore.schema import NO_SEQUENCE
 from tests.transit import real_data, write_feed, write_positions
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etacore.errors import ModelLoadError
-from etacore.predictors import MeanTable, load_predictor
+from etacore.models.predictors import MeanTable, load_predictor
 
 POLYNOMIAL: dict[str, Any] = {
     "kind": "polynomial",
@@ -182,7 +182,7 @@ def test_what_is_no_json(content):
 
 
 def test_a_file_that_is_too_large_is_not_parsed(monkeypatch):
-    monkeypatch.setattr("etacore.predictors.MAX_BYTES", 10)
+    monkeypatch.setattr("etacore.models.predictors.MAX_BYTES", 10)
     with pytest.raises(ModelLoadError, match="at most 10"):
         load_predictor(json.dumps(TABLE).encode(), 3, "model.json")
 

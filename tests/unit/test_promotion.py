@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from etacore import bundle_files
 from etacore.errors import PromotionError, RedisUnavailableError, RegistryError
-from etacore.mlops import promotion as module
-from etacore.mlops.evidence import BASELINE
-from etacore.mlops.promotion import PromotionConfig, active_model, promote, rollback
-from etacore.mlops.promotion_history import HISTORY_FILE, read_history
-from etacore.registry import Registry
+from etacore.mlops.promotion import promote as module
+from etacore.mlops.promotion.evidence import BASELINE
+from etacore.mlops.promotion.history import HISTORY_FILE, read_history
+from etacore.mlops.promotion.promote import PromotionConfig, active_model, promote, rollback
+from etacore.models import files as bundle_files
+from etacore.models.registry import Registry
 from tests import models
 
 

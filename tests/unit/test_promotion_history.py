@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from etacore.mlops.promotion_history import (
+from etacore.mlops.promotion.history import (
     HISTORY_FILE,
     Record,
     append_record,
@@ -17,7 +17,7 @@ from etacore.mlops.promotion_history import (
     read_history,
     ways_back,
 )
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,8 +46,8 @@ def test_there_and_back(registry):
 
 WRITER = """
 import sys
-from etacore.mlops.promotion_history import Record, append_record
-from etacore.registry import Registry
+from etacore.mlops.promotion.history import Record, append_record
+from etacore.models.registry import Registry
 registry = Registry(sys.argv[1])
 for i in range(15):
     append_record(registry, Record(model_key=f"{sys.argv[2]}{i}", promoted_at="t", source="test"))

@@ -8,9 +8,9 @@ import pytest
 from google.transit import gtfs_realtime_pb2
 
 from etacore.errors import FeedError
-from etacore.mlops.gtfs import read_feed
-from etacore.mlops.positions import read_positions
-from etacore.mlops.realtime import FIX_SCHEMA, read_captures
+from etacore.mlops.transit.gtfs import read_feed
+from etacore.mlops.transit.positions import read_positions
+from etacore.mlops.transit.realtime import FIX_SCHEMA, read_captures
 from etacore.schema import NO_SEQUENCE
 from tests.transit import real_data, write_feed, write_positions
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etacore import bundle_files
-from etacore import model as model_module
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
-from etacore.forest import sha256_hex
-from etacore.manifest import Manifest, SourceFile, check_model_key, make_model_key
-from etacore.registry import Registry
+from etacore.models import files as bundle_files
+from etacore.models import model as model_module
+from etacore.models.forest import sha256_hex
+from etacore.models.manifest import Manifest, SourceFile, check_model_key, make_model_key
+from etacore.models.registry import Registry
 from etacore.schema import BASE_FEATURES
 from tests import models
 
@@ -229,7 +229,7 @@ def test_a_failure_in_the_middle_leaves_the_registry_as_it_was(registry, monkeyp
 
 KILLED = """
 import os, sys
-from etacore import registry as module
+from etacore.models import registry as module
 from tests import models
 step, path = sys.argv[1:]
 setattr(os, step, lambda *a, **k: os._exit(9))
@@ -254,7 +254,7 @@ def test_a_writer_that_dies_in_the_middle(registry, step):
 
 WRITER = """
 import sys
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from tests import models
 for i in range(15):
     Registry(sys.argv[1]).save(*models.bundle(f"{sys.argv[2]}-{i}"))

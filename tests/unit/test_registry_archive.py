@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from etacore import bundle_files
 from etacore.errors import ModelNotFoundError, RegistryError
-from etacore.registry import Registry
+from etacore.models import files as bundle_files
+from etacore.models.registry import Registry
 from tests import models
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +117,7 @@ def test_a_failure_while_moving_loses_nothing(registry, monkeypatch, step, nth, 
 
 KILLED_WHILE_MOVING = """
 import os, sys
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 nth, path = int(sys.argv[1]), sys.argv[2]
 real, calls = os.replace, iter(range(99))
 os.replace = lambda *a: os._exit(9) if next(calls) == nth else real(*a)

@@ -12,10 +12,7 @@ import polars as pl
 import pytest
 
 from etacore.errors import FeedError
-from etacore.mlops.arrivals import NO_ARRIVAL, Rule, observe_arrivals
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.positions import Positions, read_positions
-from etacore.mlops.scoring import (
+from etacore.mlops.replay.scoring import (
     LABEL_KINDS,
     Recording,
     Scores,
@@ -26,7 +23,10 @@ from etacore.mlops.scoring import (
     truth_of_arrivals,
     truth_of_frame,
 )
-from etacore.mlops.tracks import match_tracks
+from etacore.mlops.transit.arrivals import NO_ARRIVAL, Rule, observe_arrivals
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.mlops.transit.tracks import match_tracks
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
 
 EIGHT = DAY_S + 8 * 3600

@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from etacore.features import Calendar
-from etacore.legs import LegTable, RouteCodes
-from etacore.routes import RouteTable
-from etacore.state import text_key
+from etacore.pipeline.features import Calendar
+from etacore.pipeline.fleet import text_key
+from etacore.pipeline.route_knowledge import LegTable, RouteCodes
+from etacore.pipeline.routes import RouteTable
 from tests.reference.drive import EPOCH_US, Vehicle, line_of_stops, stops_blob, table_of
 
 UTC = Calendar("UTC")

@@ -2,14 +2,14 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore._resolve import NameTable
-from etacore._routes import Line, PatternTable
+from etacore._kernels.resolve import NameTable
+from etacore._kernels.routes import Line, PatternTable
 from etacore.config import KeyNames
 from etacore.errors import RouteDataError
-from etacore.route_blobs import ShapePolyline, parse_shape, parse_stops
-from etacore.routes import RouteTable
+from etacore.pipeline.fleet import text_keys
+from etacore.pipeline.route_blobs import ShapePolyline, parse_shape, parse_stops
+from etacore.pipeline.routes import RouteTable
 from etacore.schema import Status
-from etacore.state import text_keys
 from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
 
 S = 1_000_000

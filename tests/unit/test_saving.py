@@ -10,9 +10,9 @@ import pytest
 
 from etacore.errors import CompileError, RegistryError, SchemaError, TrainingError
 from etacore.estimator import estimate_stop_times
-from etacore.mlops.saving import save_predictor
-from etacore.registry import Registry
-from etacore.typical import TypicalTimes
+from etacore.mlops.bundling.saving import save_predictor
+from etacore.models.registry import Registry
+from etacore.models.travel_times import TypicalTimes
 
 TABLE = orjson.dumps({"kind": "mean_table", "keys": [[1, 7], [1, 8]], "values": [100, 110.5], "default": 300})
 LINE = orjson.dumps(

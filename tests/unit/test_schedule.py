@@ -7,13 +7,13 @@ from collections import Counter
 
 import pytest
 
-from etacore import sources
-from etacore.accounts import PollResult
-from etacore.changes import Changes
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
+from etacore.loop import schedule as sources
+from etacore.loop.counters import PollResult
+from etacore.loop.schedule import BESIDE, MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
 from etacore.schema import Status
-from etacore.sources import BESIDE, MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
+from etacore.store.changes import Changes
 
 
 class Clock:

@@ -22,14 +22,14 @@ from etacore.schema import (
     feature_groups,
 )
 
-TYPES = (Path(__file__).resolve().parents[2] / "src_ext/etacore/_types.pxd").read_text()
+TYPES = (Path(__file__).resolve().parents[2] / "src_ext/etacore/_kernels/types.pxd").read_text()
 C_TYPES = {"int64_t": "<i8", "int32_t": "<i4", "uint64_t": "<u8", "uint32_t": "<u4", "uint8_t": "u1", "int8_t": "i1"}
 
 
 def block(head: str) -> str:
     """Body of a ``cdef`` block: the indented lines after its head."""
     found = re.search(rf"^cdef {head}:\n((?:    .*\n|\n)+)", TYPES + "\n", re.MULTILINE)
-    assert found, f"no block '{head}' in _types.pxd"
+    assert found, f"no block '{head}' in types.pxd"
     return found.group(1)
 
 

@@ -6,11 +6,11 @@ import redis
 
 from etacore.config import KeyNames, RuntimeConfig
 from etacore.errors import RedisUnavailableError
-from etacore.mlops import seed_redis as module
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.seed_redis import seed_redis
-from etacore.redis_io import connect
-from etacore.seeding import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit import seed as module
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.seed import seed_redis
+from etacore.store.store import connect
 from tests.transit import write_feed
 
 

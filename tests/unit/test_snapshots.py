@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from etacore._snapshots import text_list
+from etacore._kernels.snapshots import text_list
+from etacore.pipeline.snapshots import SnapshotColumns, TextPool, fill_snapshots, parse_snapshots, parse_timestamp
 from etacore.schema import NO_SEQUENCE, Status
-from etacore.snapshots import SnapshotColumns, TextPool, fill_snapshots, parse_snapshots, parse_timestamp
 
 NOW = datetime(2026, 1, 20, 12, 0, 30, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000

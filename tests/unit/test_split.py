@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from etacore.errors import TrainingError
-from etacore.mlops.dataset.columns import Dataset
-from etacore.mlops.split import split_days
+from etacore.mlops.dataset.layout import Dataset
+from etacore.mlops.dataset.split import split_days
 
 DAY = date(2026, 3, 2)
 

@@ -8,8 +8,8 @@ import pytest
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.redis_io import KEYS_PER_CALL, RedisStore
-from etacore.redis_server import RedisServer
+from etacore.store.server import RedisServer
+from etacore.store.store import KEYS_PER_CALL, RedisStore
 
 ALLOWED = ("+client|setname", "+client|setinfo", "+ping", "+select")
 

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from etacore.mlops.arrivals import arrivals_frame, observe_arrivals
 from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
-from etacore.mlops.gtfs import NO_TIME, Feed, read_feed
-from etacore.mlops.positions import Positions, read_positions
-from etacore.mlops.tracks import match_tracks, service_days, trip_index
+from etacore.mlops.transit.arrivals import arrivals_frame, observe_arrivals
+from etacore.mlops.transit.gtfs import NO_TIME, Feed, read_feed
+from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.mlops.transit.tracks import match_tracks, service_days, trip_index
 from tests.transit import FILES, drive, write_feed, write_positions
 
 FAR_ZONES = (

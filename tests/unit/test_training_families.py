@@ -11,13 +11,13 @@ import pytest
 import xgboost
 
 from etacore.errors import TrainingError
-from etacore.mlops.matrix import feature_matrix
 from etacore.mlops.progress import silent
 from etacore.mlops.training import families
 from etacore.mlops.training.config import TrainingConfig
 from etacore.mlops.training.families import fit_family
+from etacore.mlops.training.matrix import feature_matrix
 from etacore.mlops.training.parts import Prepared
-from etacore.predictors import load_predictor
+from etacore.models.predictors import load_predictor
 from etacore.schema import BASE_FEATURES
 from tests import training_data
 

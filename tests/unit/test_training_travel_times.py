@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 from etacore.errors import TrainingError
-from etacore.mlops.dataset.columns import Dataset
-from etacore.mlops.typical import (
+from etacore.mlops.dataset.layout import Dataset
+from etacore.mlops.training.travel_times import (
     MAX_LEG_S,
     PRIOR_N,
     fit_typical,
@@ -20,7 +20,7 @@ from etacore.mlops.typical import (
     typical_seconds,
     typical_seconds_by_day,
 )
-from etacore.typical import TypicalTimes
+from etacore.models.travel_times import TypicalTimes
 
 DAY = date(2026, 3, 2)
 PATTERN = ("O", "A", "B", "C")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from etacore.errors import ModelLoadError
-from etacore.typical import TypicalTimes
+from etacore.models.travel_times import TypicalTimes
 
 HOURS = [60.0 + hour for hour in range(24)]
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from etacore.errors import DatasetError
-from etacore.mlops.weather import (
+from etacore.mlops.transit.weather import (
     WEATHER_COLUMNS,
     ArchiveWeather,
     FileWeather,

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from etacore.mlops.forest_tables import LINKS, Forest, Tables, distinct_cuts, load, mask_dtype
+from etacore.mlops.bundling.forest_tables import LINKS, Forest, Tables, distinct_cuts, load, mask_dtype
 
 __all__ = ["BACKEND", "PATHS", "Forest", "load", "refusal", "units", "write_sources"]
 

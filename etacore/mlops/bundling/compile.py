@@ -22,14 +22,14 @@ from typing import Any, Final
 import numpy as np
 
 from etacore.errors import CompileError
-from etacore.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
-from etacore.manifest import LibraryFile, Parity
-from etacore.mlops import bitmask, codegen
-from etacore.mlops.holiday_calendar import HOLIDAY_YEARS, holiday_dates
-from etacore.mlops.parity import check_parity, parity_rows
-from etacore.mlops.saving import save_bundle
-from etacore.mlops.source_model import check_tools, format_of, read_model
-from etacore.registry import Registry
+from etacore.mlops.bundling import bitmask, codegen
+from etacore.mlops.bundling.parity import check_parity, parity_rows
+from etacore.mlops.bundling.saving import save_bundle
+from etacore.mlops.bundling.source_model import check_tools, format_of, read_model
+from etacore.mlops.transit.holiday_calendar import HOLIDAY_YEARS, holiday_dates
+from etacore.models.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
+from etacore.models.manifest import LibraryFile, Parity
+from etacore.models.registry import Registry
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
 __all__ = [
@@ -238,7 +238,7 @@ def compile_to_registry(
     routes : sequence of str
         Route ids in the order of ``route_code``.
     typical : bytes, optional
-        Typical travel times as `etacore.typical.TypicalTimes.to_json` writes them.
+        Typical travel times as `etacore.models.travel_times.TypicalTimes.to_json` writes them.
 
     Returns
     -------

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import CompileError
-from etacore.manifest import Parity
+from etacore.models.manifest import Parity
 
 MIN_ROWS: Final = 10_000
 MAX_NODES: Final = 50_000

@@ -9,13 +9,13 @@ from importlib import metadata
 from typing import Any, Final
 
 from etacore.errors import ModelLoadError, TrainingError
-from etacore.forest import sha256_hex
-from etacore.manifest import LibraryFile, Manifest, Parity, SourceFile, make_model_key
-from etacore.mlops.holiday_calendar import holiday_dates
-from etacore.predictors import load_predictor
-from etacore.registry import Registry
+from etacore.mlops.transit.holiday_calendar import holiday_dates
+from etacore.models.forest import sha256_hex
+from etacore.models.manifest import LibraryFile, Manifest, Parity, SourceFile, make_model_key
+from etacore.models.predictors import load_predictor
+from etacore.models.registry import Registry
+from etacore.models.travel_times import TypicalTimes
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
-from etacore.typical import TypicalTimes
 
 SOURCE_FILE: Final = "model.json"
 TYPICAL_FILE: Final = "typical.json"
@@ -53,7 +53,7 @@ def save_predictor(
     model_type : str
         The family, for example ``historical_mean``.
     content : bytes
-        JSON as `etacore.predictors.load_predictor` reads it; kept byte for byte.
+        JSON as `etacore.models.predictors.load_predictor` reads it; kept byte for byte.
     features : sequence of str
         The columns it predicts from, in order.
     nan_at_serving : float or None
@@ -61,7 +61,7 @@ def save_predictor(
         no prediction.
     time_zone, holiday_region, dataset, route_id, metrics, model_key, distance, clip_seconds, hyperparameters, \
 provenance, samples, saved_at, routes, typical
-        As for `etacore.mlops.compiling.compile_to_registry`.
+        As for `etacore.mlops.bundling.compile.compile_to_registry`.
 
     Returns
     -------

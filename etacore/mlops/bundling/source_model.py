@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import CompileError
-from etacore.forest import MAX_FEATURES
+from etacore.models.forest import MAX_FEATURES
 from etacore.schema import feature_codes
 
 REGRESSION: Final = {

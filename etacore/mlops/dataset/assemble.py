@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.mlops.arrivals import NO_ARRIVAL
-from etacore.mlops.dataset.columns import COLUMNS, TIMESTAMP
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.features import FeatureRows
 from etacore.mlops.dataset.labels import Labels
+from etacore.mlops.dataset.layout import COLUMNS, TIMESTAMP
 from etacore.mlops.dataset.plan import Plan
-from etacore.mlops.gtfs import NO_TIME, Feed
-from etacore.mlops.positions import Positions
+from etacore.mlops.transit.arrivals import NO_ARRIVAL
+from etacore.mlops.transit.gtfs import NO_TIME, Feed
+from etacore.mlops.transit.positions import Positions
 from etacore.schema import MAX_ETA_S
 
 MIN_DISTANCE_M: Final = 10.0

@@ -16,23 +16,23 @@ import polars as pl
 from etacore import __version__
 from etacore.errors import CompileError, DatasetError
 from etacore.mlops.dataset.assemble import assemble, n_past_midnight, why_dropped
-from etacore.mlops.dataset.columns import check_frame, dataset_path, write_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import count_oddities
 from etacore.mlops.dataset.features import NOT_PROCESSED, FeatureTap, compute_features
 from etacore.mlops.dataset.labels import Labels, given_labels, observed_labels
+from etacore.mlops.dataset.layout import check_frame, dataset_path, write_dataset
 from etacore.mlops.dataset.plan import MAX_EXAMPLES, Plan, make_plan
 from etacore.mlops.dataset.report import BuildReport
 from etacore.mlops.dataset.show import days
 from etacore.mlops.files import whole_file
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions, from_us
 from etacore.mlops.progress import Progress, silent
-from etacore.mlops.tracks import Tracks, match_tracks
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.positions import Positions, from_us
+from etacore.mlops.transit.tracks import Tracks, match_tracks
 from etacore.schema import Status
 
 if TYPE_CHECKING:
-    from etacore.mlops.weather import WeatherProvider
+    from etacore.mlops.transit.weather import WeatherProvider
 
 _EPOCH: Final = date(1970, 1, 1)
 
@@ -44,7 +44,7 @@ class BuiltDataset:
     Attributes
     ----------
     frame : polars.DataFrame
-        `etacore.mlops.dataset.columns.COLUMNS`, ordered by time, vehicle and stop.
+        `etacore.mlops.dataset.layout.COLUMNS`, ordered by time, vehicle and stop.
     report : BuildReport
     config : BuildConfig
     time_zone : str
@@ -63,7 +63,7 @@ class BuiltDataset:
         Parameters
         ----------
         folder : str or Path, optional
-            See `etacore.mlops.dataset.columns.dataset_path`.
+            See `etacore.mlops.dataset.layout.dataset_path`.
 
         Raises
         ------
@@ -173,7 +173,7 @@ def build_dataset(
     weather_counts: dict[str, int] = {}
     if weather is not None:
         with watch.stage("attaching weather"):
-            from etacore.mlops.weather import attach_weather, n_without_weather
+            from etacore.mlops.transit.weather import attach_weather, n_without_weather
 
             frame = attach_weather(frame, weather)
             weather_counts["rows_without_weather"] = n_without_weather(frame)
@@ -228,7 +228,7 @@ class _Watch:
 def _holidays(config: BuildConfig, positions: Positions, plan: Plan) -> tuple[date, ...]:
     if config.holiday_region is None:
         return ()
-    from etacore.mlops.holiday_calendar import holiday_dates
+    from etacore.mlops.transit.holiday_calendar import holiday_dates
 
     days = plan.day[plan.emit]
     first, last = ((_EPOCH + timedelta(int(day))).year for day in (days.min(), days.max()))

@@ -9,8 +9,8 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from etacore.errors import ConfigError
-from etacore.mlops.arrivals import CLOSEST_WITHIN_M, FIRST_WITHIN_M
-from etacore.mlops.dataset.columns import check_name
+from etacore.mlops.dataset.layout import check_name
+from etacore.mlops.transit.arrivals import CLOSEST_WITHIN_M, FIRST_WITHIN_M
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +104,7 @@ class BuildConfig:
 
     @property
     def rule_names(self) -> tuple[str, str, str]:
-        """``label_rule`` by the numbers of `etacore.mlops.arrivals.Rule`."""
+        """``label_rule`` by the numbers of `etacore.mlops.transit.arrivals.Rule`."""
         return "none", f"first_{self.distance_threshold_m:g}m", f"closest_{self.closest_within_m:g}m"
 
     def to_dict(self) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
-from etacore.mlops.tracks import Tracks
-from etacore.seeding import distance_m
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.patterns import distance_m
+from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.tracks import Tracks
 
 MAX_SPEED_MPS: Final = 40.0
 SLACK_M: Final = 300.0

@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from etacore.config import MAX_SECONDS, RuntimeConfig
-from etacore.engine import Batch, Engine, Models
-from etacore.mlops.dataset.columns import COLUMNS
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
+from etacore.mlops.dataset.layout import COLUMNS
 from etacore.mlops.progress import Progress, silent
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.patterns import seed_pairs
+from etacore.mlops.transit.positions import Positions
+from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.snapshots import TextPool, fill_snapshots
 from etacore.schema import FEATURES, feature_codes
-from etacore.seeding import seed_pairs
-from etacore.snapshots import TextPool, fill_snapshots
 
 MAX_BATCH: Final = 10_000
 NOT_PROCESSED: Final = 255

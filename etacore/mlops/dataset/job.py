@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 from etacore.errors import DatasetError
 from etacore.mlops.dataset.build import BuiltDataset, build_dataset
-from etacore.mlops.dataset.columns import dataset_path
 from etacore.mlops.dataset.config import BuildConfig
-from etacore.mlops.gtfs import read_feed
-from etacore.mlops.positions import read_positions
+from etacore.mlops.dataset.layout import dataset_path
 from etacore.mlops.progress import Progress, silent
+from etacore.mlops.transit.gtfs import read_feed
+from etacore.mlops.transit.positions import read_positions
 
 if TYPE_CHECKING:
     from etacore.config import RuntimeConfig
-    from etacore.mlops.weather import WeatherProvider
+    from etacore.mlops.transit.weather import WeatherProvider
 
 ARCHIVE: Final = "archive"
 """Instead of a weather file: ask the archive service."""
@@ -82,8 +82,8 @@ def build_from_files(
     path = built.write(folder)
     progress("writing", 1, 1)
     if seed is not None:
-        from etacore.mlops.seed_redis import seed_redis
-        from etacore.redis_io import connect
+        from etacore.mlops.transit.seed import seed_redis
+        from etacore.store.store import connect
 
         with contextlib.closing(connect(seed)) as client:
             seed_redis(client, feed, keys=seed.keys, progress=progress)
@@ -93,7 +93,7 @@ def build_from_files(
 def _weather(source: str | Path | None, name: str, folder: Path | None) -> WeatherProvider | None:
     if source is None:
         return None
-    from etacore.mlops.weather import ArchiveWeather, FileWeather
+    from etacore.mlops.transit.weather import ArchiveWeather, FileWeather
 
     if str(source) == ARCHIVE:
         return ArchiveWeather(dataset_path(name, folder).parent / "weather")

@@ -17,10 +17,10 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.arrivals import NO_ARRIVAL, Rule, observe_arrivals
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
-from etacore.mlops.tracks import Tracks, service_days
+from etacore.mlops.transit.arrivals import NO_ARRIVAL, Rule, observe_arrivals
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.tracks import Tracks, service_days
 
 GIVEN_RULES: Final = {"first50m": "first_50m", "closest200m": "closest_200m"}
 """How others write our rules."""
@@ -94,7 +94,7 @@ def observed_labels(
     closest_within_m: float,
     rule_names: tuple[str, str, str],
 ) -> Labels:
-    """Labels from the positions themselves, see `etacore.mlops.arrivals`."""
+    """Labels from the positions themselves, see `etacore.mlops.transit.arrivals`."""
     seen = observe_arrivals(positions, feed, tracks, first_within_m=first_within_m, closest_within_m=closest_within_m)
     offset = _places(feed, tracks.trip_ix)
     place = offset[seen.track_ix] + seen.stop_ix

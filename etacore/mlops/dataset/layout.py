@@ -21,7 +21,7 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from etacore.errors import DatasetError
-from etacore.mlops.dataset.layout import COLUMNS, CONTRACT_COLUMNS, MORE_COLUMNS, NULLABLE, TIMESTAMP, check_frame
+from etacore.mlops.dataset.columns import COLUMNS, CONTRACT_COLUMNS, MORE_COLUMNS, NULLABLE, TIMESTAMP, check_frame
 from etacore.mlops.files import whole_file
 
 __all__ = [

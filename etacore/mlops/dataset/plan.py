@@ -13,9 +13,9 @@ import numpy.typing as npt
 from etacore.errors import DatasetError
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import far_in_time
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
-from etacore.mlops.tracks import service_days, trip_index
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.tracks import service_days, trip_index
 from etacore.schema import Status
 
 MIN_MATCH_RATE: Final = 0.05

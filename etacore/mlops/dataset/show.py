@@ -8,7 +8,7 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.dataset.report import days_table, text
 
 

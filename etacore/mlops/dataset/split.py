@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from etacore.errors import TrainingError
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 TEST_SHARE: Final = 0.2
 """Share of the service days, from the last one back, that are test days unless said otherwise."""

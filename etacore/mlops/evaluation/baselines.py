@@ -12,9 +12,9 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import TrainingError
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.evaluation.results import Entrant, HeldOut, Identity
-from etacore.mlops.typical import fit_typical, typical_seconds
+from etacore.mlops.training.travel_times import fit_typical, typical_seconds
 from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
 SCHEDULE: Final = "schedule"

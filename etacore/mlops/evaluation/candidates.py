@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from etacore.errors import EtacoreError, EvaluationError, ModelNotFoundError
-from etacore.manifest import Manifest
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.evaluation.holding_out import days_of
 from etacore.mlops.evaluation.results import THIS_DATASET, Entrant, EvaluationConfig, HeldOut, Identity
-from etacore.mlops.matrix import model_predictions
 from etacore.mlops.progress import Progress, silent
-from etacore.registry import Registry
+from etacore.mlops.training.matrix import model_predictions
+from etacore.models.manifest import Manifest
+from etacore.models.registry import Registry
 from etacore.schema import feature_groups
 
 _SHOWN_DAYS: Final = 3

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from etacore.errors import EvaluationError
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.evaluation.baselines import baselines
 from etacore.mlops.evaluation.candidates import choose_candidates, predict_all
 from etacore.mlops.evaluation.document import keep, to_dict
@@ -21,7 +21,7 @@ from etacore.mlops.evaluation.rolling import rolling_windows, training_like
 from etacore.mlops.evaluation.scoring import score_all
 from etacore.mlops.metrics import Metric, find_metric
 from etacore.mlops.progress import Progress, silent
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -9,10 +9,10 @@ import numpy as np
 import polars as pl
 
 from etacore.errors import EvaluationError
-from etacore.manifest import Manifest
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
+from etacore.mlops.dataset.split import split_days
 from etacore.mlops.evaluation.results import EvaluationConfig, HeldOut
-from etacore.mlops.split import split_days
+from etacore.models.manifest import Manifest
 from etacore.schema import MAX_ETA_S
 
 

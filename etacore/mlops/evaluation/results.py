@@ -40,7 +40,7 @@ class EvaluationConfig:
         Hold out this many last service days. All days can be held out; then baselines that are fitted are absent.
     test_days : tuple of date or None
         Hold out these service days. With neither, those that the newest candidate of this very file left out in
-        its training, else what `etacore.mlops.split.split_days` leaves out.
+        its training, else what `etacore.mlops.dataset.split.split_days` leaves out.
     n_rolling_windows : int
         Also train anew, as the recommended model was (else the best eligible one), for each of this many last days.
     n_resamples : int

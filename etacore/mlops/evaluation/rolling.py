@@ -8,14 +8,14 @@ from datetime import date
 import polars as pl
 
 from etacore.errors import EvaluationError
-from etacore.manifest import Manifest
-from etacore.mlops.dataset.columns import Dataset
+from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.evaluation.baselines import baselines
 from etacore.mlops.evaluation.holding_out import hold_out
 from etacore.mlops.evaluation.results import EvaluationConfig, RollingWindow
 from etacore.mlops.evaluation.scoring import score_entrant
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.training import FAMILIES, TrainingConfig, train
+from etacore.models.manifest import Manifest
 
 _MIN_TRAIN_DAYS = 2  # one to train on, one to validate
 

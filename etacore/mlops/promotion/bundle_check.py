@@ -8,11 +8,11 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore.bundle_files import read_checked
 from etacore.errors import EtacoreError, ModelLoadError, RegistryError, SchemaError
-from etacore.manifest import MANIFEST_FILE, Manifest
-from etacore.model import Model, load_model
-from etacore.registry import Registry
+from etacore.models.files import read_checked
+from etacore.models.manifest import MANIFEST_FILE, Manifest
+from etacore.models.model import Model, load_model
+from etacore.models.registry import Registry
 from etacore.schema import WEATHER_FEATURES
 
 Severity = Literal["error", "warning", "note"]

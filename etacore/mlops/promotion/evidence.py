@@ -10,11 +10,11 @@ from typing import Final
 
 import orjson
 
-from etacore.checked_json import Reader
 from etacore.errors import EtacoreError, ModelNotFoundError, PromotionError, RegistryError
-from etacore.manifest import finite_or_none, parse_time
 from etacore.mlops.metrics import find_metric
-from etacore.registry import Registry
+from etacore.models.json_reader import Reader
+from etacore.models.manifest import finite_or_none, parse_time
+from etacore.models.registry import Registry
 
 EVALUATIONS: Final = "evaluations"
 BASELINE: Final = "distance_mean_speed"

@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from etacore.bundle_files import leftovers
 from etacore.errors import RegistryError
-from etacore.manifest import MANIFEST_FILE, RESERVED
-from etacore.mlops.bundle_check import Finding, examine_bundle
-from etacore.mlops.promotion_history import HISTORY_FILE, read_history
-from etacore.mlops.retention import MAX_AGE_DAYS, Archived, archive, stale_keys
-from etacore.registry import Registry
-from etacore.registry_index import INDEX_FILE
+from etacore.mlops.promotion.bundle_check import Finding, examine_bundle
+from etacore.mlops.promotion.history import HISTORY_FILE, read_history
+from etacore.mlops.promotion.retention import MAX_AGE_DAYS, Archived, archive, stale_keys
+from etacore.models.files import leftovers
+from etacore.models.manifest import MANIFEST_FILE, RESERVED
+from etacore.models.registry import Registry
+from etacore.models.registry_index import INDEX_FILE
 
 __all__ = ["MAX_AGE_DAYS", "Archived", "Finding", "HealthReport", "archive", "check_registry"]
 

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import orjson
 
-from etacore.bundle_files import write_whole
-from etacore.checked_json import Reader
 from etacore.errors import RegistryError
-from etacore.registry import Registry
+from etacore.models.files import write_whole
+from etacore.models.json_reader import Reader
+from etacore.models.registry import Registry
 
 HISTORY_FILE: Final = "promotions.json"
 ROLLBACK: Final = "rollback"

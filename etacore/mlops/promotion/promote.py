@@ -12,13 +12,13 @@ from typing import Final
 import orjson
 
 from etacore.errors import EtacoreError, ModelNotFoundError, PromotionError
-from etacore.mlops.bundle_check import examine_bundle, predict_sample
-from etacore.mlops.evidence import Evidence, find_evidence
-from etacore.mlops.promotion_history import ROLLBACK, Record, append_record, read_history, ways_back
-from etacore.model import Model
-from etacore.redis_io import RedisStore
-from etacore.registry import Registry
-from etacore.runtime import announced_key
+from etacore.loop.runtime import announced_key
+from etacore.mlops.promotion.bundle_check import examine_bundle, predict_sample
+from etacore.mlops.promotion.evidence import Evidence, find_evidence
+from etacore.mlops.promotion.history import ROLLBACK, Record, append_record, read_history, ways_back
+from etacore.models.model import Model
+from etacore.models.registry import Registry
+from etacore.store.store import RedisStore
 
 UpdateBlock = Callable[[str | None], str | None]
 """Writes a model key to where a newly started loop looks for it, and returns what stood there: that is written back

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from etacore.errors import ModelNotFoundError, RegistryError
-from etacore.mlops.bundle_check import examine_bundle
-from etacore.mlops.promotion_history import last_promoted
-from etacore.registry import Registry
-from etacore.registry_index import Entry
+from etacore.mlops.promotion.bundle_check import examine_bundle
+from etacore.mlops.promotion.history import last_promoted
+from etacore.models.registry import Registry
+from etacore.models.registry_index import Entry
 
 MAX_AGE_DAYS: Final = 90.0
 SERVED_TYPE: Final = "xgboost"

@@ -11,12 +11,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError
-from etacore.manifest import Manifest, finite_or_none
-from etacore.mlops.evidence import Evidence
-from etacore.mlops.health import HealthReport
-from etacore.mlops.promotion import Promotion
-from etacore.mlops.retention import Archived
-from etacore.registry import Entry, Registry
+from etacore.mlops.promotion.evidence import Evidence
+from etacore.mlops.promotion.health import HealthReport
+from etacore.mlops.promotion.promote import Promotion
+from etacore.mlops.promotion.retention import Archived
+from etacore.models.manifest import Manifest, finite_or_none
+from etacore.models.registry import Entry, Registry
 
 KEY_WIDTH: Final = 56
 PLAIN_WIDTH: Final = 200

@@ -30,18 +30,18 @@ from rich.table import Table
 from etacore.accuracy import COLUMNS
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, FeedError
-from etacore.mlops.arrivals import observe_arrivals, read_arrivals
-from etacore.mlops.gtfs import Feed, read_feed
-from etacore.mlops.positions import Positions, from_us, read_positions
-from etacore.mlops.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
-from etacore.mlops.seed_redis import seed_redis
-from etacore.mlops.tracks import match_tracks
-from etacore.redis_io import connect, redis_errors
-from etacore.redis_server import RedisServer
+from etacore.mlops.replay.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
+from etacore.mlops.transit.arrivals import observe_arrivals, read_arrivals
+from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.positions import Positions, from_us, read_positions
+from etacore.mlops.transit.seed import seed_redis
+from etacore.mlops.transit.tracks import match_tracks
 from etacore.schema import MAX_ETA_S, NO_SEQUENCE
+from etacore.store.server import RedisServer
+from etacore.store.store import connect, redis_errors
 
 if TYPE_CHECKING:
-    from etacore.runtime import PollResult
+    from etacore.loop.runtime import PollResult
 
 TICK_S: Final = 20.0
 SILENT_AFTER_S: Final = 300.0
@@ -55,7 +55,7 @@ ClockFunction = Callable[[], int]
 
 
 class Loop(Protocol):
-    """What is played to: `etacore.runtime.Runtime`, or something simpler in its place."""
+    """What is played to: `etacore.loop.runtime.Runtime`, or something simpler in its place."""
 
     def poll(self) -> PollResult:
         """Predict for every snapshot once, at the clock's time."""
@@ -67,7 +67,7 @@ class Loop(Protocol):
 def prediction_loop(config: RuntimeConfig, clock: ClockFunction) -> Loop:
     """The loop that serves production."""
     # Here, because it needs the compiled core and this module's readers do not.
-    from etacore.runtime import Runtime
+    from etacore.loop.runtime import Runtime
 
     return Runtime(config, clock=clock)
 

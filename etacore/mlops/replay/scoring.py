@@ -13,19 +13,19 @@ import polars as pl
 
 from etacore.accuracy import AccuracyReport, score
 from etacore.errors import FeedError
-from etacore.mlops.arrivals import NO_ARRIVAL, Arrivals
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
-from etacore.mlops.tracks import Tracks, service_days, trip_index
+from etacore.mlops.transit.arrivals import NO_ARRIVAL, Arrivals
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.patterns import distance_m
+from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.tracks import Tracks, service_days, trip_index
 from etacore.schema import MAX_ETA_S
-from etacore.seeding import distance_m
 
 LABEL_KINDS: Final = (
     "interpolated between two fixes",
     "first fix within 50 m",
     "closest fix within 200 m",
 )
-"""How a label was made: by progress, else by `etacore.mlops.arrivals.Rule`, whose numbers count on."""
+"""How a label was made: by progress, else by `etacore.mlops.transit.arrivals.Rule`, whose numbers count on."""
 
 _US: Final = 1_000_000
 

@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from etacore.errors import SchemaError, TrainingError
-from etacore.mlops.dataset.columns import LABELS
-from etacore.mlops.source_model import REGRESSION
+from etacore.mlops.bundling.source_model import REGRESSION
+from etacore.mlops.dataset.layout import LABELS
 from etacore.schema import BASE_FEATURES, feature_codes
 
 BEST_FEATURES: Final = (

@@ -29,12 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import TrainingError
-from etacore.mlops.matrix import ROUTE_CODE, TYPICAL, feature_matrix
 from etacore.mlops.progress import Progress
 from etacore.mlops.training.config import TrainingConfig
+from etacore.mlops.training.matrix import ROUTE_CODE, TYPICAL, feature_matrix
 from etacore.mlops.training.parts import Part, Scope
-from etacore.mlops.typical import fit_typical, typical_seconds_by_day
-from etacore.predictors import load_predictor
+from etacore.mlops.training.travel_times import fit_typical, typical_seconds_by_day
+from etacore.models.predictors import load_predictor
 from etacore.schema import BASE_FEATURES, MAX_ETA_S, MIN_ETA_S
 
 Seconds = NDArray[np.float32]

@@ -10,11 +10,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from etacore.mlops.split import Split
+from etacore.mlops.dataset.split import Split
 from etacore.schema import EARTH_RADIUS_M
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 MAX_ERROR_LEFT: Final = 0.12
 """A column is suspect if, with the distance, it leaves less than this share of the error of a constant.

@@ -10,13 +10,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from etacore.errors import TrainingError
-from etacore.mlops.typical import Rows, take, typical_seconds
+from etacore.mlops.training.travel_times import Rows, take, typical_seconds
+from etacore.models.travel_times import TypicalTimes
 from etacore.schema import WEATHER_FEATURES
-from etacore.typical import TypicalTimes
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
-    from etacore.model import Model
+    from etacore.mlops.dataset.layout import Dataset
+    from etacore.models.model import Model
 
 TYPICAL: Final = "typical_travel_s"
 ROUTE_CODE: Final = "route_code"

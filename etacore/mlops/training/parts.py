@@ -10,11 +10,11 @@ import polars as pl
 from numpy.typing import NDArray
 
 from etacore.errors import TrainingError
-from etacore.mlops.split import Split, split_days
+from etacore.mlops.dataset.split import Split, split_days
 from etacore.mlops.training.config import TrainingConfig
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 _ORDER: Final = ("service_date", "vp_ts", "trip_id", "vehicle_id", "route_id", "stop_sequence", "stop_id")
 _LAST: Final = ("distance_to_stop", "progress_ratio", "time_to_arrival_seconds")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from etacore.mlops.leakage import Leak
+    from etacore.mlops.training.leakage import Leak
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class _Identity:
 
 @functools.lru_cache(maxsize=1)
 def _prepared(path: str, sha256: str, time_zone: str, identity: _Identity) -> Prepared:
-    from etacore.mlops.dataset.columns import read_dataset
+    from etacore.mlops.dataset.layout import read_dataset
 
     dataset = read_dataset(path, time_zone=time_zone)
     if dataset.sha256 != sha256:

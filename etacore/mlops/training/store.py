@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from etacore.errors import EtacoreError, RegistryError
-from etacore.manifest import make_model_key
-from etacore.mlops.compiling import compile_to_registry
+from etacore.mlops.bundling.compile import compile_to_registry
+from etacore.mlops.bundling.saving import save_predictor
 from etacore.mlops.progress import Progress
-from etacore.mlops.saving import save_predictor
 from etacore.mlops.training.config import TrainingConfig
 from etacore.mlops.training.scope import Candidate, RouteOutcome, what_failed
-from etacore.registry import Registry
+from etacore.models.manifest import make_model_key
+from etacore.models.registry import Registry
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 SHOWN_IN_KEY: Final = ("alpha", "degree", "learning_rate", "max_depth", "n_estimators", "ridge_alpha")
 """Hyperparameters that a model key shows."""

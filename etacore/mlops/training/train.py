@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from etacore.errors import TrainingError
-from etacore.mlops.leakage import Leak, find_leaks
-from etacore.mlops.matrix import feature_matrix
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.training.config import TrainingConfig
+from etacore.mlops.training.leakage import Leak, find_leaks
+from etacore.mlops.training.matrix import feature_matrix
 from etacore.mlops.training.parts import Prepared, Scope
 from etacore.mlops.training.report import Failure, SkippedRoute, TrainedModel, TrainingReport
 from etacore.mlops.training.scope import RouteOutcome, RouteTask, train_route, train_scope
 from etacore.mlops.training.store import Saved, save_outcomes
-from etacore.registry import Registry
+from etacore.models.registry import Registry
 from etacore.schema import WEATHER_FEATURES
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 MapRoutes = Callable[[Callable[[RouteTask], RouteOutcome], Sequence[RouteTask]], Iterable[RouteOutcome]]
 """Like `map`: calls the function for each task, anywhere, and gives the outcomes in the order of the tasks."""

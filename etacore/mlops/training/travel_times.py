@@ -21,10 +21,10 @@ import polars as pl
 from numpy.typing import NDArray
 
 from etacore.errors import TrainingError
-from etacore.typical import TypicalTimes
+from etacore.models.travel_times import TypicalTimes
 
 if TYPE_CHECKING:
-    from etacore.mlops.dataset.columns import Dataset
+    from etacore.mlops.dataset.layout import Dataset
 
 MAX_LEG_S: Final = 3600.0
 """A longer way between neighbouring stops is no travel but a break, and is left out."""

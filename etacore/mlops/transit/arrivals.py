@@ -20,10 +20,10 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.positions import Positions
-from etacore.mlops.tracks import APART_M, Tracks, match_tracks
-from etacore.seeding import distance_m
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.patterns import distance_m
+from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.tracks import APART_M, Tracks, match_tracks
 
 NO_ARRIVAL: Final = -(2**63)
 FIRST_WITHIN_M: Final = 50.0

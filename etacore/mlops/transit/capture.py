@@ -18,13 +18,13 @@ import polars as pl
 from redis.backoff import ExponentialWithJitterBackoff
 
 from etacore.config import RuntimeConfig
-from etacore.engine import system_clock_us
 from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.mlops.files import whole_file
-from etacore.mlops.realtime import STATUS_NAMES
-from etacore.redis_io import RedisStore
+from etacore.mlops.transit.realtime import STATUS_NAMES
+from etacore.pipeline.engine import system_clock_us
+from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import NO_SEQUENCE, Status
-from etacore.snapshots import SnapshotColumns, parse_snapshots
+from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.capture")
 

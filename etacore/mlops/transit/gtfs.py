@@ -21,7 +21,7 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.seeding import NO_DIRECTION, Pattern, Shape, pattern_id
+from etacore.mlops.transit.patterns import NO_DIRECTION, Pattern, Shape, pattern_id
 
 NO_TIME: Final = -1
 """``arrival_s`` of a stop for which the timetable gives no time."""
@@ -84,7 +84,7 @@ class Feed:
     notes: tuple[str, ...] = field(default=())
 
     def trip_patterns(self) -> dict[str, str]:
-        """Pattern id of each trip id, as `etacore.seeding.seed_pairs` wants it."""
+        """Pattern id of each trip id, as `etacore.mlops.transit.patterns.seed_pairs` wants it."""
         names = [pattern.pattern_id for pattern in self.patterns]
         return {t: names[ix] for t, ix in zip(self.trips.trip_id, self.trips.pattern_ix.tolist(), strict=True)}
 

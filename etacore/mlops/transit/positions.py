@@ -14,9 +14,9 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.gtfs import Feed
-from etacore.mlops.realtime import FIX_SCHEMA, is_capture, read_captures
-from etacore.mlops.tables import ids, numbers, read_table, times_us
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.realtime import FIX_SCHEMA, is_capture, read_captures
+from etacore.mlops.transit.tables import ids, numbers, read_table, times_us
 from etacore.schema import NO_SEQUENCE
 
 REQUIRED: Final = ("vehicle_id", "timestamp", "lat", "lon", "route_id")

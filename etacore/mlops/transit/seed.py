@@ -9,10 +9,10 @@ from typing import Final
 import redis
 
 from etacore.config import KeyNames
-from etacore.mlops.gtfs import Feed
 from etacore.mlops.progress import Progress, silent
-from etacore.redis_io import redis_errors
-from etacore.seeding import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.store.store import redis_errors
 
 CHUNK: Final = 2_000
 """Keys per round trip."""
@@ -26,14 +26,14 @@ def seed_redis(
     ttl_s: int | None = SEED_TTL_S,
     progress: Progress = silent,
 ) -> int:
-    """Write every key of `etacore.seeding.seed_pairs` for a feed.
+    """Write every key of `etacore.mlops.transit.patterns.seed_pairs` for a feed.
 
     Keys that are already there are replaced; nothing else is touched.
 
     Parameters
     ----------
     client : redis.Redis
-        For example from `etacore.redis_io.connect`.
+        For example from `etacore.store.store.connect`.
     feed : Feed
         The timetable.
     keys : KeyNames, optional

@@ -17,10 +17,10 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
-from etacore.mlops.gtfs import NO_TIME, Feed
-from etacore.mlops.positions import Positions
+from etacore.mlops.transit.gtfs import NO_TIME, Feed
+from etacore.mlops.transit.patterns import Pattern, Shape, leg_lengths_m
+from etacore.mlops.transit.positions import Positions
 from etacore.schema import EARTH_RADIUS_M
-from etacore.seeding import Pattern, Shape, leg_lengths_m
 
 N_CANDIDATES: Final = 6
 MAX_OFF_SHAPE_M: Final = 200.0

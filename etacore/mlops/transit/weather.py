@@ -19,7 +19,7 @@ import polars as pl
 
 from etacore.errors import DatasetError, FeedError
 from etacore.mlops.files import whole_file
-from etacore.mlops.tables import numbers, read_table, times_us
+from etacore.mlops.transit.tables import numbers, read_table, times_us
 
 GRID_DEG: Final = 0.25
 """Side of a cell in degrees: about what reanalyses resolve."""

@@ -7,7 +7,7 @@
 cimport numpy as cnp
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 
-from etacore._types cimport text_t
+from etacore._kernels.types cimport text_t
 
 
 cdef inline void* rows_of(

@@ -8,16 +8,16 @@ from libc.string cimport memmove
 
 cimport numpy as cnp
 
-from etacore._arrays cimport (
+from etacore._kernels.arrays cimport (
     bytes_in, bytes_out, double_in, float_in, int32_in, int64_in, int64_out, texts_in,
 )
-from etacore._jsonwrite cimport (
+from etacore._kernels.jsonwrite cimport (
     MAX_ISO, MAX_NUMBER, day_t, delay_us, find_day, has_iso, n_digits, plain, put_bytes, put_duration, put_escaped,
     put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_to_natural,
 )
-from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
-from etacore._text cimport inside
-from etacore._types cimport OK, PREDICTION_FAILED, text_t
+from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
+from etacore._kernels.text cimport inside
+from etacore._kernels.types cimport OK, PREDICTION_FAILED, text_t
 
 cnp.import_array()
 
@@ -247,7 +247,7 @@ def encode_documents(
     cnp.ndarray found not None,
     int64_t n,
 ):
-    """One SET command per row that is OK and has stops, back to back in `buffer`; see `etacore.encoding`.
+    """One SET command per row that is OK and has stops, back to back in `buffer`; see `etacore.pipeline.encoding`.
 
     `starts` and `ends` say where in it the document of each row lies, both 0 for none; `found` lists the rows that
     have one. Returns the bytes written and the number of commands.

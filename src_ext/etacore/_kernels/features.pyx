@@ -6,11 +6,11 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
 
 cimport numpy as cnp
 
-from etacore._arrays cimport bytes_in, double_in, double_out, float_in, int32_in, int32_out, int64_in, misfit
-from etacore._geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
-from etacore._motion cimport MotionPointers, motion_t
-from etacore._routes cimport PatternTable, pattern_at, pattern_t, stop_t
-from etacore._types cimport (
+from etacore._kernels.arrays cimport bytes_in, double_in, double_out, float_in, int32_in, int32_out, int64_in, misfit
+from etacore._kernels.geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
+from etacore._kernels.motion cimport MotionPointers, motion_t
+from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t, stop_t
+from etacore._kernels.types cimport (
     F_ALONG_ROUTE_DISTANCE_M, F_CURRENT_SPEED_KMH, F_DAY_OF_WEEK, F_DISTANCE_TO_STOP, F_HOUR, F_IS_HOLIDAY,
     F_IS_PEAK_HOUR, F_IS_WEEKEND, F_LEG_LEFT, F_PRECIPITATION_MM, F_PROGRESS_ON_SEGMENT, F_PROGRESS_RATIO,
     F_RECENT_SPEED_MPS, F_ROUTE_CODE, F_SINCE_LAST_STOP_S, F_STOP_SEQUENCE, F_STOPS_AHEAD, F_TEMPERATURE_C,
@@ -161,7 +161,7 @@ def count_rows(
     PatternTable table not None, cnp.ndarray status not None, cnp.ndarray pattern_ix not None,
     cnp.ndarray first_stop not None, int32_t max_stops, cnp.ndarray row_offset not None,
 ):
-    """Offsets of each vehicle's feature rows; returns their number. See `etacore.features.count_rows`."""
+    """Offsets of each vehicle's feature rows; returns their number. See `etacore.pipeline.features.count_rows`."""
     cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
     cdef const uint8_t* statuses = bytes_in(status, b"status", n)
     cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
@@ -227,7 +227,7 @@ def vectorize(
     bint along_route_distance, double nan_fill, cnp.ndarray matrix not None, cnp.ndarray distance_m not None,
     cnp.ndarray stop_ix not None,
 ):
-    """Feature rows of a batch; see `etacore.features.vectorize`.
+    """Feature rows of a batch; see `etacore.pipeline.features.vectorize`.
 
     None for `motion`, `route_code`, or `leg_s` and `leg_start` leaves those features unknown.
     """
@@ -337,14 +337,14 @@ def vectorize(
 cdef class WindowFeatures:
     """Feature rows of one vehicle for the stops that a caller names.
 
-    As `etacore.features.vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and
+    As `etacore.pipeline.features.vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and
     the successor of a stop is the next one given; the last has none. The motion of a vehicle is not known from one
     position. What is left of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
 
     Parameters
     ----------
     transitions_s, offset_s, holiday_days : ndarray
-        Of the model's `etacore.features.Calendar`.
+        Of the model's `etacore.pipeline.features.Calendar`.
     codes : ndarray of int32, shape (n_features,)
         From `etacore.schema.feature_codes`.
     nan_fill : float

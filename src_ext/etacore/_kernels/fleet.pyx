@@ -13,14 +13,14 @@ from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_
 
 cimport numpy as cnp
 
-from etacore._arrays cimport (
+from etacore._kernels.arrays cimport (
     bytes_in, bytes_out, double_in, double_out, int32_in, int32_out, int64_in, int64_out, texts_in, uint64_in,
     uint64_out,
 )
-from etacore._index cimport StringIndex, hash_text
-from etacore._motion cimport MotionPointers
-from etacore._text cimport inside
-from etacore._types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
+from etacore._kernels.index cimport StringIndex, hash_text
+from etacore._kernels.motion cimport MotionPointers
+from etacore._kernels.text cimport inside
+from etacore._kernels.types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
 
 cnp.import_array()
 
@@ -85,7 +85,7 @@ def text_keys(cnp.ndarray arena not None, cnp.ndarray texts not None, cnp.ndarra
 
 
 cdef class VehicleTable:
-    """Records of vehicles; see `etacore.state.VehicleState` for what each call means.
+    """Records of vehicles; see `etacore.pipeline.fleet.VehicleState` for what each call means.
 
     Not to be used by two threads at once: the loops run without the GIL and records move when the table grows.
     """

@@ -7,7 +7,7 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from etacore._types cimport NO_STOP
+from etacore._kernels.types cimport NO_STOP
 
 cdef enum:
     MIN_ENTRIES = 16

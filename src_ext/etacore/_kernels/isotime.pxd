@@ -4,7 +4,7 @@ from libc.math cimport fabs, rint
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from etacore._number cimport is_digit, load8, number_t, number_value, scan_numeric, strip_space
+from etacore._kernels.number cimport is_digit, load8, number_t, number_value, scan_numeric, strip_space
 
 cdef extern from *:
     """

@@ -1,12 +1,12 @@
 # Reading JSON where it lies: strict RFC 8259, no allocation, no Python objects, no reads outside [p, end).
 #
 # Every scan_* function takes a position and the end of the text and returns the position behind what it read, or
-# NULL if the text is not valid there. Writing JSON is the business of _jsonwrite.pxd.
+# NULL if the text is not valid there. Writing JSON is the business of jsonwrite.pxd.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from etacore._number cimport count_trailing_zeros, is_digit, load8, number_t, scan_number
+from etacore._kernels.number cimport count_trailing_zeros, is_digit, load8, number_t, scan_number
 
 cdef enum:
     MAX_JSON_DEPTH = 128          # objects and arrays open at the same time

@@ -3,8 +3,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp
 
-from etacore._json cimport T_NULL, T_STRING, scan_key, scan_value, skip_space, token_t, unescape
-from etacore._number cimport load8
+from etacore._kernels.json cimport T_NULL, T_STRING, scan_key, scan_value, skip_space, token_t, unescape
+from etacore._kernels.number cimport load8
 
 cdef enum:
     MAX_ESCAPED_NAME = 6 * 21      # the longest name, every character as \uXXXX

@@ -14,7 +14,7 @@ cdef struct motion_t:
 
 @cython.final
 cdef class MotionPointers:
-    """Where the columns of one `etacore.motion.Motion` lie, kept alive as long as this."""
+    """Where the columns of one `etacore.pipeline.motion.Motion` lie, kept alive as long as this."""
     cdef readonly Py_ssize_t capacity
     cdef list _views
     cdef motion_t columns

@@ -4,7 +4,7 @@ cimport cython
 from libc.math cimport NAN, expm1, isnan
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t
 
-from etacore._types cimport OK, TRIP_FINISHED
+from etacore._kernels.types cimport OK, TRIP_FINISHED
 
 cdef double MAX_SPEED_MPS = 40.0         # nothing drives faster: one stray fix must not count for minutes
 

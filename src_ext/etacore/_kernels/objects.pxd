@@ -6,7 +6,7 @@ from libc.math cimport NAN, floor, isfinite, signbit
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memcpy
 
-from etacore._jsonwrite cimport round_scaled, writable
+from etacore._kernels.jsonwrite cimport round_scaled, writable
 
 cdef extern from "Python.h":
     const uint8_t* PyUnicode_1BYTE_DATA(object text)

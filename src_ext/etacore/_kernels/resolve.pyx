@@ -9,11 +9,11 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
-from etacore._arrays cimport bytes_in, bytes_out, int8_in, int32_out, texts_in, uint64_out
-from etacore._index cimport StringIndex, hash_text
-from etacore._routes cimport PatternTable, pattern_at, pattern_t
-from etacore._text cimport inside
-from etacore._types cimport NO_STOP, OK, UNKNOWN_ROUTE, text_t
+from etacore._kernels.arrays cimport bytes_in, bytes_out, int8_in, int32_out, texts_in, uint64_out
+from etacore._kernels.index cimport StringIndex, hash_text
+from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t
+from etacore._kernels.text cimport inside
+from etacore._kernels.types cimport NO_STOP, OK, UNKNOWN_ROUTE, text_t
 
 cnp.import_array()
 
@@ -259,7 +259,7 @@ cdef class NameTable:
         """Pattern number of every OK row; the others, and those without one, get -1 and a status.
 
         With `only_if_known` it gives up, returns False and leaves `status` alone when there is a name for `missing` to
-        ask for. `trip_key`, unless None, gets what `etacore.state.text_keys` would give for the OK rows, 0 for others.
+        ask for. `trip_key`, unless None, gets what `etacore.pipeline.fleet.text_keys` would give for the OK rows, 0 for others.
         """
         cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
         cdef names_t given = _names(n, arena, status, route_id, trip_id, direction_id)

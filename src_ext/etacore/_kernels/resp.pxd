@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int64_t, uint8_t
 
-from etacore._types cimport span_t
+from etacore._kernels.types cimport span_t
 
 
 @cython.final

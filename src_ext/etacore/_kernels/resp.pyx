@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcmp, memcpy, memmove
 
-from etacore._types cimport span_t
+from etacore._kernels.types cimport span_t
 
 cdef const char* SET_HEAD = b"*5\r\n$3\r\nSET\r\n"
 

@@ -2,9 +2,9 @@
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 
-from etacore._geo cimport segment_t
+from etacore._kernels.geo cimport segment_t
 
-# A stop, one cache line. Straight-line distances are chords between unit vectors (see _geo.pxd).
+# A stop, one cache line. Straight-line distances are chords between unit vectors (see geo.pxd).
 cdef struct stop_t:
     double x, y, z           # unit vector of the position
     double leg_m             # straight line to the next stop; 0 for the last

@@ -7,11 +7,11 @@ from libc.math cimport INFINITY, cos
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from etacore._geo cimport (
+from etacore._kernels.geo cimport (
     EARTH_RADIUS_M, project, radians, unit_vector, vector_distance_m, vector_t, wrapped,
 )
-from etacore._index cimport hash_text
-from etacore._types cimport OK
+from etacore._kernels.index cimport hash_text
+from etacore._kernels.types cimport OK
 
 cdef enum:
     MAX_PLACEMENT_CELLS = 1 << 22     # stops x pieces of a shape: 16 MB of links while a pattern is read, at most

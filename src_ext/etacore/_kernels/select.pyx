@@ -6,15 +6,15 @@ from libc.string cimport memcmp
 
 cimport numpy as cnp
 
-from etacore._arrays cimport (
+from etacore._kernels.arrays cimport (
     bytes_in, bytes_out, double_in, double_out, float_in, int8_in, int32_in, int32_out, int64_in, texts_in, uint64_in,
 )
-from etacore._geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
-from etacore._index cimport hash_text
-from etacore._motion cimport MotionPointers
-from etacore._routes cimport Line, PatternTable, pattern_at, pattern_t
-from etacore._text cimport inside
-from etacore._types cimport (
+from etacore._kernels.geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
+from etacore._kernels.index cimport hash_text
+from etacore._kernels.motion cimport MotionPointers
+from etacore._kernels.routes cimport Line, PatternTable, pattern_at, pattern_t
+from etacore._kernels.text cimport inside
+from etacore._kernels.types cimport (
     NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
 )
 
@@ -291,7 +291,7 @@ def select(
     cnp.ndarray first_stop not None, cnp.ndarray progress_m not None, cnp.ndarray strikes not None,
     MotionPointers motion,
 ):
-    """Next stop and progress of every OK row; see `etacore.features.select_stops`."""
+    """Next stop and progress of every OK row; see `etacore.pipeline.features.select_stops`."""
     cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
     cdef Py_ssize_t n_arena = cnp.PyArray_SIZE(arena)
     cdef options_t o
@@ -371,7 +371,7 @@ def select(
 
 
 def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m):
-    """Metres along the line from a vehicle to a stop; see `etacore.features.along_shape_distance`."""
+    """Metres along the line from a vehicle to a stop; see `etacore.pipeline.features.along_shape_distance`."""
     cdef point_t vehicle = _point(lat, lon, NAN)
     cdef point_t stop = _point(stop_lat, stop_lon, NAN)
     cdef place_t at = _nearest(line.segments, line.n_segments, &vehicle, 0.0, INFINITY, near_equal_m, 0.0)

@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 
-from etacore._types cimport span_t, text_t
+from etacore._kernels.types cimport span_t, text_t
 
 # The columns of a batch, each with a place for every row. `text` has room for the bytes of all payloads together.
 cdef struct columns_t:

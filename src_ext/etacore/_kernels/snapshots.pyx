@@ -8,14 +8,14 @@ from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from etacore._isotime cimport NO_TIME, NO_DATE, date_t, posix_time_us, text_time_near_us, text_time_us
-from etacore._json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
-from etacore._jsonwrite cimport put_short
-from etacore._members cimport *
-from etacore._number cimport number_t, number_value, scan_numeric
-from etacore._resp cimport Values
-from etacore._text cimport inside
-from etacore._types cimport *
+from etacore._kernels.isotime cimport NO_TIME, NO_DATE, date_t, posix_time_us, text_time_near_us, text_time_us
+from etacore._kernels.json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
+from etacore._kernels.jsonwrite cimport put_short
+from etacore._kernels.members cimport *
+from etacore._kernels.number cimport number_t, number_value, scan_numeric
+from etacore._kernels.resp cimport Values
+from etacore._kernels.text cimport inside
+from etacore._kernels.types cimport *
 
 cdef enum:
     MAX_ID_BYTES = 256

@@ -1,6 +1,6 @@
 # Texts lie in an arena that the caller gives, so where a text says it lies is not to be trusted.
 
-from etacore._types cimport text_t
+from etacore._kernels.types cimport text_t
 
 
 cdef inline bint inside(text_t text, Py_ssize_t arena_length) noexcept nogil:

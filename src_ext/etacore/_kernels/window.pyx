@@ -9,11 +9,11 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cimport numpy as cnp
 
-from etacore._features cimport WindowFeatures, window_stop_t, window_t
-from etacore._forest cimport Library
-from etacore._isotime cimport NO_TIME, text_time_us
-from etacore._jsonwrite cimport MAX_ISO, MAX_NUMBER, delay_us, put_duration, put_iso, usable
-from etacore._objects cimport (
+from etacore._kernels.features cimport WindowFeatures, window_stop_t, window_t
+from etacore._kernels.forest cimport Library
+from etacore._kernels.isotime cimport NO_TIME, text_time_us
+from etacore._kernels.jsonwrite cimport MAX_ISO, MAX_NUMBER, delay_us, put_duration, put_iso, usable
+from etacore._kernels.objects cimport (
     NOT_GIVEN, PyUnicode_1BYTE_DATA, ascii_text, degrees, first, integer, member, number, rounded,
 )
 
@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from numbers import Integral
 
-from etacore.snapshots import parse_timestamp
+from etacore.pipeline.snapshots import parse_timestamp
 
 cnp.import_array()
 
@@ -271,7 +271,7 @@ cdef class Window:
         library.run(self.rows, self.window.n, self.eta_s, low, high)
 
     def predict_by(self, predict not None):
-        """Let ``predict(X, out)`` do it, on arrays as `etacore.model.Model.predict` takes them."""
+        """Let ``predict(X, out)`` do it, on arrays as `etacore.models.model.Model.predict` takes them."""
         X, eta_s = self.matrix(), cnp.PyArray_ZEROS(1, [self.window.n], cnp.NPY_FLOAT32, 0)
         predict(X, eta_s)
         memcpy(self.eta_s, cnp.PyArray_DATA(eta_s), self.window.n * sizeof(float))
