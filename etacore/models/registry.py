@@ -282,8 +282,8 @@ class Registry:
     def archive(self, keys: Sequence[str]) -> None:
         """Take models out of service: their bundles and index entries move to ``archive``, all of them or none.
 
-        It asks nobody whether they are in use; `etacore.mlops.promotion.retention` does. Processes that have a model loaded
-        keep it. An entry whose bundle is missing or damaged moves with what there is.
+        It asks nobody whether they are in use; `etacore.mlops.promotion.retention` does. Processes that have a model
+        loaded keep it. An entry whose bundle is missing or damaged moves with what there is.
 
         Raises
         ------

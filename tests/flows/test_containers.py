@@ -125,7 +125,7 @@ def test_only_debian_packages_and_the_account_could_not_be_made_here(image: Imag
 
 def test_the_compiled_modules_are_those_of_the_wheel(image: Image) -> None:
     assert not list((image.context / "etacore").rglob("*.so"))
-    code = "import etacore._kernels.forest, etacore._kernels.encode, flows; print(etacore._kernels.forest.__file__, flows.__file__)"
+    code = "from etacore._kernels import encode, forest; import flows; print(forest.__file__, flows.__file__)"
     done = image.run(["python", "-c", code])
     assert done.returncode == 0, done.stderr
     module, flows = done.stdout.split()

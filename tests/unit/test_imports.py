@@ -12,50 +12,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-FLOORS = {
-    0: ("etacore", "etacore.errors", "etacore.schema", "etacore.config"),
-    2: (
-        "etacore.pipeline.snapshots",
-        "etacore.pipeline.fleet",
-        "etacore.pipeline.motion",
-        "etacore.pipeline.route_knowledge",
-        "etacore.pipeline.route_blobs",
-        "etacore.pipeline.routes",
-        "etacore.pipeline.features",
-        "etacore.models.forest",
-        "etacore.pipeline.encoding",
-        "etacore.loop.latency",
-    ),
-    3: (
-        "etacore.models.json_reader",
-        "etacore.models.predictors",
-        "etacore.pipeline.batch",
-        "etacore.models.travel_times",
-        "etacore.models.manifest",
-        "etacore.models.files",
-        "etacore.models.model",
-        "etacore.models.registry_index",
-        "etacore.models.registry",
-        "etacore.pipeline.engine",
-        "etacore.mlops.transit.patterns",
-    ),
-    4: (
-        "etacore.estimator",
-        "etacore.store.link",
-        "etacore.store.store",
-        "etacore.store.changes",
-        "etacore.loop.aside",
-        "etacore.loop.counters",
-        "etacore.loop.model_switch",
-        "etacore.loop.schedule",
-        "etacore.store.server",
-        "etacore.loop.runtime",
-        "etacore.loop.doctor",
-        "etacore.cli.app",
-    ),
-}
-DATA_PATH = [name for names in FLOORS.values() for name in names]
-FLOOR_OF = {name: floor for floor, names in FLOORS.items() for name in names}
+FLOORS = (
+    "",
+    "_kernels",
+    "models",
+    "store",
+    "pipeline",
+    "loop",
+    "estimator.py",
+    "mlops",
+    "mlops/transit",
+    "mlops/dataset",
+    "mlops/bundling",
+    "mlops/training",
+    "mlops/evaluation",
+    "mlops/promotion",
+    "mlops/replay",
+    "demo",
+    "cli",
+)
+"""Folders of the package, the ground first: each imports what stands before it, and itself."""
+DATA_PATH_FLOORS = FLOORS[: FLOORS.index("mlops")]
 HEAVY = {
     "fastapi",
     "google.protobuf",
@@ -75,12 +52,14 @@ HEAVY = {
 
 
 def floor_of(module: str) -> int:
-    """Floor of one of our modules: 1 = compiled, 5 = everything offline."""
-    if module in FLOOR_OF:
-        return FLOOR_OF[module]
-    if module == "etacore.__main__":
-        return FLOOR_OF["etacore.cli.app"]
-    return 1 if module.startswith("etacore._") else 5
+    """Floor of one of our modules: that of its folder, unless it has one of its own."""
+    parts = module.split(".")[1:]
+    if parts == ["__main__"]:
+        return FLOORS.index("cli")
+    if parts and f"{parts[0]}.py" in FLOORS:
+        return FLOORS.index(f"{parts[0]}.py")
+    is_folder = (ROOT / "etacore").joinpath(*parts).is_dir()
+    return FLOORS.index("/".join(parts if is_folder else parts[:-1]))
 
 
 def loaded_by(*modules: str) -> set[str]:
@@ -89,6 +68,19 @@ def loaded_by(*modules: str) -> set[str]:
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return set(json.loads(run.stdout))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = sorted((ROOT / "etacore").rglob("*.py"))
+DATA_PATH = [
+    name
+    for name in map(module_name, SOURCES)
+    if FLOORS[floor_of(name)] in DATA_PATH_FLOORS and name != "etacore.__main__"
+]
 
 
 @pytest.mark.parametrize("module", DATA_PATH)
@@ -102,12 +94,7 @@ def test_the_data_path_as_a_whole_loads_nothing_heavy_and_nothing_from_above():
     loaded = loaded_by(*DATA_PATH)
     assert not loaded & HEAVY
     ours = {name for name in loaded if name.startswith("etacore")}
-    assert {name for name in ours if floor_of(name) > 4} == set()
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    assert {name for name in ours if FLOORS[floor_of(name)] not in DATA_PATH_FLOORS} == set()
 
 
 def imports_of(path: Path) -> list[tuple[int, str]]:
@@ -130,9 +117,6 @@ def is_module(name: str) -> bool:
     return path.is_dir() or path.with_suffix(".py").exists() or path.with_suffix(".pyi").exists()
 
 
-SOURCES = sorted((ROOT / "etacore").rglob("*.py"))
-
-
 @pytest.mark.parametrize("path", SOURCES, ids=[module_name(path) for path in SOURCES])
 def test_imports_point_down(path):
     """To a lower floor or within one; the command line alone may start what is above it, inside its functions."""
@@ -145,8 +129,9 @@ def test_imports_point_down(path):
     assert not wrong
 
 
-def test_the_command_line_loads_what_is_above_it_only_when_asked():
-    assert {name for name in loaded_by("etacore.cli.app") if name.startswith("etacore") and floor_of(name) > 4} == set()
+def test_the_command_line_loads_what_a_command_needs_only_when_asked():
+    loaded = {name for name in loaded_by("etacore.cli.app") if name.startswith("etacore")}
+    assert {FLOORS[floor_of(name)] for name in loaded} == {"", "cli"}
 
 
 def test_no_two_modules_import_each_other():
@@ -164,9 +149,9 @@ def test_no_two_modules_import_each_other():
         visit(module, ())
 
 
-@pytest.mark.parametrize("stub", sorted((ROOT / "etacore").glob("_*.pyi")), ids=lambda stub: stub.stem)
+@pytest.mark.parametrize("stub", sorted((ROOT / "etacore/_kernels").glob("*.pyi")), ids=lambda stub: stub.stem)
 def test_a_stub_names_what_its_compiled_module_offers(stub):
-    name = f"etacore.{stub.stem}"
+    name = f"etacore._kernels.{stub.stem}"
     program = f"import importlib, json; m = importlib.import_module({name!r}); print(json.dumps([m.__file__, dir(m)]))"
     run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr

@@ -25,7 +25,8 @@ from etacore.errors import CompileError
 from etacore.mlops.bundling import bitmask, codegen
 from etacore.mlops.bundling.parity import check_parity, parity_rows
 from etacore.mlops.bundling.saving import save_bundle
-from etacore.mlops.bundling.source_model import check_tools, format_of, read_model
+from etacore.mlops.bundling.source_model import format_of, read_model
+from etacore.mlops.tools import check_tools
 from etacore.mlops.transit.holiday_calendar import HOLIDAY_YEARS, holiday_dates
 from etacore.models.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
 from etacore.models.manifest import LibraryFile, Parity

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -104,13 +103,6 @@ def read_model(path: Path, features: Sequence[str] | None, source: Path) -> Sour
     objective, trees = _accept(learner, source)
     names = _feature_names(learner, features, source)
     return SourceModel(booster, learner, version, objective, REGRESSION[objective], trees, names)
-
-
-def check_tools(*names: str) -> None:
-    """Refuse to go on without the named packages (default: those that compiling needs)."""
-    absent = [name for name in names or ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
-    if absent:
-        raise CompileError(f"{', '.join(absent)} not installed", hint="pip install 'etacore[train]'")
 
 
 def format_of(content: bytes, source: Path) -> str:

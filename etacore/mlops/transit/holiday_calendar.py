@@ -7,7 +7,7 @@ from datetime import date
 from typing import Final
 
 from etacore.errors import CompileError
-from etacore.mlops.bundling.source_model import check_tools
+from etacore.mlops.tools import check_tools
 
 HOLIDAY_YEARS: Final = (-15, 10)
 """Years before and after the compilation whose holidays a bundle carries: recorded days are replayed too."""
