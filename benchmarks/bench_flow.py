@@ -28,7 +28,7 @@ from benchmarks.measuring import OURS, describe, report_value
 from benchmarks.moving import moving_fleet
 from benchmarks.serving import Clock, config
 from etacore.loop.runtime import Observer, PollResult, Runtime, Silent, Window
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings

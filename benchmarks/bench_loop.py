@@ -22,7 +22,7 @@ from benchmarks.peers.redis_floor import RedisFloor
 from benchmarks.serving import Clock, WarmPeer, config, facts
 from etacore.loop.runtime import Runtime
 from etacore.models.model import Model
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 
 FLEETS = [1, 10, 100, 1_000, 10_000, 100_000]

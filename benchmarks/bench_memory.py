@@ -16,7 +16,7 @@ import re, sys
 from pathlib import Path
 from etacore.config import RuntimeConfig
 from etacore.loop.runtime import Runtime
-from etacore.schema import Status
+from etacore.status import Status
 
 url, registry, now_us = sys.argv[1:]
 runtime = Runtime(RuntimeConfig(redis_url=url, model_registry_dir=Path(registry)), clock=lambda: int(now_us))
@@ -30,7 +30,8 @@ import re, sys
 from pathlib import Path
 from benchmarks.fleet import NOW_US, compiled_model, make_fleet
 from benchmarks.serving import Clock, config
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine
+from etacore.models.choice import Models
 
 def peak_kb():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])

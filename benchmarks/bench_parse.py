@@ -12,7 +12,7 @@ from benchmarks.measuring import OURS, alternate
 from benchmarks.serving import Clock, WarmPeer, facts
 from etacore.models.model import Model
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
-from etacore.schema import Status
+from etacore.status import Status
 
 N = 10_000
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from benchmarks.fleet import MAX_STOPS, NOW_US, Fleet
 from benchmarks.peers.tuned_python import CHUNK, ModelFacts, TunedPython
 from etacore.config import RuntimeConfig
+from etacore.models.choice import Models
 from etacore.models.model import Model
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine
 
 PREDICTED_S: Final = 60.0
 ENGINE_STAGES: Final = {

@@ -29,7 +29,8 @@ from etacore._kernels.window import (
 from etacore.errors import EtacoreError
 from etacore.models.forest import Forest
 from etacore.models.registry import Model, Registry
-from etacore.pipeline.features import Calendar, along_shape_distance
+from etacore.pipeline.calendar import Calendar
+from etacore.pipeline.features import along_shape_distance
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import TypicalLegs
 

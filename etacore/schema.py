@@ -1,4 +1,4 @@
-"""The one place that knows feature names, their order and units, and the reasons for which a row is left out.
+"""The one place that knows feature names, their order and units.
 
 The numbers are those of ``src_ext/etacore/_kernels/types.pxd``.
 """
@@ -7,52 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Final
 
 import numpy as np
 
 from etacore.errors import SchemaError
-
-
-class Status(IntEnum):
-    """What became of a vehicle in a batch. Everything but ``OK`` keeps it out of the later stages."""
-
-    OK = 0
-    UNCHANGED = 1
-    EXPIRED = 2
-    WRONG_TYPE = 3
-    TOO_LARGE = 4
-    INVALID_JSON = 5
-    NOT_AN_OBJECT = 6
-    MISSING_VEHICLE_ID = 7
-    MISSING_POSITION = 8
-    INVALID_POSITION = 9
-    POSITION_OUT_OF_RANGE = 10
-    MISSING_TIMESTAMP = 11
-    INVALID_TIMESTAMP = 12
-    FUTURE_TIMESTAMP = 13
-    TOO_OLD = 14
-    MISSING_ROUTE = 15
-    DUPLICATE = 16
-    OUT_OF_ORDER = 17
-    UNKNOWN_ROUTE = 18
-    TOO_FEW_STOPS = 19
-    STOP_WITHOUT_COORDINATES = 20
-    OFF_ROUTE = 21
-    TRIP_FINISHED = 22
-    PREDICTION_FAILED = 23
-    WRITE_FAILED = 24
-    NO_MODEL = 25
-
-    @property
-    def label(self) -> str:
-        """Lower-case name, as counters and log lines show it."""
-        return self.name.lower()
-
-
-REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED)
-FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED, Status.NO_MODEL})
 
 NO_SEQUENCE: Final = -(2**31)
 """``stop_sequence`` of a snapshot that gives none."""

@@ -12,7 +12,7 @@ from prefect.blocks.core import Block
 
 from etacore.errors import ConfigError
 from etacore.loop.runtime import PollResult
-from etacore.schema import Status
+from etacore.status import Status
 from flows.runtime_config import stored_blocks
 
 log: Final = logging.getLogger("etacore.flows")

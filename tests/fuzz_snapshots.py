@@ -25,7 +25,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference import snapshots as twin
 
 BATCH = 500

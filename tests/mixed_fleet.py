@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from etacore.schema import Status
+from etacore.status import Status
 from tests.fleet import STOPS, payload, stops_blob
 
 START_S = 1_769_000_000

@@ -13,8 +13,9 @@ import orjson
 from benchmarks.fleet import NOW_US, make_fleet
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError
+from etacore.models.choice import Models
 from etacore.models.model import Model
-from etacore.pipeline.engine import Engine, Models, system_clock_us
+from etacore.pipeline.engine import Engine, system_clock_us
 from etacore.store.store import connect
 
 N_VEHICLES: Final = 2_000

@@ -19,10 +19,11 @@ from benchmarks.gate.replies import Replies
 from benchmarks.gate.sample import Sample
 from benchmarks.gate.workload import Workload
 from etacore.config import RuntimeConfig
+from etacore.models.choice import Models
 from etacore.models.forest import CPU, Forest
 from etacore.models.model import Model
 from etacore.models.predictors import Predictor
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine
 
 FEW_ROWS: Final = 5
 N_CALLS: Final = 100

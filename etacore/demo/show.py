@@ -27,7 +27,7 @@ from etacore.demo.producer import HASHES, Producer
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView
 from etacore.loop.runtime import Runtime
 from etacore.mlops.transit.patterns import SEED_TTL_S
-from etacore.schema import REJECTED, Status
+from etacore.status import REJECTED, Status
 from etacore.store.server import RedisServer
 
 CITY_START: Final = datetime(2026, 3, 3, 17, 0, tzinfo=ZoneInfo(TIME_ZONE))

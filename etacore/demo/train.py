@@ -26,8 +26,9 @@ from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.feed import redis_pairs
 from etacore.demo.reports import Recording, record
 from etacore.demo.timetable import WEEKDAY, WEEKEND, build_timetable
+from etacore.models.choice import Models
 from etacore.models.registry import Registry
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine
 from etacore.schema import BASE_FEATURES, MAX_ETA_S, feature_codes
 
 FIRST_DAY: Final = date(2026, 2, 5)

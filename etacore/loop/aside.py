@@ -6,7 +6,7 @@ from collections import Counter
 from random import uniform
 from time import monotonic
 
-from etacore.schema import Status
+from etacore.status import Status
 
 SET_ASIDE_S = 10.0
 """A key that holds no string, or far too much, is counted but not fetched again for about this long."""

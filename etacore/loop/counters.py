@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 from etacore.pipeline.engine import summarize
-from etacore.schema import Status
+from etacore.status import Status
 
 
 @dataclass(frozen=True, slots=True)

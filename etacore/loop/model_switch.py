@@ -12,9 +12,10 @@ import orjson
 
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RegistryError
+from etacore.models.choice import Models, choose_models
 from etacore.models.model import Model
 from etacore.models.registry import Registry
-from etacore.pipeline.engine import Engine, Models, choose_models
+from etacore.pipeline.engine import Engine
 from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.runtime")

@@ -37,7 +37,7 @@ from etacore.loop.model_switch import Promotions, announced_key
 from etacore.loop.schedule import Polling, Source, open_source
 from etacore.pipeline.batch import Batch
 from etacore.pipeline.engine import Engine, system_clock_us
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.store import RedisStore
 
 __all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window", "announced_key"]

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from etacore.config import RuntimeConfig
 from etacore.errors import TrackingUnavailableError
 from etacore.loop.counters import PollResult
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
 

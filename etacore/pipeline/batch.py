@@ -13,7 +13,7 @@ from etacore.models.model import Model
 from etacore.pipeline.encoding import Documents
 from etacore.pipeline.motion import Motion
 from etacore.pipeline.snapshots import SnapshotColumns
-from etacore.schema import Status
+from etacore.status import Status
 
 _STATUSES: Final = tuple(Status)
 
@@ -138,7 +138,7 @@ class Batch:
 
     @property
     def status(self) -> NDArray[np.uint8]:
-        """What became of each row, shape (n,); see `etacore.schema.Status`."""
+        """What became of each row, shape (n,); see `etacore.status.Status`."""
         return self.columns.status[: self.n]
 
     def counts(self) -> dict[Status, int]:

@@ -14,7 +14,6 @@ many keys at a time, at most three times a batch, whatever its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import date
 from time import perf_counter, time_ns
 from typing import Final
@@ -25,19 +24,19 @@ from numpy.typing import NDArray
 
 from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
-from etacore.errors import ModelNotFoundError
+from etacore.models.choice import Models
 from etacore.models.model import Model
-from etacore.models.registry import Registry
 from etacore.pipeline.batch import Batch, Part
+from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.encoding import Envelope, encode_documents, iso_time
-from etacore.pipeline.features import Calendar, SelectOptions, count_rows, select_stops, vectorize
+from etacore.pipeline.features import SelectOptions, count_rows, select_stops, vectorize
 from etacore.pipeline.fleet import NO_TIME, VehicleState, text_keys
 from etacore.pipeline.route_knowledge import ROUTE_FEATURES, RouteKnowledge
 from etacore.pipeline.routes import RouteTable
 from etacore.pipeline.snapshots import parse_snapshots, parse_timestamp
-from etacore.schema import FAILED, REJECTED, Status
+from etacore.status import FAILED, REJECTED, Status
 
-__all__ = ["Batch", "Engine", "Fetch", "Models", "Part", "choose_models", "summarize", "system_clock_us"]
+__all__ = ["Batch", "Engine", "Fetch", "Part", "summarize", "system_clock_us"]
 
 Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
 """Keys to values, None where there is none (Redis' MGET)."""
@@ -48,64 +47,6 @@ _US: Final = 1_000_000
 def system_clock_us() -> int:
     """Now, in microseconds since the epoch, UTC."""
     return time_ns() // 1_000
-
-
-@dataclass(frozen=True, slots=True)
-class Models:
-    """The models that serve a fleet: one for all routes, and better ones for some.
-
-    Attributes
-    ----------
-    default : Model or None
-        For routes that have none of their own.
-    by_route : dict
-        Route id (UTF-8) to the model of that route.
-    """
-
-    default: Model | None
-    by_route: dict[bytes, Model] = field(default_factory=dict)
-
-    def with_promoted(self, model: Model) -> Models:
-        """These models with one more in its place: a route's model serves its route, a global one all others."""
-        if model.route_id is None:
-            return Models(model, self.by_route)
-        return Models(self.default, self.by_route | {model.route_id.encode(): model})
-
-    def all(self) -> list[Model]:
-        """Each model once, the default first."""
-        return ([self.default] if self.default else []) + list(self.by_route.values())
-
-
-def choose_models(registry: Registry, model_key: str | None, model_type: str = "xgboost") -> Models:
-    """Models for a fleet: the named one and no other, else the best global one and each route's own best.
-
-    A model of one route never serves another route.
-
-    Raises
-    ------
-    ModelNotFoundError
-        If the key is unknown, or the registry holds no model of the type.
-    ModelLoadError, SchemaError
-        If a chosen model cannot be served.
-    """
-    if model_key is not None:
-        try:
-            return Models(None).with_promoted(registry.load(model_key))
-        except ModelNotFoundError as error:
-            known = ", ".join(registry.keys()) or "nothing"
-            raise ModelNotFoundError(error.message, hint=f"set model_key; {registry.path} holds {known}") from None
-    routes = sorted(
-        {entry.route_id for entry in registry.entries() if entry.route_id and entry.model_type == model_type}
-    )
-    own = {route: registry.choose(model_type, route, prefer_route_model=True) for route in routes}
-    default = registry.choose(model_type, None)
-    by_route = {route.encode(): registry.load(key) for route, key in own.items() if key is not None and key != default}
-    if default is None and not by_route:
-        raise ModelNotFoundError(
-            f"No trained models found for model_type {model_type} in {registry.path}",
-            hint="set model_registry_dir (environment MODEL_REGISTRY_DIR), or add a model with `etacore compile`",
-        )
-    return Models(registry.load(default) if default is not None else None, by_route)
 
 
 class Engine:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from etacore._kernels.routes import Line
 from etacore.errors import RouteDataError
-from etacore.schema import Status
+from etacore.status import Status
 
 MAX_SHAPE_POINTS: Final = 100_000
 MAX_STOPS: Final = 10_000

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from etacore._kernels.routes import PatternTable
 from etacore.pipeline.fleet import text_key, text_keys
 from etacore.pipeline.snapshots import SnapshotColumns
-from etacore.schema import Status
+from etacore.status import Status
 
 __all__ = ["ROUTE_FEATURES", "LegTable", "RouteCodes", "RouteKnowledge", "TypicalLegs"]
 

@@ -25,7 +25,8 @@ import numpy.typing as npt
 
 from etacore._kernels.resp import Values
 from etacore._kernels.snapshots import ColumnPointers, parse_payloads, parse_values, text_list, timestamp_us
-from etacore.schema import NO_SEQUENCE, TEXT_DTYPE, Status
+from etacore.schema import NO_SEQUENCE, TEXT_DTYPE
+from etacore.status import Status
 
 __all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
 
@@ -61,7 +62,7 @@ class SnapshotColumns:
     text : ndarray of uint8
         The arena: UTF-8 bytes of all texts, one after another. Replaced by a larger one when a batch needs it.
     status : ndarray of uint8, shape (capacity,)
-        `etacore.schema.Status`.
+        `etacore.status.Status`.
     vehicle_id, route_id, trip_id, stop_id, timestamp : ndarray of TEXT_DTYPE, shape (capacity,)
         Where in the arena a text lies; length 0 is none. ``timestamp`` is verbatim.
     timestamp_is_number : ndarray of uint8, shape (capacity,)

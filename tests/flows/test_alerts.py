@@ -9,7 +9,7 @@ from prefect.blocks.abstract import NotificationBlock
 from pydantic import PrivateAttr
 
 from etacore.loop.runtime import PollResult
-from etacore.schema import Status
+from etacore.status import Status
 from flows.notify import Alert, AlertRules, Receiver, send
 
 

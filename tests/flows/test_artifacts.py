@@ -8,7 +8,7 @@ import pytest
 
 from etacore.loop.latency import METRICS, Profiler
 from etacore.loop.runtime import Window
-from etacore.schema import Status
+from etacore.status import Status
 from flows.artifacts import artifact_key, bar, latency_markdown, progress_percent
 
 

@@ -23,7 +23,8 @@ from etacore.mlops.transit import capture as module
 from etacore.mlops.transit.capture import SCHEMA, Capture, CaptureSummary
 from etacore.mlops.transit.positions import read_positions
 from etacore.pipeline.snapshots import parse_timestamp
-from etacore.schema import NO_SEQUENCE, Status
+from etacore.schema import NO_SEQUENCE
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, iso, payload
 

@@ -28,8 +28,9 @@ from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.mlops.transit.tracks import trip_index
-from etacore.pipeline.engine import Batch, Engine, Models
-from etacore.schema import Status
+from etacore.models.choice import Models
+from etacore.pipeline.engine import Batch, Engine
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.transit import DAY_S, drive, real_data, write_feed, write_positions
 

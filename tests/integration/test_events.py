@@ -18,7 +18,7 @@ from etacore.errors import RedisUnavailableError
 from etacore.loop import schedule as sources
 from etacore.loop.runtime import PollResult, Runtime, Silent
 from etacore.models.registry import Registry
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.changes import CLIENT_NAME
 from etacore.store.server import RedisServer
 from tests import models

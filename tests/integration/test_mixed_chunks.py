@@ -17,7 +17,7 @@ import pytest
 from etacore.config import RuntimeConfig
 from etacore.loop.runtime import Runtime, _share_vehicles
 from etacore.loop.schedule import Polling
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.fleet import payload
 from tests.mixed_fleet import EXPECTED, KINDS, ROUTE_STOPS, START_S, fix, mixture

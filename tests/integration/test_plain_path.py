@@ -15,9 +15,9 @@ import etacore.loop.runtime
 import etacore.pipeline.engine
 from etacore.config import RuntimeConfig
 from etacore.loop.runtime import Runtime
+from etacore.models.choice import choose_models
 from etacore.models.registry import Registry
-from etacore.pipeline.engine import choose_models
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 from tests.reference.plain_path import PlainPath

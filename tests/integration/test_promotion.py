@@ -23,7 +23,7 @@ from etacore.mlops.promotion.evidence import BASELINE
 from etacore.mlops.promotion.history import read_history
 from etacore.mlops.promotion.promote import PromotionConfig, promote, rollback
 from etacore.models.registry import Registry
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from etacore.store.store import RedisStore
 from tests import models

@@ -21,11 +21,11 @@ from etacore.errors import ConfigError, FeedError
 from etacore.loop.runtime import PollResult
 from etacore.mlops.replay.replay import TICK_S, replay, replay_to_console
 from etacore.mlops.replay.scoring import Unscored
+from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed, read_feed
-from etacore.mlops.transit.patterns import distance_m
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.models.registry import Registry
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.transit import DAY_S, SPEED_MPS, drive, real_data, write_feed, write_positions
 

@@ -13,7 +13,7 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.loop.runtime import Runtime
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.changes import CLIENT_NAME
 from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, payload, stops_blob

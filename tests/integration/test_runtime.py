@@ -17,7 +17,7 @@ from etacore.errors import RedisUnavailableError
 from etacore.loop import model_switch as promotions
 from etacore.loop.runtime import Runtime, Silent, Window
 from etacore.pipeline.engine import system_clock_us
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
 

@@ -26,9 +26,10 @@ from etacore.mlops.training.matrix import model_predictions
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.patterns import seed_pairs
 from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.models.choice import Models
 from etacore.models.model import Model
 from etacore.models.registry import Registry
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.pipeline.engine import Batch, Engine
 from etacore.schema import BASE_FEATURES
 
 FIRST_DAY = date(2026, 2, 5)

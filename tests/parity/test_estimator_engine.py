@@ -11,9 +11,11 @@ import pytest
 from etacore import estimator
 from etacore.config import RuntimeConfig
 from etacore.estimator import estimate_stop_times
+from etacore.models.choice import Models
 from etacore.models.registry import Registry
-from etacore.pipeline.engine import Engine, Models
-from etacore.schema import Status, feature_codes
+from etacore.pipeline.engine import Engine
+from etacore.schema import feature_codes
+from etacore.status import Status
 from tests.golden import record
 from tests.golden.test_golden import HERE, registry_with
 from tests.reference.geo import haversine_m

@@ -10,11 +10,12 @@ from etacore._kernels import motion as _motion
 from etacore._kernels import resolve as _resolve
 from etacore._kernels import routes as _routes
 from etacore._kernels import select as _select
-from etacore.pipeline.features import Calendar, SelectOptions
+from etacore.pipeline.calendar import Calendar
+from etacore.pipeline.features import SelectOptions
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import LegTable
 from etacore.pipeline.routes import RouteTable
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes
 from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of

@@ -15,7 +15,8 @@ import pytest
 
 import etacore._kernels.snapshots
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
-from etacore.schema import NO_SEQUENCE, Status
+from etacore.schema import NO_SEQUENCE
+from etacore.status import Status
 from tests.reference import snapshots as twin
 
 NOW_US = 1_768_910_460_000_000  # 2026-01-20T12:01:00Z

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from etacore._kernels import window as _window
 from etacore._kernels.features import WindowFeatures
 from etacore._kernels.window import UnpredictableError, Window
-from etacore.pipeline.features import Calendar
+from etacore.pipeline.calendar import Calendar
 from etacore.schema import FEATURES, WEATHER_FEATURES, feature_codes
 from tests.reference import encoding, features, geo
 from tests.reference.drive import EPOCH_US

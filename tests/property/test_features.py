@@ -5,9 +5,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from etacore.pipeline.features import Calendar, SelectOptions
+from etacore.pipeline.calendar import Calendar
+from etacore.pipeline.features import SelectOptions
 from etacore.pipeline.route_knowledge import LegTable
-from etacore.schema import BASE_FEATURES, Status
+from etacore.schema import BASE_FEATURES
+from etacore.status import Status
 from tests.reference import features as twin
 from tests.reference.drive import EPOCH_US, Vehicle, table_of
 

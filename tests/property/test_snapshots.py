@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
-from etacore.schema import Status
+from etacore.status import Status
 from tests.parity.test_snapshots import BAD_TIMES, LIMITS, TIMES, hold_together, rows_of
 from tests.reference import snapshots as twin
 

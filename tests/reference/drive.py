@@ -9,7 +9,8 @@ from etacore.pipeline.features import SelectOptions, count_rows, select_stops, v
 from etacore.pipeline.motion import Motion
 from etacore.pipeline.routes import RouteTable
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
-from etacore.schema import FEATURES, Status
+from etacore.schema import FEATURES
+from etacore.status import Status
 
 EPOCH_US = 1_480_000_000_000_000
 ALL_CODES = np.arange(len(FEATURES), dtype=np.int32)

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from etacore.pipeline.engine import Engine
-from etacore.schema import Status
+from etacore.status import Status
 
 
 class PlainPath:

@@ -10,7 +10,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 
-from etacore.schema import NO_SEQUENCE, Status
+from etacore.schema import NO_SEQUENCE
+from etacore.status import Status
 
 MAX_DEPTH = 128
 MAX_ID_BYTES = 256

@@ -9,8 +9,8 @@ import pytest
 
 from etacore.errors import FeedError
 from etacore.mlops.transit.arrivals import MAX_GAP_S, arrivals_frame, observe_arrivals, read_arrivals
+from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed, read_feed
-from etacore.mlops.transit.patterns import distance_m
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.mlops.transit.tracks import match_tracks, pattern_line
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, real_data, write_feed, write_positions

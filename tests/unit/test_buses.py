@@ -187,7 +187,7 @@ def test_some_arrive_late_and_out_of_order(city: City):
 
 def test_garbage_is_rejected_for_every_reason_it_was_made_for(city: City):
     kernel = pytest.importorskip("etacore.pipeline.snapshots")
-    from etacore.schema import Status
+    from etacore.status import Status
 
     producer = Producer(city, START, seed=7)
     sent = [payload for key, payload in producer.snapshots(producer.start_us) if not key.startswith("vehicle:bus-")]

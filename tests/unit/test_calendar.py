@@ -4,7 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from etacore.errors import ConfigError
-from etacore.pipeline.features import Calendar
+from etacore.pipeline.calendar import Calendar
 from tests.reference.drive import Vehicle, line_of_stops, table_of
 from tests.reference.features import calendar_features
 

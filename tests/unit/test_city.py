@@ -14,7 +14,7 @@ import pytest
 from etacore.demo.city import City, Pattern, build_city
 from etacore.demo.feed import redis_pairs, write_gtfs
 from etacore.demo.timetable import WEEKDAY, WEEKEND, build_timetable
-from etacore.mlops.transit.patterns import leg_lengths_m
+from etacore.mlops.transit.geodesy import leg_lengths_m
 
 MONDAY = date(2026, 3, 2)
 

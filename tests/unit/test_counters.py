@@ -10,7 +10,7 @@ from etacore.loop import aside as aside_module
 from etacore.loop import counters as accounts_module
 from etacore.loop.aside import SET_ASIDE_S, SetAside
 from etacore.loop.counters import Accounts, PollResult, Silent
-from etacore.schema import Status
+from etacore.status import Status
 
 
 class Clock:

@@ -4,7 +4,7 @@ import pytest
 
 from etacore._kernels import encode as _encode
 from etacore.pipeline.encoding import Documents, Envelope, encode_documents
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference.encoding import Batch
 
 ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.25)

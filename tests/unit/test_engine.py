@@ -9,9 +9,11 @@ import numpy as np
 import orjson
 
 from etacore.config import RuntimeConfig
-from etacore.pipeline.engine import Batch, Engine, Models, summarize
+from etacore.models.choice import Models
+from etacore.pipeline.engine import Batch, Engine, summarize
 from etacore.pipeline.snapshots import TextPool, fill_snapshots
-from etacore.schema import BASE_FEATURES, Status, feature_codes
+from etacore.schema import BASE_FEATURES, feature_codes
+from etacore.status import Status
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 
 NOW_US = 1_769_000_000_000_000

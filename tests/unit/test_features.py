@@ -4,16 +4,10 @@ import numpy as np
 import pytest
 
 from etacore.errors import ConfigError, RouteDataError
-from etacore.pipeline.features import (
-    Calendar,
-    SelectOptions,
-    along_shape_distance,
-    count_rows,
-    select_stops,
-    vectorize,
-)
+from etacore.pipeline.calendar import Calendar
+from etacore.pipeline.features import SelectOptions, along_shape_distance, count_rows, select_stops, vectorize
 from etacore.pipeline.route_blobs import ShapePolyline
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
 from tests.reference.geo import haversine_m
 

@@ -6,7 +6,7 @@ import pytest
 from etacore._kernels.fleet import RECORD_BYTES
 from etacore.pipeline.fleet import NO_TIME, VehicleState, text_key, text_keys
 from etacore.pipeline.motion import Motion
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference.columns import columns_of
 
 TTL_US = 300_000_000

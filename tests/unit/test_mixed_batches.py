@@ -10,8 +10,10 @@ import orjson
 import pytest
 
 from etacore.config import RuntimeConfig
-from etacore.pipeline.engine import Batch, Engine, Models
-from etacore.schema import FEATURES, Status, feature_codes
+from etacore.models.choice import Models
+from etacore.pipeline.engine import Batch, Engine
+from etacore.schema import FEATURES, feature_codes
+from etacore.status import Status
 from tests.fleet import payload
 from tests.mixed_fleet import EXPECTED, GOOD, KINDS, ROUTE_STOPS, ROUTES, START_S, UNCHANGED, fix, mixture
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from etacore._kernels.motion import MotionPointers
-from etacore.pipeline.features import Calendar, SelectOptions, select_stops
+from etacore.pipeline.calendar import Calendar
+from etacore.pipeline.features import SelectOptions, select_stops
 from etacore.pipeline.motion import SPEED_TAU_S, Motion
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
 
 UTC = Calendar("UTC")

@@ -5,16 +5,8 @@ import orjson
 import pytest
 
 from etacore.config import KeyNames
-from etacore.mlops.transit.patterns import (
-    NO_DIRECTION,
-    Pattern,
-    Shape,
-    distance_m,
-    pattern_id,
-    seed_pairs,
-    shape_blob,
-    stops_blob,
-)
+from etacore.mlops.transit.geodesy import distance_m
+from etacore.mlops.transit.patterns import NO_DIRECTION, Pattern, Shape, pattern_id, seed_pairs, shape_blob, stops_blob
 
 
 def make(name: str, stops: str, *, direction: int = 0, shape: str | None = None, route: str = "7") -> Pattern:

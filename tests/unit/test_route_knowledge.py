@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from etacore.pipeline.features import Calendar
+from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.fleet import text_key
 from etacore.pipeline.route_knowledge import LegTable, RouteCodes
 from etacore.pipeline.routes import RouteTable

@@ -9,7 +9,7 @@ from etacore.errors import RouteDataError
 from etacore.pipeline.fleet import text_keys
 from etacore.pipeline.route_blobs import ShapePolyline, parse_shape, parse_stops
 from etacore.pipeline.routes import RouteTable
-from etacore.schema import Status
+from etacore.status import Status
 from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
 
 S = 1_000_000

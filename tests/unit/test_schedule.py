@@ -12,7 +12,7 @@ from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailab
 from etacore.loop import schedule as sources
 from etacore.loop.counters import PollResult
 from etacore.loop.schedule import BESIDE, MAX_WAIT_S, RETRY_S, Announced, Polling, open_source
-from etacore.schema import Status
+from etacore.status import Status
 from etacore.store.changes import Changes
 
 

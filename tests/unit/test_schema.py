@@ -11,16 +11,14 @@ import pytest
 from etacore.errors import SchemaError
 from etacore.schema import (
     BASE_FEATURES,
-    FAILED,
     FEATURES,
     NO_SEQUENCE,
-    REJECTED,
     TEXT_DTYPE,
     WEATHER_FEATURES,
-    Status,
     feature_codes,
     feature_groups,
 )
+from etacore.status import FAILED, REJECTED, Status
 
 TYPES = (Path(__file__).resolve().parents[2] / "src_ext/etacore/_kernels/types.pxd").read_text()
 C_TYPES = {"int64_t": "<i8", "int32_t": "<i4", "uint64_t": "<u8", "uint32_t": "<u4", "uint8_t": "u1", "int8_t": "i1"}

@@ -12,7 +12,8 @@ import pytest
 
 from etacore._kernels.snapshots import text_list
 from etacore.pipeline.snapshots import SnapshotColumns, TextPool, fill_snapshots, parse_snapshots, parse_timestamp
-from etacore.schema import NO_SEQUENCE, Status
+from etacore.schema import NO_SEQUENCE
+from etacore.status import Status
 
 NOW = datetime(2026, 1, 20, 12, 0, 30, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000

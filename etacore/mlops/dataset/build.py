@@ -29,7 +29,7 @@ from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions, from_us
 from etacore.mlops.transit.tracks import Tracks, match_tracks
-from etacore.schema import Status
+from etacore.status import Status
 
 if TYPE_CHECKING:
     from etacore.mlops.transit.weather import WeatherProvider

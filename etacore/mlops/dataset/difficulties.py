@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed
-from etacore.mlops.transit.patterns import distance_m
 from etacore.mlops.transit.positions import Positions
 from etacore.mlops.transit.tracks import Tracks
 

@@ -21,7 +21,8 @@ from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.patterns import seed_pairs
 from etacore.mlops.transit.positions import Positions
-from etacore.pipeline.engine import Batch, Engine, Models
+from etacore.models.choice import Models
+from etacore.pipeline.engine import Batch, Engine
 from etacore.pipeline.snapshots import TextPool, fill_snapshots
 from etacore.schema import FEATURES, feature_codes
 
@@ -86,7 +87,7 @@ class FeatureRows:
     features : tuple of str
         Names of the columns of ``values``.
     status : ndarray of uint8, shape (n_fixes,)
-        `etacore.schema.Status` of each fix, or `NOT_PROCESSED`.
+        `etacore.status.Status` of each fix, or `NOT_PROCESSED`.
     n_other_pattern : int
         Rows left out because the engine followed another pattern than the trip's own.
     """

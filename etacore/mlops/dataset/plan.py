@@ -16,7 +16,7 @@ from etacore.mlops.dataset.difficulties import far_in_time
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions
 from etacore.mlops.transit.tracks import service_days, trip_index
-from etacore.schema import Status
+from etacore.status import Status
 
 MIN_MATCH_RATE: Final = 0.05
 """Below this, positions and feed are taken not to belong together."""

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from etacore.schema import Status
+from etacore.status import Status
 
 SECTIONS: Final = {
     "recording": "Recording",

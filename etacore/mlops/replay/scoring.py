@@ -14,8 +14,8 @@ import polars as pl
 from etacore.accuracy import AccuracyReport, score
 from etacore.errors import FeedError
 from etacore.mlops.transit.arrivals import NO_ARRIVAL, Arrivals
+from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed
-from etacore.mlops.transit.patterns import distance_m
 from etacore.mlops.transit.positions import Positions
 from etacore.mlops.transit.tracks import Tracks, service_days, trip_index
 from etacore.schema import MAX_ETA_S

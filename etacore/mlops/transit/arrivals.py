@@ -20,8 +20,8 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
+from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed
-from etacore.mlops.transit.patterns import distance_m
 from etacore.mlops.transit.positions import Positions
 from etacore.mlops.transit.tracks import APART_M, Tracks, match_tracks
 

@@ -23,7 +23,8 @@ from etacore.mlops.files import whole_file
 from etacore.mlops.transit.realtime import STATUS_NAMES
 from etacore.pipeline.engine import system_clock_us
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
-from etacore.schema import NO_SEQUENCE, Status
+from etacore.schema import NO_SEQUENCE
+from etacore.status import Status
 from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.capture")

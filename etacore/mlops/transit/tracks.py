@@ -17,8 +17,9 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import numpy.typing as npt
 
+from etacore.mlops.transit.geodesy import leg_lengths_m
 from etacore.mlops.transit.gtfs import NO_TIME, Feed
-from etacore.mlops.transit.patterns import Pattern, Shape, leg_lengths_m
+from etacore.mlops.transit.patterns import Pattern, Shape
 from etacore.mlops.transit.positions import Positions
 from etacore.schema import EARTH_RADIUS_M
 

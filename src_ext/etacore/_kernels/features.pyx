@@ -344,7 +344,7 @@ cdef class WindowFeatures:
     Parameters
     ----------
     transitions_s, offset_s, holiday_days : ndarray
-        Of the model's `etacore.pipeline.features.Calendar`.
+        Of the model's `etacore.pipeline.calendar.Calendar`.
     codes : ndarray of int32, shape (n_features,)
         From `etacore.schema.feature_codes`.
     nan_fill : float

@@ -1,0 +1,49 @@
+"""What becomes of a row of a batch: one code for each reason.
+
+The numbers are those of ``src_ext/etacore/_kernels/types.pxd``.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+
+class Status(IntEnum):
+    """What became of a vehicle in a batch. Everything but ``OK`` keeps it out of the later stages."""
+
+    OK = 0
+    UNCHANGED = 1
+    EXPIRED = 2
+    WRONG_TYPE = 3
+    TOO_LARGE = 4
+    INVALID_JSON = 5
+    NOT_AN_OBJECT = 6
+    MISSING_VEHICLE_ID = 7
+    MISSING_POSITION = 8
+    INVALID_POSITION = 9
+    POSITION_OUT_OF_RANGE = 10
+    MISSING_TIMESTAMP = 11
+    INVALID_TIMESTAMP = 12
+    FUTURE_TIMESTAMP = 13
+    TOO_OLD = 14
+    MISSING_ROUTE = 15
+    DUPLICATE = 16
+    OUT_OF_ORDER = 17
+    UNKNOWN_ROUTE = 18
+    TOO_FEW_STOPS = 19
+    STOP_WITHOUT_COORDINATES = 20
+    OFF_ROUTE = 21
+    TRIP_FINISHED = 22
+    PREDICTION_FAILED = 23
+    WRITE_FAILED = 24
+    NO_MODEL = 25
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, as counters and log lines show it."""
+        return self.name.lower()
+
+
+REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED)
+FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED, Status.NO_MODEL})
