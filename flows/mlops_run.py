@@ -33,6 +33,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from etacore.cli import EXIT_USAGE
 from etacore.errors import EtacoreError
+from etacore.mlops.progress import LineProgress, stage_line
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.parameters import Names, names
 from flows.prefect_api import PrefectApi
@@ -41,8 +42,6 @@ from flows.stopping import end_by_deadline, sigterm_raises
 
 UPDATE_S: Final = 2.0
 """Seconds between two updates of the progress artifact."""
-LINE_S: Final = 15.0
-"""Seconds between two lines about one step."""
 SILENCE_S: Final = 30.0
 """Nothing more is shown for so long after Prefect did not answer."""
 MAX_PICTURE_BYTES: Final = 400_000
@@ -75,7 +74,8 @@ class MlopsRun:
         self._silent_until = 0.0
         self.api_is_gone = False
         self._stage = ""
-        self._shown_at = self._said_at = 0.0
+        self._shown_at = 0.0
+        self._say_progress: Final = LineProgress(log.info)
 
     @property
     def has_prefect(self) -> bool:
@@ -115,16 +115,17 @@ class MlopsRun:
         now = monotonic()
         begins, ends = stage != self._stage, total > 0 and done >= total
         self._stage = stage
-        amount = f"{done} of {total}" if total > 1 else str(done) if done > 1 else ""
-        text = f"{stage}: {amount}" if amount else stage
-        if begins or now - self._said_at >= LINE_S:
-            self._said_at = now
-            log.info("%s", stage if begins else text)
+        self._say_progress(stage, done, total)
         if begins or ends or now - self._shown_at >= UPDATE_S:
             if now - self._shown_at < UPDATE_S / 4:  # many short stages
                 return
             self._shown_at = now
-            self._publish("progress", 100.0 * done / total if total else 0.0, text, f"{self.name}-progress")
+            self._publish(
+                "progress",
+                100.0 * done / total if total else 0.0,
+                stage_line(stage, done, total),
+                f"{self.name}-progress",
+            )
 
     # -- what is shown ----------------------------------------------------------------------------------------------
 

@@ -39,15 +39,19 @@ def capture(
     need_modules("polars", "google")
     from etacore.config import RuntimeConfig
     from etacore.mlops.capture import Capture, CaptureSummary
+    from etacore.mlops.progress import console_progress
 
     def say(part: CaptureSummary) -> None:
         click.echo(part.line(), err=True)
 
     config = RuntimeConfig.from_mapping({**redis_settings, "poll_interval_seconds": interval})
     stop = stop_on_signals()
-    recording = Capture(config, output_dir, rotate_s=rotate_minutes * 60, duration_s=duration, on_part=say)
-    try:
-        summary = recording.run(stop)
-    finally:
-        recording.close()
+    with console_progress() as progress:
+        recording = Capture(
+            config, output_dir, rotate_s=rotate_minutes * 60, duration_s=duration, on_part=say, progress=progress
+        )
+        try:
+            summary = recording.run(stop)
+        finally:
+            recording.close()
     click.echo(f"{summary.n_positions} positions in {len(summary.files)} files in {output_dir}")
