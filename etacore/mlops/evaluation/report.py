@@ -6,16 +6,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from etacore.errors import EvaluationError
 from etacore.mlops.evaluation import document, plots, tables
 from etacore.mlops.evaluation.results import Findings
 from etacore.mlops.evaluation.tables import TextTable
 from etacore.mlops.files import whole_file
+from etacore.mlops.fitted_table import Column, FittedTable
 
 REPORT_FILE: Final = "report.md"
 JSON_FILE: Final = "evaluation.json"
@@ -100,13 +99,12 @@ def print_evaluation(evaluation: Findings, console: Console) -> None:
 
 
 def print_table(table: TextTable, console: Console) -> None:
-    """Show one table."""
-    shown = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="left" if i < table.n_texts else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    console.print(shown)
+    """Show one table; without room the columns at the right go first."""
+    columns = [
+        Column(heading, "prose" if i < table.n_texts else "number", len(table.headings) - i)
+        for i, heading in enumerate(table.headings)
+    ]
+    console.print(FittedTable(columns, table.rows, title=table.title))
     if table.note:
         console.print(table.note, style="dim", highlight=False)
         console.print()
