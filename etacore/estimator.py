@@ -22,7 +22,7 @@ from etacore.errors import EtacoreError
 from etacore.features import Calendar, along_shape_distance
 from etacore.forest import Forest
 from etacore.legs import TypicalLegs
-from etacore.registry import Model, Registry
+from etacore.registry import Model, open_registry
 from etacore.route_blobs import ShapePolyline
 
 __all__ = ["ShapePolyline", "estimate_stop_times"]
@@ -76,7 +76,7 @@ class _Models:
     # The models of one registry folder, chosen once a second at most for the same question.
 
     def __init__(self, path: str) -> None:
-        self.registry = Registry(path)
+        self.registry = open_registry(path)
         self.lock = threading.Lock()
         self.choices: dict[tuple[str | None, str, str | None, bool], tuple[float, _Serving]] = {}
         self.serving: dict[str, _Serving] = {}

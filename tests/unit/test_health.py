@@ -13,7 +13,7 @@ from etacore.cli import main
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError
 from etacore.mlops.health import archive, check_registry
 from etacore.mlops.promotion_history import HISTORY_FILE, Record, append_record
-from etacore.mlops.registry_tables import shorten
+from etacore.model_ids import shorten
 from etacore.registry import Registry
 from tests import models
 

@@ -36,6 +36,7 @@ FLOORS = {
         "etacore.model",
         "etacore.registry_index",
         "etacore.registry",
+        "etacore.model_ids",
         "etacore.engine",
         "etacore.seeding",
     ),
