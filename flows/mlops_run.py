@@ -37,7 +37,7 @@ from etacore.mlops.progress import LineProgress, stage_line
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.parameters import Names, names
 from flows.prefect_api import PrefectApi
-from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, set_up_logging
+from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, say_once, set_up_logging
 from flows.stopping import end_by_deadline, sigterm_raises
 
 UPDATE_S: Final = 2.0
@@ -122,7 +122,7 @@ class MlopsRun:
             self._shown_at = now
             self._publish(
                 "progress",
-                100.0 * done / total if total else 0.0,
+                round(100.0 * done / total, 1) if total else 0.0,
                 stage_line(stage, done, total),
                 f"{self.name}-progress",
             )
@@ -134,7 +134,7 @@ class MlopsRun:
         self._publish("markdown", markdown, description, f"{self.name}-{suffix}")
 
     def table(self, suffix: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-        """A table artifact; numbers that are none are left empty."""
+        """A table artifact; numbers are rounded to three decimals, those that are none are left empty."""
         plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
         self._publish("table", json.dumps(plain), description, f"{self.name}-{suffix}")
 
@@ -163,6 +163,17 @@ class MlopsRun:
         self._silent_until = 0.0
         self._publish("progress", 100.0, "done", f"{self.name}-progress")
         self._api.close()
+
+    def send_line(self, logger: str, level: int, text: str) -> None:
+        """A line on the run's page."""
+        line = {
+            "name": logger,
+            "level": level,
+            "message": text,
+            "timestamp": datetime.now(UTC).isoformat(),
+            "flow_run_id": str(self.run_id),
+        }
+        self.ask("POST", "/logs/", json=[line])
 
     def ask(self, method: str, route: Any, **arguments: Any) -> bool:
         """Tell Prefect something; False if it does not answer."""
@@ -195,19 +206,12 @@ class _Lines(logging.Handler):
         self._run = run
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = {
-            "name": record.name,
-            "level": record.levelno,
-            "message": record.getMessage(),
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "flow_run_id": str(self._run.run_id),
-        }
-        self._run.ask("POST", "/logs/", json=[line])
+        self._run.send_line(record.name, record.levelno, record.getMessage())
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
@@ -250,8 +254,10 @@ def run_flow(
             send(Alert(f"{name} done", summary), receivers)
     except EtacoreError as error:
         text = one_line(error)
-        if run.has_prefect or not _owned_by_command_line:  # else it is the command's last line
-            log.error("%s", text)
+        if run.has_prefect and _owned_by_command_line:
+            run.send_line(log.name, logging.ERROR, text)  # to the run's page; here it is the command's last line
+        elif not run.has_prefect and not _owned_by_command_line:
+            log.error("%s", text)  # else Prefect says it with the state
         send(Alert(f"{name} failed", text), receivers)
         state = Failed(message=text)
     except (TerminationSignal, KeyboardInterrupt):
@@ -298,7 +304,7 @@ def run_command(flow: Flow[..., Any], options: Mapping[str, Any]) -> None:
     """Run a flow here and now, with Prefect's server or without one; exits with 2 if it failed."""
     global _owned_by_command_line
     set_up_logging()
-    _owned_by_command_line = True
+    _owned_by_command_line = say_once.is_alone = True
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in options.items()

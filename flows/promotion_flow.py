@@ -177,7 +177,7 @@ def _rows(done: Promotion, block: str | None) -> dict[str, Any]:
 
 def _markdown(summary: str, rows: Mapping[str, Any]) -> str:
     body = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items() if value is not None]
-    return "\n".join(["# Promotion", "", summary, "", "| | |", "| --- | --- |", *body, ""])
+    return "\n".join(["# Promotion", "", summary, "", "| what | value |", "| --- | --- |", *body, ""])
 
 
 # -- command line ------------------------------------------------------------------------------------------------------
