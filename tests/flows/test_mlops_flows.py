@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -283,6 +284,23 @@ def test_the_registry_is_healthy_and_keeps_what_is_active(workshop: Workshop, ap
     assert "absent" not in {row["model"] for row in rows}, "a block of another registry"
     # Other tests have blocks that name models of their own.
     assert {row["kind"] for row in rows if row["model"] in workshop.registry.keys()} == {"stale"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("flow", ["dataset-build", "model-training", "model-evaluation", "model-promotion"])
+def test_every_column_has_a_heading_and_every_number_an_end(workshop: Workshop, api: Any, flow: str) -> None:
+    n_tables = 0
+    for one in artifacts(api, workshop.states[flow]).values():
+        if one["type"] == "markdown":
+            lines = one["data"].splitlines()
+            headings = [lines[i - 1] for i, line in enumerate(lines) if line.startswith(("| --- ", "|---"))]
+            n_tables += len(headings)
+            assert all(cell.strip() for line in headings for cell in line.strip("|").split("|")), headings
+            assert not re.search(r"\d\.\d{6}", re.sub(r"`[^`]*`|base64,\S+", "", one["data"])), one["data"]
+        elif one["type"] == "table":
+            n_tables += 1
+            values = [value for row in json.loads(one["data"]) for value in row.values()]
+            assert all(round(value, 3) == value for value in values if isinstance(value, float)), values
+    assert n_tables
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -145,11 +145,8 @@ class TrainingReport:
         """The report as Markdown, for an artifact or a file."""
         lines = [f"# Training on {self.dataset}", ""]
         lines += [f"- {line}" for line in self.summary()]
-        lines += [
-            "",
-            f"| {' | '.join(_HEADINGS)} |",
-            f"|{''.join(' --- |' if name in _TEXTS else ' ---: |' for name in _HEADINGS)}",
-        ]
+        rule = "".join(" --- |" if name in _TEXTS else " ---: |" for name in _HEADINGS)
+        lines += ["", f"| {' | '.join(_HEADINGS)} |", f"|{rule}"]
         lines += [f"| {' | '.join(_escaped(cell) for cell in _cells(model))} |" for model in self.models]
         if self.failures:
             lines += ["", "## Failed", "", "| type | scope | reason |", "| --- | --- | --- |"]
