@@ -17,7 +17,7 @@ import click
 from prefect import flow
 
 from etacore.config import RuntimeConfig, names_redis
-from etacore.errors import EtacoreError, ModelNotFoundError, RegistryError
+from etacore.errors import EtacoreError, RegistryError
 from etacore.model_ids import resolve_key
 from etacore.redis_io import RedisStore
 from etacore.registry import Registry, open_registry
@@ -133,8 +133,8 @@ def _named_by_blocks(registry: Registry) -> list[str]:
 def _whole_key(registry: Registry, given: str) -> str:
     try:
         return resolve_key(registry, given)
-    except ModelNotFoundError:
-        return given  # reported as missing
+    except EtacoreError:
+        return given  # the check says what is wrong
 
 
 def _rows(report: HealthReport) -> list[dict[str, str]]:
