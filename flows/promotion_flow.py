@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -176,6 +177,8 @@ def _rows(done: Promotion, block: str | None) -> dict[str, Any]:
 
 
 def _markdown(summary: str, rows: Mapping[str, Any]) -> str:
+    promoted_at = datetime.fromisoformat(rows["promoted_at"]).astimezone(UTC)
+    rows = {**rows, "promoted_at": f"{promoted_at:%Y-%m-%d %H:%M:%S} UTC"}
     body = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items() if value is not None]
     return "\n".join(["# Promotion", "", summary, "", "| what | value |", "| --- | --- |", *body, ""])
 

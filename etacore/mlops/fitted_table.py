@@ -19,7 +19,7 @@ Kind = Literal["number", "word", "prose", "key"]
 
 PADDING: Final = 2
 """Blanks between two columns."""
-MIN_WIDTH: Final = {"prose": 24, "key": 20}
+MIN_WIDTH: Final = {"prose": 20, "key": 20}
 
 
 @dataclass(frozen=True, slots=True)

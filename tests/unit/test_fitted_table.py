@@ -45,7 +45,7 @@ def test_with_room_for_everything_nothing_is_hidden():
     [
         (100, None),
         (80, "model"),
-        (60, "model, val MAE"),
+        (59, "model, val MAE"),
         (40, "model, val MAE, why"),
         (20, "model, type, val MAE, why"),
     ],
