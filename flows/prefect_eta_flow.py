@@ -158,7 +158,7 @@ def prefect_eta_runtime(
     predictions_ttl_seconds
         Default 300.
     model_key
-        Default: what eta:active_model announces, else the registry's best.
+        Key, its first characters, or short id. Default: what eta:active_model announces, else the registry's best.
     runtime_settings_block
         Name of an EtaRuntimeSettings block.
     notification_blocks
@@ -267,7 +267,9 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
 @click.option("--iterations", type=int, default=0, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
-@click.option("--model-key", help="Serve this model; default: the promoted one, else the registry's best.")
+@click.option(
+    "--model-key", help="Serve this model (key or short id); default: the promoted one, else the registry's best."
+)
 @click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
 @click.option("--runtime-block", "runtime_settings_block", help="EtaRuntimeSettings block with the defaults.")
 @click.option(

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from etacore.accuracy import COLUMNS, AccuracyReport
+from etacore.model_ids import short_ids, shorten
 from etacore.profiler import MetricSnapshot
 
 PLAIN_INTERVAL_S: Final = 5.0
@@ -361,7 +362,7 @@ def render_summary(summary: DemoSummary) -> RenderableType:
         (f"{frame.elapsed_s:.0f} s", "bold"),
         f" ({frame.elapsed_s * frame.time_factor / 60:.0f} minutes of city time)\n",
         ("model ", QUIET),
-        summary.model_key,
+        f"{short_ids([summary.model_key])[summary.model_key]} {shorten(summary.model_key)}",
     )
     table = Table(
         title="Predicted arrivals, against what the buses then did",

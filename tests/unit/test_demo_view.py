@@ -18,6 +18,7 @@ from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.follow import Follower
 from etacore.demo.timetable import build_timetable
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView, Followed, NextStop, plain_line, render
+from etacore.model_ids import short_ids, shorten
 from etacore.profiler import MetricSnapshot
 
 NOW = datetime(2026, 3, 3, 17, 5, tzinfo=ZoneInfo(TIME_ZONE))
@@ -171,6 +172,14 @@ def test_the_summary_scores_by_minutes_ahead_and_rejects_by_reason():
         assert shown in text, text
     assert "invalid json" in text
     assert "…" not in text
+
+
+def test_the_summary_breaks_no_key():
+    key = "xgboost_simulated_city_spatial-temporal_global_20261122_171029_colsample_bytree=0.8_learning_rate=0.1"
+    view, output = plain_view()
+    view.summarize(DemoSummary(FRAME, 48, key, score([100.0], [90.0]), 0))
+    (line,) = [line for line in output.getvalue().splitlines() if line.startswith("model ")]
+    assert line.split()[1:] == [short_ids([key])[key], shorten(key)]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,10 @@ from etacore.cli import Number, need_modules, redis_options, registry_option
 @click.command()
 @click.argument("dataset")
 @click.option(
-    "--model-key", "model_keys", multiple=True, help="Candidate; repeatable. Default: all trained on this dataset."
+    "--model-key",
+    "model_keys",
+    multiple=True,
+    help="Candidate (key or short id); repeatable. Default: all trained on this dataset.",
 )
 @click.option(
     "--active",
