@@ -36,6 +36,7 @@ FLOORS = {
         "etacore.models.model",
         "etacore.models.registry_index",
         "etacore.models.registry",
+        "etacore.model_ids",
         "etacore.pipeline.engine",
         "etacore.mlops.transit.patterns",
     ),
