@@ -28,7 +28,7 @@ RUN pip install --no-cache-dir --no-deps --no-index /dist/*.whl
 # A volume takes the owner of the directory it is mounted over; flows write their latency files to /app/profiling.
 RUN useradd --uid 10001 --create-home etacore \
     && install --directory --owner etacore --group etacore \
-        /var/lib/etacore /var/lib/prefect /app/profiling /app/datasets /app/recordings
+        /var/lib/etacore /var/lib/prefect /app/profiling /app/datasets /app/recordings /app/models/trained
 WORKDIR /app
 COPY containers/entrypoint.sh prefect.yaml ./
 COPY flows flows

@@ -11,6 +11,8 @@ from typing import Any, Final
 from etacore.errors import ConfigError
 
 DEFAULT_REGISTRY_DIR: Final = "models/trained"
+SHIPPED_REGISTRY_DIR: Final = "models/shipped"
+"""The model that comes with the program. It is only read, and only where ``models/trained`` beside it lacks a model."""
 SNAPSHOT_SOURCES: Final = ("auto", "events", "poll")
 MAX_SECONDS: Final = 10**9  # beyond, sums of microseconds would run out of 64 bits
 MAX_COUNT: Final = 2**31 - 1
@@ -19,6 +21,15 @@ MAX_COUNT: Final = 2**31 - 1
 def registry_dir_from_env() -> Path:
     """Registry folder: ``MODEL_REGISTRY_DIR``, else ``models/trained`` below the working directory."""
     return Path(os.environ.get("MODEL_REGISTRY_DIR") or DEFAULT_REGISTRY_DIR)
+
+
+def names_redis(settings: Mapping[str, Any]) -> bool:
+    """Whether flags or environment say which Redis.
+
+    Commands about models ask Redis for the active one only then, and go by the registry's own history otherwise: a
+    server that happens to listen on this machine knows nothing of this registry.
+    """
+    return any(settings.get(name) is not None for name in ("redis_host", "redis_port", "redis_url"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

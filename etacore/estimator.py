@@ -28,7 +28,7 @@ from etacore._kernels.window import (
 )
 from etacore.errors import EtacoreError
 from etacore.models.forest import Forest
-from etacore.models.registry import Model, Registry
+from etacore.models.registry import Model, open_registry
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.features import along_shape_distance
 from etacore.pipeline.route_blobs import ShapePolyline
@@ -85,7 +85,7 @@ class _Models:
     # The models of one registry folder, chosen once a second at most for the same question.
 
     def __init__(self, path: str) -> None:
-        self.registry = Registry(path)
+        self.registry = open_registry(path)
         self.lock = threading.Lock()
         self.choices: dict[tuple[str | None, str, str | None, bool], tuple[float, _Serving]] = {}
         self.serving: dict[str, _Serving] = {}

@@ -11,7 +11,6 @@ from etacore.loop.runtime import Window
 from etacore.pipeline.engine import summarize
 
 BAR_WIDTH: Final = 40
-_EIGHTHS: Final = " ▏▎▍▌▋▊▉█"
 
 TITLES: Final = {
     "redis_fetch": "Fetching a snapshot from Redis",
@@ -27,12 +26,12 @@ def artifact_key(prefix: str, metric: str) -> str:
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
-    """A bar of text for a share between 0 and 1; something, however small, is never invisible."""
-    eighths = round(share * width * 8)
-    if share > 0:
-        eighths = max(eighths, 1)
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (_EIGHTHS[rest] if rest else "")
+    """A bar of text for a share between 0 and 1, always `width` long; something, however small, is never invisible.
+
+    Only whole blocks: fonts of browsers lack the narrower ones, and what replaces them has another width.
+    """
+    full = max(round(share * width), 1) if share > 0 else 0
+    return "█" * full + "░" * (width - full)
 
 
 def latency_markdown(metric: str, csv_text: str, figures: MetricSnapshot | None = None) -> str:
@@ -64,7 +63,7 @@ def _bars(bins: list[list[str]]) -> list[str]:
     largest = max((int(count) for *_, count, _ in bins), default=0)
     width = max((len(end) for _, end, *_ in bins), default=0)
     return [
-        f"to {end:>{width}} ms {bar(int(count) / largest if largest else 0.0):<{BAR_WIDTH}} {share:>6} %"
+        f"to {end:>{width}} ms {bar(int(count) / largest if largest else 0.0)} {share:>6} %"
         for _, end, count, share in bins
     ]
 
@@ -77,7 +76,7 @@ def _table(rows: list[list[str]]) -> list[str]:
 def progress_percent(window: Window, n_polls: int, iterations: int) -> float:
     """Polls made of those asked for; of a run without an end, the share of due vehicles that got a prediction."""
     if iterations:
-        return min(100.0 * n_polls / iterations, 100.0)
+        return round(min(100.0 * n_polls / iterations, 100.0), 1)
     totals = summarize(window.counts)
     due = totals["predicted"] + totals["failed"]
-    return 100.0 * totals["predicted"] / due if due else 100.0
+    return round(100.0 * totals["predicted"] / due, 1) if due else 100.0

@@ -16,13 +16,14 @@ import flows  # noqa: F401  (sets defaults of Prefect, so it comes first)
 import click
 from prefect import flow
 
-from etacore.config import registry_dir_from_env
+from etacore.config import names_redis, registry_dir_from_env
 from etacore.errors import EvaluationError
-from etacore.models.registry import Registry
+from etacore.models.registry import Registry, open_registry
+from etacore.models.short_ids import resolve_key
 from etacore.store.store import RedisStore
 from flows.mlops_run import CONTEXT, MlopsRun, notification_option, registry_option, run_command, run_flow
 from flows.parameters import Names, need_extra
-from flows.runtime_config import merge
+from flows.runtime_config import from_environment, merge
 from flows.shell import log
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 FLOW_NAME: Final = "model-evaluation"
 RESULTS_DIR: Final = "results"
-REDIS_VARIABLES: Final = ("REDIS_HOST", "REDIS_PORT", "REDIS_URL")
 
 
 @flow(name=FLOW_NAME, persist_result=False)
@@ -77,13 +77,14 @@ def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     from etacore.mlops.evaluation import EvaluationConfig, evaluate, write_evaluation
     from etacore.mlops.evaluation.plots import TITLES
 
-    registry = Registry(given["model_registry_dir"] or registry_dir_from_env())
+    registry = open_registry(given["model_registry_dir"] or registry_dir_from_env())
+    named = given["current_active_model"]
     name = given["dataset_name"] or _newest_dataset(registry)
     config = EvaluationConfig(
         metric=given["metric"],
         minimize=given["minimize"],
         improvement_threshold=given["improvement_threshold"],
-        active_model=given["current_active_model"] or _active(registry),
+        active_model=resolve_key(registry, named) if named else _active(registry),
     )
     dataset = run.step("read_dataset", lambda: read_dataset(name))
     evaluation = run.step("evaluate_models", lambda: evaluate(dataset, registry, config, run.progress))
@@ -107,7 +108,7 @@ def _newest_dataset(registry: Registry) -> str:
 def _active(registry: Registry) -> str | None:
     from etacore.mlops.promotion.promote import active_model
 
-    if not any(os.environ.get(name) for name in REDIS_VARIABLES):
+    if not names_redis(from_environment(os.environ)):
         return active_model(registry, None)
     with RedisStore(merge({}, {}, os.environ).config) as store:
         return active_model(registry, store)

@@ -33,16 +33,15 @@ from prefect.states import Cancelled, Completed, Failed
 
 from etacore.cli.app import EXIT_USAGE
 from etacore.errors import EtacoreError
+from etacore.mlops.progress import LineProgress, stage_line
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.parameters import Names, names
 from flows.prefect_api import PrefectApi
-from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, set_up_logging
+from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, say_once, set_up_logging
 from flows.stopping import end_by_deadline, sigterm_raises
 
 UPDATE_S: Final = 2.0
 """Seconds between two updates of the progress artifact."""
-LINE_S: Final = 15.0
-"""Seconds between two lines about one step."""
 SILENCE_S: Final = 30.0
 """Nothing more is shown for so long after Prefect did not answer."""
 MAX_PICTURE_BYTES: Final = 400_000
@@ -75,7 +74,8 @@ class MlopsRun:
         self._silent_until = 0.0
         self.api_is_gone = False
         self._stage = ""
-        self._shown_at = self._said_at = 0.0
+        self._shown_at = 0.0
+        self._say_progress: Final = LineProgress(log.info)
 
     @property
     def has_prefect(self) -> bool:
@@ -115,16 +115,17 @@ class MlopsRun:
         now = monotonic()
         begins, ends = stage != self._stage, total > 0 and done >= total
         self._stage = stage
-        amount = f"{done} of {total}" if total > 1 else str(done) if done > 1 else ""
-        text = f"{stage}: {amount}" if amount else stage
-        if begins or now - self._said_at >= LINE_S:
-            self._said_at = now
-            log.info("%s", stage if begins else text)
+        self._say_progress(stage, done, total)
         if begins or ends or now - self._shown_at >= UPDATE_S:
             if now - self._shown_at < UPDATE_S / 4:  # many short stages
                 return
             self._shown_at = now
-            self._publish("progress", 100.0 * done / total if total else 0.0, text, f"{self.name}-progress")
+            self._publish(
+                "progress",
+                round(100.0 * done / total, 1) if total else 0.0,
+                stage_line(stage, done, total),
+                f"{self.name}-progress",
+            )
 
     # -- what is shown ----------------------------------------------------------------------------------------------
 
@@ -133,7 +134,7 @@ class MlopsRun:
         self._publish("markdown", markdown, description, f"{self.name}-{suffix}")
 
     def table(self, suffix: str, rows: Sequence[Mapping[str, Any]], description: str) -> None:
-        """A table artifact; numbers that are none are left empty."""
+        """A table artifact; numbers are rounded to three decimals, those that are none are left empty."""
         plain = [{name: _plain(value) for name, value in row.items()} for row in rows]
         self._publish("table", json.dumps(plain), description, f"{self.name}-{suffix}")
 
@@ -162,6 +163,17 @@ class MlopsRun:
         self._silent_until = 0.0
         self._publish("progress", 100.0, "done", f"{self.name}-progress")
         self._api.close()
+
+    def send_line(self, logger: str, level: int, text: str) -> None:
+        """A line on the run's page."""
+        line = {
+            "name": logger,
+            "level": level,
+            "message": text,
+            "timestamp": datetime.now(UTC).isoformat(),
+            "flow_run_id": str(self.run_id),
+        }
+        self.ask("POST", "/logs/", json=[line])
 
     def ask(self, method: str, route: Any, **arguments: Any) -> bool:
         """Tell Prefect something; False if it does not answer."""
@@ -194,19 +206,12 @@ class _Lines(logging.Handler):
         self._run = run
 
     def emit(self, record: logging.LogRecord) -> None:
-        line = {
-            "name": record.name,
-            "level": record.levelno,
-            "message": record.getMessage(),
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
-            "flow_run_id": str(self._run.run_id),
-        }
-        self._run.ask("POST", "/logs/", json=[line])
+        self._run.send_line(record.name, record.levelno, record.getMessage())
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return round(value, 3) if math.isfinite(value) else None
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
@@ -249,8 +254,10 @@ def run_flow(
             send(Alert(f"{name} done", summary), receivers)
     except EtacoreError as error:
         text = one_line(error)
-        if run.has_prefect or not _owned_by_command_line:  # else it is the command's last line
-            log.error("%s", text)
+        if run.has_prefect and _owned_by_command_line:
+            run.send_line(log.name, logging.ERROR, text)  # to the run's page; here it is the command's last line
+        elif not run.has_prefect and not _owned_by_command_line:
+            log.error("%s", text)  # else Prefect says it with the state
         send(Alert(f"{name} failed", text), receivers)
         state = Failed(message=text)
     except (TerminationSignal, KeyboardInterrupt):
@@ -297,7 +304,7 @@ def run_command(flow: Flow[..., Any], options: Mapping[str, Any]) -> None:
     """Run a flow here and now, with Prefect's server or without one; exits with 2 if it failed."""
     global _owned_by_command_line
     set_up_logging()
-    _owned_by_command_line = True
+    _owned_by_command_line = say_once.is_alone = True
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in options.items()

@@ -10,14 +10,18 @@ from pathlib import Path
 
 from etacore.errors import ConfigError
 
-Names = list[str] | str | None
-"""A list, or its items with commas between them; None is the default."""
+Names = list[str | int] | str | int | None
+"""A list, or its items with commas between them; None is the default.
+
+``--param route_ids=9`` arrives as a number, since Prefect reads the value as JSON: one item is a list of one.
+"""
 
 
-def names(value: Sequence[str] | str | None) -> tuple[str, ...] | None:
-    """A list of names, of a list or of a text with commas; None if there are none."""
-    parts = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(dict.fromkeys(part.strip() for part in parts if part.strip())) or None
+def names(value: Sequence[str | int] | str | int | None) -> tuple[str, ...] | None:
+    """A list of names, of a list, of a text with commas, or of one item; None if there are none."""
+    parts: Sequence[str | int] = [value] if isinstance(value, int) else value or ()
+    texts = parts.split(",") if isinstance(parts, str) else map(str, parts)
+    return tuple(dict.fromkeys(text.strip() for text in texts if text.strip())) or None
 
 
 def day(name: str, text: str | None) -> date | None:
@@ -44,7 +48,8 @@ def existing(name: str, variable: str, value: Names) -> tuple[Path, ...]:
     ConfigError
         If there are none, or one does not exist.
     """
-    given = [value] if isinstance(value, str) and value else list(value or ())
+    items = value if isinstance(value, list) else [value] if value or isinstance(value, int) else []
+    given = [str(item) for item in items]
     source = name if given else f"{name} (environment {variable})"
     given = given or [text for text in os.environ.get(variable, "").split(os.pathsep) if text]
     if not given:

@@ -14,7 +14,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NoReturn, cast
+from time import perf_counter
+from typing import Any, Final, NoReturn, TypeVar, cast
 from uuid import UUID
 
 if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or loaded by its path
@@ -42,14 +43,17 @@ from etacore.errors import EtacoreError
 from etacore.loop.runtime import Runtime
 from etacore.pipeline.engine import Batch, summarize
 from flows.notify import Alert, Receiver, find_receivers, send
+from flows.parameters import Names, names
 from flows.reporter import Reporter
 from flows.runtime_config import RunSettings, merge, resolve
-from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, set_up_logging
+from flows.shell import API_IS_GONE_END_S, api_answers, log, one_line, say_once, set_up_logging
 from flows.stopping import PROCESS_END_S, end_by_deadline, serve, sigterm_raises
 
 FLOW_NAME: Final = "prefect-eta-runtime"
 MAX_SHOWN_STEPS: Final = 60
 """Task runs that a bounded run shows. One costs 5 ms here and 40 ms of the server's time."""
+
+T = TypeVar("T")
 
 _owned_by_command_line = False
 
@@ -76,24 +80,37 @@ class ShownRuntime(Runtime):
 
     def fetch_vehicle_snapshots(self, keys: Sequence[bytes], ahead: Sequence[bytes] | None = None) -> Values:
         """See `Runtime`."""
-        step = partial(super().fetch_vehicle_snapshots, keys, ahead)
-        return _show_fetch(step) if self._is_shown() else step()
+        return self._show(_show_fetch, partial(super().fetch_vehicle_snapshots, keys, ahead))
 
     def predict_for_snapshots(
         self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
     ) -> Batch:
         """See `Runtime`."""
-        step = partial(super().predict_for_snapshots, keys, payloads, started)
-        return _show_predict(step) if self._is_shown() else step()
+        return self._show(_show_predict, partial(super().predict_for_snapshots, keys, payloads, started))
 
     def write_predictions_to_redis(self, batch: Batch) -> int:
         """See `Runtime`."""
-        step = partial(super().write_predictions_to_redis, batch)
-        return _show_write(step) if self._is_shown() else step()
+        return self._show(_show_write, partial(super().write_predictions_to_redis, batch))
 
-    def _is_shown(self) -> bool:
+    def _show(self, task_run: Callable[[Callable[[], T]], T], step: Callable[[], T]) -> T:
+        """Do a step inside of a task run. What Prefect takes before and after it is no time of the pipeline."""
+        if self.n_shown >= MAX_SHOWN_STEPS:
+            return step()
         self.n_shown += 1
-        return self.n_shown <= MAX_SHOWN_STEPS
+        since = perf_counter()
+
+        def timed() -> T:
+            nonlocal since
+            self.shown_s += perf_counter() - since
+            try:
+                return step()
+            finally:
+                since = perf_counter()
+
+        try:
+            return task_run(timed)
+        finally:
+            self.shown_s += perf_counter() - since
 
 
 @flow(name=FLOW_NAME, persist_result=False)
@@ -109,7 +126,7 @@ def prefect_eta_runtime(
     predictions_ttl_seconds: int | None = None,
     model_key: str | None = None,
     runtime_settings_block: str | None = None,
-    notification_blocks: list[str] | None = None,
+    notification_blocks: Names = None,
     zero_prediction_alert_threshold: int | None = None,
     profiling_artifact_key_prefix: str | None = None,
     model_registry_dir: str | None = None,
@@ -141,7 +158,7 @@ def prefect_eta_runtime(
     predictions_ttl_seconds
         Default 300.
     model_key
-        Default: what eta:active_model announces, else the registry's best.
+        Key, its first characters, or short id. Default: what eta:active_model announces, else the registry's best.
     runtime_settings_block
         Name of an EtaRuntimeSettings block.
     notification_blocks
@@ -157,7 +174,9 @@ def prefect_eta_runtime(
     profiling_dir
         Folder of the latency files. Default profiling.
     """
-    return _run(dict(locals()))
+    given = dict(locals())
+    given["notification_blocks"] = names(notification_blocks)
+    return _run(given)
 
 
 def _run(given: dict[str, Any]) -> State[Any]:
@@ -176,7 +195,8 @@ def _run(given: dict[str, Any]) -> State[Any]:
         told, summary = _predict(settings, reporter)
     except EtacoreError as error:
         text = one_line(error)
-        log.error("%s", text)
+        if run is None:
+            log.error("%s", text)  # else Prefect says it with the state
         send(Alert(f"{FLOW_NAME} failed", text), receivers)
         return Failed(message=text)
     except Exception as error:
@@ -247,7 +267,9 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
 @click.option("--iterations", type=int, default=0, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
-@click.option("--model-key", help="Serve this model; default: the promoted one, else the registry's best.")
+@click.option(
+    "--model-key", help="Serve this model (key or short id); default: the promoted one, else the registry's best."
+)
 @click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
 @click.option("--runtime-block", "runtime_settings_block", help="EtaRuntimeSettings block with the defaults.")
 @click.option(
@@ -269,7 +291,7 @@ def main(**options: Any) -> None:
     """Run the flow prefect-eta-runtime here and now, with Prefect's server or without one."""
     global _owned_by_command_line
     set_up_logging()
-    _owned_by_command_line = True
+    _owned_by_command_line = say_once.is_alone = True
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     if "notification_blocks" in given:
         given["notification_blocks"] = list(given["notification_blocks"])

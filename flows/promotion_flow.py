@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,7 +19,8 @@ import click
 from prefect import flow
 
 from etacore.errors import ConfigError, PromotionError
-from etacore.models.registry import Registry
+from etacore.models.registry import open_registry
+from etacore.models.short_ids import resolve_key
 from etacore.store.store import RedisStore
 from flows.mlops_run import CONTEXT, MlopsRun, notification_option, registry_option, run_command, run_flow
 from flows.parameters import Names
@@ -54,7 +56,8 @@ def model_promotion(
     Parameters
     ----------
     model_key
-        The model. With rollback: the one to go back from, which must be the active one; "active" for whichever is.
+        The model: a key, its first characters, or a short id; "best" is what the newest evaluation recommends. With
+        rollback: the one to go back from, which must be the active one; "active" for whichever is.
     update_runtime_block
         Also write it into the block, for loops that take their model from there.
     runtime_block_name
@@ -77,7 +80,7 @@ def model_promotion(
 
 
 def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
-    from etacore.mlops.promotion.promote import PromotionConfig, active_model, promote, rollback
+    from etacore.mlops.promotion.promote import PromotionConfig, active_model, candidate_key, promote, rollback
 
     rules = PromotionConfig(
         improvement_threshold=given["improvement_threshold"],
@@ -87,19 +90,22 @@ def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     )
     block, settings = _settings(run, given)
     update = None if block is None else _updater(block)
-    registry = Registry(settings.config.model_registry_dir)
+    registry = open_registry(settings.config.model_registry_dir)
     key = given["model_key"]
     with RedisStore(settings.config) as store:
         if given["rollback"]:
             active = active_model(registry, store)
-            if key not in (ACTIVE, active):
+            if key != ACTIVE and resolve_key(registry, key) != active:
                 raise PromotionError(
                     f"{key} is not active, so there is no going back from it; active is {active or 'none'}",
                     hint=f"give that one, or {ACTIVE}",
                 )
             done = run.step("roll_back", lambda: rollback(registry, store, rules, update_block=update))
         else:
-            done = run.step("promote_model", lambda: promote(registry, key, store, rules, update_block=update))
+            done = run.step(
+                "promote_model",
+                lambda: promote(registry, candidate_key(registry, key), store, rules, update_block=update),
+            )
     summary = _summary(done, block)
     rows = _rows(done, block)
     run.page("report", _markdown(summary, rows), f"Promotion of {done.record.model_key}")
@@ -171,15 +177,17 @@ def _rows(done: Promotion, block: str | None) -> dict[str, Any]:
 
 
 def _markdown(summary: str, rows: Mapping[str, Any]) -> str:
+    promoted_at = datetime.fromisoformat(rows["promoted_at"]).astimezone(UTC)
+    rows = {**rows, "promoted_at": f"{promoted_at:%Y-%m-%d %H:%M:%S} UTC"}
     body = [f"| {name} | {str(value).replace('|', '/')} |" for name, value in rows.items() if value is not None]
-    return "\n".join(["# Promotion", "", summary, "", "| | |", "| --- | --- |", *body, ""])
+    return "\n".join(["# Promotion", "", summary, "", "| what | value |", "| --- | --- |", *body, ""])
 
 
 # -- command line ------------------------------------------------------------------------------------------------------
 
 
 @click.command(context_settings=CONTEXT)
-@click.option("--model-key", help="The model to promote. Needed unless --rollback is given.")
+@click.option("--model-key", help="Key, its first characters, short id, or best. Needed unless --rollback.")
 @click.option("--update-runtime-block/--no-update-runtime-block", default=None, help="Default: yes.")
 @click.option("--runtime-block-name", help="EtaRuntimeSettings block. Default eta-runtime.")
 @click.option("--warm-cache/--no-warm-cache", default=None, help="Predict a batch before the switch. Default: yes.")

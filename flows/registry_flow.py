@@ -16,10 +16,11 @@ import flows  # noqa: F401  (sets defaults of Prefect, so it comes first)
 import click
 from prefect import flow
 
-from etacore.config import RuntimeConfig
+from etacore.config import RuntimeConfig, names_redis
 from etacore.errors import EtacoreError, RegistryError
 from etacore.loop.runtime import announced_key
-from etacore.models.registry import Registry
+from etacore.models.registry import Registry, open_registry
+from etacore.models.short_ids import resolve_key
 from etacore.store.store import RedisStore
 from flows.mlops_run import (
     CONTEXT,
@@ -31,7 +32,7 @@ from flows.mlops_run import (
     run_flow,
 )
 from flows.parameters import Names
-from flows.runtime_config import BLOCK_SLUG, EtaRuntimeSettings, merge, stored_blocks
+from flows.runtime_config import BLOCK_SLUG, EtaRuntimeSettings, from_environment, merge, stored_blocks
 from flows.shell import log, one_line
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ def registry_health_check(
     max_age_days
         Older models are stale.
     archive_stale
-        Move stale models to the archive; never an active one, nor the last good one of a route. Needs Redis (REDIS_HOST
-        and its kin), which says what is active.
+        Move stale models to the archive; never an active one, nor the last good one of a route. What is active
+        is said by Redis if one is named (REDIS_HOST, REDIS_PORT or REDIS_URL), else by the promotion history.
     fail_on_errors
         Broken models make this a failed run.
     notification_blocks
@@ -75,9 +76,9 @@ def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     from etacore.mlops.promotion.health import archive, check_registry
 
     config = merge({"model_registry_dir": given["model_registry_dir"]}, {}, os.environ).config
-    registry = Registry(config.model_registry_dir)
+    registry = open_registry(config.model_registry_dir)
     announced, problem = _announced(config)
-    active = [*announced, *(_named_by_blocks(registry.path) if run.has_prefect else [])]
+    active = [*announced, *(_named_by_blocks(registry) if run.has_prefect else [])]
     age_days, stale = given["max_age_days"], given["check_stale"]
     report = run.step(
         "check_registry",
@@ -90,7 +91,8 @@ def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
     if given["archive_stale"]:
         if problem is not None:
             raise RegistryError(
-                f"nothing is archived: {one_line(problem)}", hint="what is active is not known without Redis"
+                f"nothing is archived: {one_line(problem)}",
+                hint="what is active is not known without the Redis that is named",
             )
         done = run.step("archive_models", lambda: archive(registry, stale=True, max_age_days=age_days, in_use=active))
         run.page("archived", _archived_page(done), "What was archived, and what was kept")
@@ -103,7 +105,9 @@ def _work(run: MlopsRun, given: dict[str, Any]) -> tuple[str, Any]:
 
 
 def _announced(config: RuntimeConfig) -> tuple[list[str], EtacoreError | None]:
-    """Key of the model that running loops serve, and why Redis cannot say it."""
+    """Key of the model that running loops serve, and why a Redis that is named cannot say it."""
+    if not names_redis(from_environment(os.environ)):
+        return [], None
     try:
         with RedisStore(config) as store:
             announcement = store.active_model()
@@ -114,15 +118,23 @@ def _announced(config: RuntimeConfig) -> tuple[list[str], EtacoreError | None]:
     return ([] if key is None else [key]), None
 
 
-def _named_by_blocks(registry_dir: Path) -> list[str]:
+def _named_by_blocks(registry: Registry) -> list[str]:
     """Model keys of the settings blocks: a loop may serve any of them. Those of another registry do not count."""
+    here = registry.path.resolve()
     keys = []
     for slug, name in stored_blocks():
         if slug == BLOCK_SLUG:
             block = cast(EtaRuntimeSettings, EtaRuntimeSettings.load(name))
-            elsewhere = block.model_registry_dir and Path(block.model_registry_dir).resolve() != registry_dir.resolve()
-            keys += [block.model_key] if block.model_key and not elsewhere else []
+            elsewhere = block.model_registry_dir and Path(block.model_registry_dir).resolve() != here
+            keys += [_whole_key(registry, block.model_key)] if block.model_key and not elsewhere else []
     return keys
+
+
+def _whole_key(registry: Registry, given: str) -> str:
+    try:
+        return resolve_key(registry, given)
+    except EtacoreError:
+        return given  # the check says what is wrong
 
 
 def _rows(report: HealthReport) -> list[dict[str, str]]:

@@ -169,7 +169,7 @@ def merge(
     ConfigError
         Names the field, the value and the range.
     """
-    values: dict[str, Any] = _from_environment(environment)
+    values: dict[str, Any] = from_environment(environment)
     values |= {name: value for name, value in block.items() if value is not None}
     if password is not None:
         values["redis_password"] = password
@@ -199,8 +199,15 @@ def merge(
     )
 
 
-def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    values = {}
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """What ``REDIS_HOST`` and its kin say, by the names of the settings.
+
+    Raises
+    ------
+    ConfigError
+        Names the variable and its value.
+    """
+    values: dict[str, Any] = {}
     for name, (variable, convert) in _ENVIRONMENT.items():
         text = environment.get(variable)
         if not text:
@@ -214,7 +221,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 def environment_settings() -> dict[str, Any]:
     """What the environment says that a block can hold."""
-    return {name: value for name, value in _from_environment(os.environ).items() if name in SETTINGS}
+    return {name: value for name, value in from_environment(os.environ).items() if name in SETTINGS}
 
 
 def resolve(given: Mapping[str, Any], *, api: bool, say: Say) -> RunSettings:

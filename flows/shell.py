@@ -6,6 +6,7 @@ import logging
 from typing import Final
 
 from prefect.client.orchestration import get_client
+from prefect.exceptions import FailedRun
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from etacore.errors import EtacoreError
@@ -22,8 +23,30 @@ def one_line(error: EtacoreError) -> str:
     return f"{error.message} ({error.hint})" if error.hint else error.message
 
 
+class SayOnce(logging.Filter):
+    """Keeps Prefect from saying again what a failed run's state has said, and from showing its own traceback for it."""
+
+    is_alone = False
+    """Whether the command line says at its end what went wrong."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Drop repetitions."""
+        text = record.getMessage()
+        if record.name == "prefect.engine":
+            kind = record.exc_info[0] if record.exc_info else None
+            return not (kind is not None and issubclass(kind, FailedRun))
+        if text.startswith("Task run failed with state"):
+            return False
+        return not (self.is_alone and text.startswith("Finished in state Failed("))
+
+
+say_once: Final = SayOnce()
+
+
 def set_up_logging() -> None:
     """Our own lines go to stderr by our own handler: Prefect's can end the process when its reader is gone."""
+    for name in ("prefect.engine", "prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(say_once)  # a filter that is there is not added again
     ours = logging.getLogger("etacore")
     if ours.handlers:
         return

@@ -61,7 +61,7 @@ def redis_client(redis_server: RedisServer) -> Iterator[redis.Redis]:
 @pytest.fixture(scope="session")
 def default_registry() -> Registry:
     """The registry that ships with the checkout."""
-    return Registry(ROOT / "models" / "trained")
+    return Registry(ROOT / "models" / "shipped")
 
 
 @pytest.fixture(scope="session")

@@ -117,7 +117,7 @@ registry_option = click.option(
     "--model-registry-dir",
     type=click.Path(file_okay=False, path_type=Path),
     envvar="MODEL_REGISTRY_DIR",
-    help="Default models/trained.",
+    help="Default models/trained; a model that it lacks is looked for in models/shipped beside it.",
 )
 
 
@@ -142,7 +142,9 @@ registry_option = click.option(
 @click.option("--iterations", type=int, help="Polls to make; 0 (default) = for ever.")
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll, the longest-waiting first.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
-@click.option("--model-key", help="Serve this model; default: the promoted one, else the registry's best.")
+@click.option(
+    "--model-key", help="Serve this model (key or short id); default: the promoted one, else the registry's best."
+)
 @click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
 @click.option(
     "--max-age", "max_age_seconds", type=float, help="Older snapshots are dropped; seconds, 0 = none. Default 900."
@@ -176,7 +178,7 @@ def run(**options: Any) -> None:
 @main.command()
 @redis_options
 @registry_option
-@click.option("--model-key", help="Check this model; default: all of the registry.")
+@click.option("--model-key", help="Check this model (key or short id); default: all of the registry.")
 def doctor(**options: Any) -> None:
     """Check Redis, the registry, its bundles and the compiler, and say what to do."""
     from etacore.loop.doctor import examine
@@ -198,7 +200,7 @@ def doctor(**options: Any) -> None:
 @click.argument("model", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @registry_option
 @click.option("--features", help="Comma-separated feature names in order; default: those in the model.")
-@click.option("--model-key", help="Default: made from type, dataset, features, scope and time.")
+@click.option("--model-key", help="Its key. Default: made from type, dataset, features, scope and time.")
 @click.option("--dataset", default="unknown", show_default=True, help="Name of the dataset it was trained on.")
 @click.option("--route-id", help="For a model of one route.")
 @click.option(
@@ -251,7 +253,7 @@ def demo(seconds: float, seed: int, plain: bool | None, model_registry_dir: Path
 @click.option("--routes", help="Comma-separated route ids; default all.")
 @click.option("--speed", type=Number(0, min_open=True), help="Event seconds per second; default no limit.")
 @click.option("--arrivals", type=click.Path(exists=True, path_type=Path), help="Arrivals to score against (Parquet).")
-@click.option("--model-key", help="Default: the registry's best.")
+@click.option("--model-key", help="Key or short id. Default: the registry's best.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores here too.")
 @registry_option
 def replay(

@@ -38,6 +38,7 @@ def capture(
     """
     need_modules("polars", "google")
     from etacore.config import RuntimeConfig
+    from etacore.mlops.progress import console_progress
     from etacore.mlops.transit.capture import Capture, CaptureSummary
 
     def say(part: CaptureSummary) -> None:
@@ -45,9 +46,12 @@ def capture(
 
     config = RuntimeConfig.from_mapping({**redis_settings, "poll_interval_seconds": interval})
     stop = stop_on_signals()
-    recording = Capture(config, output_dir, rotate_s=rotate_minutes * 60, duration_s=duration, on_part=say)
-    try:
-        summary = recording.run(stop)
-    finally:
-        recording.close()
+    with console_progress() as progress:
+        recording = Capture(
+            config, output_dir, rotate_s=rotate_minutes * 60, duration_s=duration, on_part=say, progress=progress
+        )
+        try:
+            summary = recording.run(stop)
+        finally:
+            recording.close()
     click.echo(f"{summary.n_positions} positions in {len(summary.files)} files in {output_dir}")

@@ -14,7 +14,10 @@ from etacore.cli.app import Number, need_modules, redis_options, registry_option
 @click.command()
 @click.argument("dataset")
 @click.option(
-    "--model-key", "model_keys", multiple=True, help="Candidate; repeatable. Default: all trained on this dataset."
+    "--model-key",
+    "model_keys",
+    multiple=True,
+    help="Candidate (key or short id); repeatable. Default: all trained on this dataset.",
 )
 @click.option(
     "--active",
@@ -68,17 +71,19 @@ def evaluate(dataset: str, **options: Any) -> None:
     from etacore.mlops.evaluation import EvaluationConfig, print_evaluation, write_evaluation
     from etacore.mlops.evaluation import evaluate as evaluate_models
     from etacore.mlops.progress import console_progress
-    from etacore.models.registry import Registry
+    from etacore.models.registry import open_registry
+    from etacore.models.short_ids import resolve_key
 
-    registry = Registry(options["model_registry_dir"] or registry_dir_from_env())
+    registry = open_registry(options["model_registry_dir"] or registry_dir_from_env())
+    active = options["active_model"]
     days: tuple[datetime, ...] = options["test_days"]
     config = EvaluationConfig(
         metric=options["metric"],
         minimize=options["minimize"],
         improvement_threshold=options["improvement_threshold"],
         label=options["label"],
-        model_keys=options["model_keys"],
-        active_model=options["active_model"] or _active(registry, options),
+        model_keys=tuple(resolve_key(registry, key) for key in options["model_keys"]),
+        active_model=resolve_key(registry, active) if active else _active(registry, options),
         n_test_days=options["n_test_days"],
         test_days=tuple(day.date() for day in days) or None,
         n_rolling_windows=options["n_rolling_windows"],
@@ -98,12 +103,12 @@ def evaluate(dataset: str, **options: Any) -> None:
 
 
 def _active(registry: Any, options: dict[str, Any]) -> str | None:
-    from etacore.config import RuntimeConfig
+    from etacore.config import RuntimeConfig, names_redis
     from etacore.mlops.promotion.promote import active_model
     from etacore.store.store import RedisStore
 
-    redis = {name: value for name, value in options.items() if name.startswith("redis_") and value is not None}
-    if not {"redis_host", "redis_url", "redis_port"} & redis.keys():
+    if not names_redis(options):
         return active_model(registry, None)
+    redis = {name: value for name, value in options.items() if name.startswith("redis_")}
     with RedisStore(RuntimeConfig.from_mapping(redis)) as store:
         return active_model(registry, store)

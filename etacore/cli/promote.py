@@ -31,22 +31,25 @@ def promote(
     warm: bool,
     **options: Any,
 ) -> None:
-    """Make MODEL_KEY the model that running loops serve, if an evaluation says that it is better."""
+    """Make MODEL_KEY the model that running loops serve, if an evaluation says that it is better.
+
+    A short id or the first characters of a key do; `best` is what the newest evaluation recommends.
+    """
     need_modules("rich")
     if rollback == (model_key is not None):
         raise click.UsageError("give a MODEL_KEY, or --rollback without one")
     from etacore.config import RuntimeConfig
     from etacore.mlops.promotion import promote as promoting
     from etacore.mlops.promotion.tables import open_console, promotion_table
-    from etacore.models.registry import Registry
+    from etacore.models.registry import open_registry
     from etacore.store.store import RedisStore
 
     config = RuntimeConfig.from_mapping(options)
-    registry = Registry(config.model_registry_dir)
+    registry = open_registry(config.model_registry_dir)
     rules = promoting.PromotionConfig(improvement_threshold=improvement_threshold, force_reason=force_reason, warm=warm)
     with RedisStore(config) as store:
         if model_key is None:
             done = promoting.rollback(registry, store, rules)
         else:
-            done = promoting.promote(registry, model_key, store, rules)
+            done = promoting.promote(registry, promoting.candidate_key(registry, model_key), store, rules)
     open_console().print(promotion_table(done))

@@ -17,7 +17,9 @@ age_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
 offline_option = click.option(
-    "--offline", is_flag=True, help="Do not ask Redis; the promotion history alone says what is active."
+    "--offline",
+    is_flag=True,
+    help="Do not ask Redis even if one is named; the promotion history alone says what is active.",
 )
 
 
@@ -75,15 +77,18 @@ def list_command(full: bool, as_json: bool, offline: bool, **options: Any) -> No
 @json_option
 @registry_option
 def show(key: str, as_json: bool, **options: Any) -> None:
-    """Show what is known about the model KEY."""
+    """Show what is known about the model KEY (a key, its first characters, or a short id)."""
     from etacore.mlops.promotion.tables import find_manifest, manifest_table, open_console
+    from etacore.models.short_ids import known_keys, short_ids
 
     models, _ = _registry(options, offline=True, must_know=False)
     manifest, is_archived = find_manifest(models, key)
     if as_json:
         click.echo(manifest.to_json(), nl=False)
     else:
-        open_console().print(manifest_table(manifest, "archived" if is_archived else "in the index"))
+        short_id = short_ids(known_keys(models))[manifest.model_key]
+        state = "archived" if is_archived else "in the index"
+        open_console().print(manifest_table(manifest, state, short_id))
 
 
 @registry.command()
@@ -109,11 +114,12 @@ def archive(
         raise click.UsageError("name models, or give --stale")
     from etacore.mlops.promotion.health import archive as archive_models
     from etacore.mlops.promotion.tables import archive_table, open_console
+    from etacore.models.short_ids import resolve_key
 
     models, active = _registry(options, offline=offline, must_know=True)
-    done = archive_models(
-        models, keys, stale=stale, max_age_days=max_age_days, in_use=(*active, *in_use), dry_run=dry_run
-    )
+    going = [resolve_key(models, key) for key in keys]
+    spared = (*active, *(resolve_key(models, key) for key in in_use))
+    done = archive_models(models, going, stale=stale, max_age_days=max_age_days, in_use=spared, dry_run=dry_run)
     open_console().print(archive_table(done) if done.keys or done.kept else "nothing to archive")
 
 
@@ -122,25 +128,28 @@ def archive(
 @registry_option
 def restore(keys: tuple[str, ...], **options: Any) -> None:
     """Take models back out of the archive."""
+    from etacore.models.short_ids import resolve_key
+
     models, _ = _registry(options, offline=True, must_know=False)
-    models.restore(keys)
-    for key in keys:
+    found = [resolve_key(models, key, among=models.archived()) for key in keys]
+    models.restore(found)
+    for key in found:
         click.echo(key)
 
 
 def _registry(options: dict[str, Any], *, offline: bool, must_know: bool) -> tuple[Registry, list[str]]:
-    """The registry, and the key that is announced or was promoted last, if any."""
-    from etacore.config import RuntimeConfig
+    """The registry, and the key that is announced (if a Redis is named) or was promoted last, if any."""
+    from etacore.config import RuntimeConfig, names_redis
     from etacore.errors import EtacoreError, RegistryError
     from etacore.loop.runtime import announced_key
     from etacore.mlops.promotion.history import last_promoted
-    from etacore.models.registry import Registry
+    from etacore.models.registry import open_registry
     from etacore.store.store import RedisStore
 
     config = RuntimeConfig.from_mapping(options)
-    models = Registry(config.model_registry_dir)
+    models = open_registry(config.model_registry_dir)
     key = None
-    if not offline:
+    if names_redis(options) and not offline:
         try:
             with RedisStore(config) as store:
                 announcement = store.active_model()

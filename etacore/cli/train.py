@@ -82,7 +82,7 @@ def train(dataset: str, **options: Any) -> None:
         report = train_models(rows, registry, config, progress)
     console = Console()
     # A table cut to the width of a pipe would lose the keys.
-    console = console if console.is_terminal else Console(width=240)
+    console = console if console.is_terminal else Console(width=400)
     console.print(report.table())
     for line in report.summary():
         console.print(line, markup=False, highlight=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -35,7 +35,7 @@ class Follower:
     runs : sequence of Run
         What the buses really do, seen by nobody else.
     n_followed : int, default 8
-        How many vehicles the view follows.
+        How many vehicles the view can show.
 
     Attributes
     ----------
@@ -82,15 +82,19 @@ class Follower:
         return score((predicted - sample)[arrived], (actual - sample)[arrived])
 
     def followed(self, now_s: float) -> tuple[Followed, ...]:
-        """A few vehicles, one of each route as far as they reach, kept until their trip is nearly over."""
+        """A few vehicles, shared out evenly among the routes, kept until their trip is nearly over."""
         ahead = {vehicle: self._ahead(document, now_s) for vehicle, document in self._latest.items()}
         self._followed = [vehicle for vehicle in self._followed if len(ahead[vehicle]) >= MIN_STOPS_AHEAD]
-        taken = {self._latest[vehicle]["route_id"] for vehicle in self._followed}
+        n_of_route = Counter(self._latest[vehicle]["route_id"] for vehicle in self._followed)
+        turns = []
         for vehicle, document in sorted(self._latest.items()):
-            fresh = len(ahead[vehicle]) > MIN_STOPS_AHEAD and document["trip_id"] in self._headsign
-            if fresh and document["route_id"] not in taken and len(self._followed) < self._n_followed:
-                self._followed.append(vehicle)
-                taken.add(document["route_id"])
+            is_fresh = len(ahead[vehicle]) > MIN_STOPS_AHEAD and document["trip_id"] in self._headsign
+            if is_fresh and vehicle not in self._followed:
+                route_id = document["route_id"]
+                turns.append((n_of_route[route_id], route_id, vehicle))
+                n_of_route[route_id] += 1
+        free = self._n_followed - len(self._followed)
+        self._followed += [vehicle for *_, vehicle in sorted(turns)[:free]]
         self._followed.sort(key=lambda vehicle: self._latest[vehicle]["route_id"])
         return tuple(self._describe(vehicle, ahead[vehicle], now_s) for vehicle in self._followed)
 

@@ -36,6 +36,8 @@ SNAPSHOT_TTL_S: Final = 300
 SEND_INTERVAL_S: Final = 0.1
 FRAME_INTERVAL_S: Final = 0.25
 RATE_WINDOW_S: Final = 5.0
+MAX_FOLLOWED: Final = 64
+"""Buses that a very tall terminal has room for."""
 
 
 class CityClock:
@@ -154,7 +156,7 @@ def run_demo(
     city = build_city(seed)
     producer = Producer(city, CITY_START, hours=(seconds * time_factor + 900) / 3600, seed=seed)
     clock = CityClock(producer.start_us, time_factor)
-    follower = Follower(city, producer.runs)
+    follower = Follower(city, producer.runs, n_followed=MAX_FOLLOWED)
     stop = threading.Event()
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="etacore-demo-")))

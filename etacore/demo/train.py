@@ -1,4 +1,4 @@
-"""Train the small model that ships in ``models/trained``: ``python -m etacore.demo.train``.
+"""Train the small model that ships in ``models/shipped``: ``python -m etacore.demo.train``.
 
 Its data is a recorded week of the simulated city. The feature rows are those
 that the engine makes of the recorded reports, in the order in which they came,
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import orjson
 
 from etacore import accuracy
-from etacore.config import RuntimeConfig, registry_dir_from_env
+from etacore.config import SHIPPED_REGISTRY_DIR, RuntimeConfig
 from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.feed import redis_pairs
 from etacore.demo.reports import Recording, record
@@ -144,7 +144,7 @@ def _snapshot(positions: dict[str, npt.NDArray[Any]], row: int) -> dict[str, Any
 
 
 @click.command()
-@click.option("--registry", type=click.Path(file_okay=False, path_type=Path), help="Default models/trained.")
+@click.option("--registry", type=click.Path(file_okay=False, path_type=Path), help="Default models/shipped.")
 @click.option("--seed", default=7, show_default=True, help="Which city.")
 def main(registry: Path | None, seed: int) -> None:
     """Record the simulated city, train on its first days, test on its last, and save the model."""
@@ -167,7 +167,7 @@ def main(registry: Path | None, seed: int) -> None:
         booster.save_model(source)
         key = compile_to_registry(
             source,
-            Registry(registry or registry_dir_from_env()),
+            Registry(registry or SHIPPED_REGISTRY_DIR),
             time_zone=TIME_ZONE,
             dataset="simulated_city",
             metrics={"test_mae_seconds": report.overall.mae_s, "test_bias_seconds": report.overall.bias_s},

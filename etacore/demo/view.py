@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import TracebackType
 from typing import Final, Self
 
 from rich import box
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.layout import Layout
 from rich.live import Live
 from rich.panel import Panel
@@ -19,11 +21,22 @@ from rich.text import Text
 
 from etacore.accuracy import COLUMNS, AccuracyReport
 from etacore.loop.latency import MetricSnapshot
+from etacore.models.short_ids import short_ids, shorten
 
 PLAIN_INTERVAL_S: Final = 5.0
 ACCENT: Final = "cyan"
 QUIET: Final = "bright_black"
 MARGIN: Final = (0, 1)
+HEADER_ROWS: Final = 3
+FRAME_ROWS: Final = 2
+"""Border of a panel."""
+STOPS_FRAME_ROWS: Final = FRAME_ROWS + 1
+"""Border and headings."""
+LEAST_FIGURES: Final = 10
+LEAST_STOPS_ROWS: Final = 15
+LEAST_PANEL_COLUMNS: Final = 26
+PANEL_COLUMNS: Final = 4
+"""Border and margin of a panel, left and right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +189,44 @@ def plain_line(frame: DemoFrame) -> str:
     return " | ".join(parts)
 
 
-def render(frame: DemoFrame) -> Layout:
-    """A frame as a full screen, made for 100 columns and 30 rows."""
-    page = Layout()
-    page.split_column(
-        Layout(_header(frame), name="header", size=3),
-        Layout(_panel("Next stops", _followed_table(frame)), name="stops", ratio=1),
-        Layout(name="figures", size=13),
-    )
-    page["figures"].split_row(
-        Layout(_panel("The loop", _loop_table(frame))),
-        Layout(_panel("Accuracy so far", _accuracy_table(frame))),
-        Layout(_panel("Rejected inputs, by reason", _rejected_table(frame.rejected))),
-    )
-    return page
+def render(frame: DemoFrame) -> RenderableType:
+    """A frame as a full screen of any size, best from 80 columns and 24 rows on."""
+    return _Screen(frame)
+
+
+@dataclass(frozen=True, slots=True)
+class _Screen:
+    frame: DemoFrame
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Figures as tall as they need to be, and the followed buses in all rows that are left."""
+        width, height = options.max_width, options.height or console.height
+        frame = self.frame
+        loop, accuracy = _loop_rows(frame), _accuracy_rows(frame)
+        tallest = max(len(loop), len(accuracy), len(frame.rejected))
+        n_rows = max(LEAST_FIGURES, min(tallest, height - HEADER_ROWS - FRAME_ROWS - LEAST_STOPS_ROWS))
+        n_stops = height - HEADER_ROWS - n_rows - FRAME_ROWS - STOPS_FRAME_ROWS
+        page = Layout()
+        page.split_column(
+            Layout(_header(frame), name="header", size=HEADER_ROWS),
+            Layout(_stops_panel(frame, width, max(n_stops, 1)), name="stops", ratio=1),
+            Layout(name="figures", size=n_rows + FRAME_ROWS),
+        )
+        panels = {
+            "the loop": _pairs(loop),
+            "accuracy so far": _pairs(accuracy[:n_rows]) if accuracy else _quiet("no bus has arrived yet"),
+            "rejected, by reason": _rejected_table(frame.rejected, n_rows),
+        }
+        titles = list(panels)
+        n_shown = max(1, min(width // LEAST_PANEL_COLUMNS, len(panels)))
+        hidden = f"hidden: {', '.join(titles[n_shown:])}" if n_shown < len(panels) else None
+        page["figures"].split_row(
+            *(
+                Layout(_panel(title.capitalize(), panels[title], hidden if title == titles[n_shown - 1] else None))
+                for title in titles[:n_shown]
+            )
+        )
+        yield from page.__rich_console__(console, options)
 
 
 def _header(frame: DemoFrame) -> RenderableType:
@@ -208,34 +245,69 @@ def _header(frame: DemoFrame) -> RenderableType:
     return Group(line, Text(""), bar)
 
 
-def _followed_table(frame: DemoFrame) -> RenderableType:
-    if not frame.followed:
-        return Text("waiting for the first predictions ...", style=QUIET)
+def _stops_panel(frame: DemoFrame, width: int, n_rows: int) -> RenderableType:
+    buses = _chosen(frame.followed, n_rows)
+    if not buses:
+        return _panel("Next stops", _quiet("waiting for the first predictions ..."))
+    shown = {name: [cell(bus) for bus in buses] for name, cell in STOP_CELLS.items()}
+    widths = {name: max([len(name), *map(cell_len, map(str, cells))]) for name, cells in shown.items()}
+    hidden = []
+    for names in STOPS_DROPPED:
+        if sum(widths.values()) + 2 * len(widths) + PANEL_COLUMNS <= width:
+            break
+        hidden.append(names[0])
+        for name in names:
+            del widths[name]
     table = Table(box=None, expand=True, padding=MARGIN, header_style=QUIET)
-    table.add_column("route", width=5)
-    table.add_column("to", no_wrap=True, ratio=3)
-    table.add_column("next stop", no_wrap=True, ratio=4)
-    table.add_column("at", width=8)
-    table.add_column("in", width=6, justify="right")
-    table.add_column("then", no_wrap=True, ratio=4)
-    table.add_column("in", width=6, justify="right")
-    for bus in frame.followed:
-        if not bus.stops:
-            continue
-        first, then = bus.stops[0], bus.stops[1] if len(bus.stops) > 1 else None
-        table.add_row(
-            Text(f" {bus.route_id.replace('_', '')[:3]} ", style=f"bold white on #{bus.color}"),
-            Text(bus.headsign),
-            Text(first.name, style="bold"),
-            f"{first.arrival:%H:%M:%S}",
-            Text(_countdown(first.in_s), style=f"bold {ACCENT}"),
-            Text(then.name if then else ""),
-            Text(_countdown(then.in_s) if then else "", style=ACCENT),
+    for name, least in widths.items():
+        is_time = name in ("in", "then in")
+        is_name = name in ("to", "next stop", "then")
+        table.add_column(
+            "in" if is_time else name,
+            no_wrap=True,
+            min_width=None if is_name else least,
+            ratio=least if is_name else None,
+            justify="right" if is_time else "left",
         )
-    return table
+    for row in zip(*(shown[name] for name in widths), strict=True):
+        table.add_row(*row)
+    note = f"wider than {width} columns: {', '.join(hidden)} hidden" if hidden else None
+    return _panel("Next stops", table, note)
 
 
-def _loop_table(frame: DemoFrame) -> RenderableType:
+def _chosen(followed: Sequence[Followed], n: int) -> list[Followed]:
+    """So many buses: the first of each route, then second ones, in the order in which they came."""
+    seen: Counter[str] = Counter()
+    turns = []
+    for i, bus in enumerate(followed):
+        if bus.stops:
+            turns.append((seen[bus.route_id], i))
+            seen[bus.route_id] += 1
+    return [followed[i] for i in sorted(i for _, i in sorted(turns)[:n])]
+
+
+def _badge(bus: Followed) -> Text:
+    return Text(f" {bus.route_id.replace('_', '')[:3]} ", style=f"bold white on #{bus.color}")
+
+
+def _then(bus: Followed) -> NextStop | None:
+    return bus.stops[1] if len(bus.stops) > 1 else None
+
+
+STOP_CELLS: Final[dict[str, Callable[[Followed], Text]]] = {
+    "route": _badge,
+    "to": lambda bus: Text(bus.headsign),
+    "next stop": lambda bus: Text(bus.stops[0].name, style="bold"),
+    "at": lambda bus: Text(f"{bus.stops[0].arrival:%H:%M:%S}"),
+    "in": lambda bus: Text(_countdown(bus.stops[0].in_s), style=f"bold {ACCENT}"),
+    "then": lambda bus: Text(then.name if (then := _then(bus)) else ""),
+    "then in": lambda bus: Text(_countdown(then.in_s) if (then := _then(bus)) else "", style=ACCENT),
+}
+STOPS_DROPPED: Final = (("then", "then in"), ("to",), ("at",))
+"""Columns that go when the terminal is narrow, the least important first."""
+
+
+def _loop_rows(frame: DemoFrame) -> list[tuple[str, str]]:
     rows = [
         ("buses", f"{frame.n_vehicles:,}"),
         ("snapshots", f"{frame.n_snapshots:,}"),
@@ -252,29 +324,28 @@ def _loop_table(frame: DemoFrame) -> RenderableType:
     rows += [
         (name, f"{frame.stages[stage].avg_ms * 1000:.0f} µs") for stage, name in names.items() if stage in frame.stages
     ]
-    return _pairs(rows)
+    return rows
 
 
-def _accuracy_table(frame: DemoFrame) -> RenderableType:
+def _accuracy_rows(frame: DemoFrame) -> list[tuple[str, str]]:
     report = frame.accuracy
     if report is None or not report.n:
-        return Text("no bus has arrived yet", style=QUIET)
+        return []
     whole = report.overall
     rows = [
-        ("predictions scored", f"{report.n:,}"),
+        ("scored", f"{report.n:,}"),
         ("mean error", f"{whole.mae_s:.0f} s"),
         ("median error", f"{whole.median_ae_s:.0f} s"),
         ("bias", f"{whole.bias_s:+.0f} s"),
         ("within 60 s", f"{whole.within_60s:.0%}"),
         ("within 120 s", f"{whole.within_120s:.0%}"),
     ]
-    ahead = [(f"  {piece.label} min ahead", f"{piece.mae_s:.0f} s") for piece in report.by_minutes[:4] if piece.n]
-    return _pairs(rows + ahead)
+    return rows + [(f"  {piece.label} min ahead", f"{piece.mae_s:.0f} s") for piece in report.by_minutes if piece.n]
 
 
-def _rejected_table(rejected: Mapping[str, int], n_shown: int = 10) -> RenderableType:
+def _rejected_table(rejected: Mapping[str, int], n_shown: int) -> RenderableType:
     if not rejected:
-        return Text("none", style=QUIET)
+        return _quiet("none")
     rows = sorted(rejected.items(), key=lambda item: (-item[1], item[0]))
     if len(rows) > n_shown:
         rest = rows[n_shown - 1 :]
@@ -291,7 +362,7 @@ def render_summary(summary: DemoSummary) -> RenderableType:
         (f"{frame.elapsed_s:.0f} s", "bold"),
         f" ({frame.elapsed_s * frame.time_factor / 60:.0f} minutes of city time)\n",
         ("model ", QUIET),
-        summary.model_key,
+        f"{short_ids([summary.model_key])[summary.model_key]} {shorten(summary.model_key)}",
     )
     table = Table(
         title="Predicted arrivals, against what the buses then did",
@@ -320,14 +391,27 @@ def render_summary(summary: DemoSummary) -> RenderableType:
     return Group(done, Text(""), table, notes, Text(""), rejected)
 
 
-def _panel(title: str, content: RenderableType) -> Panel:
-    return Panel(content, title=Text(title, style="bold"), title_align="left", border_style=QUIET, box=box.ROUNDED)
+def _panel(title: str, content: RenderableType, note: str | None = None) -> Panel:
+    return Panel(
+        content,
+        title=Text(title, style="bold"),
+        title_align="left",
+        subtitle=None if note is None else Text(note, style="dim"),
+        subtitle_align="right",
+        border_style=QUIET,
+        box=box.ROUNDED,
+    )
+
+
+def _quiet(text: str) -> Text:
+    return Text(text, style=QUIET)
 
 
 def _pairs(rows: list[tuple[str, str]]) -> Table:
+    """Names and values; without room the names lose their ends, never the values."""
     table = Table.grid(expand=True, padding=MARGIN)
-    table.add_column(style=QUIET, no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
+    table.add_column(style=QUIET, no_wrap=True, ratio=1)
+    table.add_column(justify="right", no_wrap=True, width=max((len(value) for _, value in rows), default=0))
     for name, value in rows:
         table.add_row(name, value)
     return table

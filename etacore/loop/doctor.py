@@ -10,7 +10,8 @@ from typing import Literal
 
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
-from etacore.models.registry import Registry
+from etacore.models.registry import open_registry
+from etacore.models.short_ids import resolve_key
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
 
@@ -64,9 +65,11 @@ def _events(config: RuntimeConfig) -> Finding:
 
 
 def _models(config: RuntimeConfig) -> Iterator[Finding]:
-    registry = Registry(config.model_registry_dir)
+    registry = open_registry(config.model_registry_dir)
     try:
-        keys = [config.model_key] if config.model_key else registry.keys()
+        keys = (
+            [resolve_key(registry, config.model_key, advice="set model_key")] if config.model_key else registry.keys()
+        )
     except EtacoreError as error:
         yield Finding("registry", "fail", error.message, error.hint or "")
         return

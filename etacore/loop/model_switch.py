@@ -14,7 +14,8 @@ from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RegistryError
 from etacore.models.choice import Models, choose_models
 from etacore.models.model import Model
-from etacore.models.registry import Registry
+from etacore.models.registry import open_registry
+from etacore.models.short_ids import resolve_key
 from etacore.pipeline.engine import Engine
 from etacore.store.store import RedisStore
 
@@ -38,7 +39,7 @@ class Promotions:
     def __init__(self, config: RuntimeConfig, store: RedisStore, on_refusal: Callable[[str, str], None]) -> None:
         self._config: Final = config
         self._store: Final = store
-        self._registry: Final = Registry(config.model_registry_dir)
+        self._registry: Final = open_registry(config.model_registry_dir)
         self._on_refusal: Final = on_refusal
         self._announced: bytes | None = None
         self._refused: bytes | None = None
@@ -103,7 +104,7 @@ class Promotions:
             return
         key = self._requested.popleft()
         try:
-            _take_over(engine, self._registry.load(key))
+            _take_over(engine, self._registry.load(resolve_key(self._registry, key, advice="set model_key")))
         except EtacoreError as error:
             self._refuse(key, error)
 

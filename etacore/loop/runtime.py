@@ -106,6 +106,8 @@ class Runtime:
         self._aside: Final = SetAside()
         self._evicted_at = monotonic()
         self._began = 0.0
+        self.shown_s = 0.0
+        """Seconds that somebody has taken so far to show steps; no part of any latency."""
         self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0}
 
     @property
@@ -234,7 +236,7 @@ class Runtime:
                 if ix and stop is not None and stop.is_set():
                     break
                 self._promotions.serve_request(self.engine)
-                began = perf_counter()
+                began = self._own_time_s()
                 payloads = self.fetch_vehicle_snapshots(chunk, chunks[ix + 1] if ix + 1 < len(chunks) else None)
                 batch = self.predict_for_snapshots(chunk, payloads, began)
                 before = self._travelling
@@ -250,6 +252,10 @@ class Runtime:
                 self._settle(counts)
             raise
         self._settle(counts)
+
+    def _own_time_s(self) -> float:
+        """A clock that stands still while somebody shows a step."""
+        return perf_counter() - self.shown_s
 
     # -- the three steps --------------------------------------------------------------------------------------------
 
@@ -268,10 +274,11 @@ class Runtime:
     ) -> Batch:
         """Payloads to finished documents; see `etacore.pipeline.engine.Engine.process`."""
         began = perf_counter()
-        self._began = began if started is None else started
+        self._began = self._own_time_s() if started is None else started
         # Not the one that travels.
         ix = 1 if self._travelling is not None and self._travelling.batch is self._batches[0] else 0
-        batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=started)
+        read_at = self._began + self.shown_s
+        batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=read_at)
         self._batches[ix] = batch
         found = batch.counts()
         if EXPIRED in found or TOO_LARGE in found:
@@ -315,7 +322,7 @@ class Runtime:
             if n := len(rows) - len(failed):
                 self.profiler.record("eta_inference", travelling.predicted_ms / n, n)
                 self.profiler.record("redis_write", took_s * 1e3 / n, n)
-                self.profiler.record("pipeline_latency", (perf_counter() - travelling.began) * 1e3, n)
+                self.profiler.record("pipeline_latency", (self._own_time_s() - travelling.began) * 1e3, n)
         self.engine.commit(batch)
         found = batch.counts()
         for status, n in found.items():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from etacore.errors import ModelNotFoundError
 from etacore.models.model import Model
 from etacore.models.registry import Registry
+from etacore.models.short_ids import resolve_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +37,19 @@ class Models:
 
 
 def choose_models(registry: Registry, model_key: str | None, model_type: str = "xgboost") -> Models:
-    """Models for a fleet: the named one and no other, else the best global one and each route's own best.
+    """Models for a fleet: the named one (by key or short id) alone, else the best global one and each route's own best.
 
     A model of one route never serves another route.
 
     Raises
     ------
     ModelNotFoundError
-        If the key is unknown, or the registry holds no model of the type.
+        If the key is unknown or means more than one model, or the registry holds no model of the type.
     ModelLoadError, SchemaError
         If a chosen model cannot be served.
     """
     if model_key is not None:
-        try:
-            return Models(None).with_promoted(registry.load(model_key))
-        except ModelNotFoundError as error:
-            known = ", ".join(registry.keys()) or "nothing"
-            raise ModelNotFoundError(error.message, hint=f"set model_key; {registry.path} holds {known}") from None
+        return Models(None).with_promoted(registry.load(resolve_key(registry, model_key, advice="set model_key")))
     routes = sorted(
         {entry.route_id for entry in registry.entries() if entry.route_id and entry.model_type == model_type}
     )

@@ -9,6 +9,9 @@
                            <hash>-<platform>-<cpu>.so
     <registry>/archive/                      models out of service: a registry of its own, in the same form
 
+    models/trained                           what this machine trains and serves
+    models/shipped                           the model that comes with the program, only read (`open_registry`)
+
 Readers take no lock: the index is only ever replaced as a whole, and a bundle never changes once it is listed.
 """
 
@@ -21,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from etacore.config import DEFAULT_REGISTRY_DIR, SHIPPED_REGISTRY_DIR
 from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
 from etacore.models.files import (
     check_files,
@@ -39,9 +43,32 @@ from etacore.schema import WEATHER_FEATURES
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["ARCHIVE", "INDEX_FILE", "Entry", "Manifest", "Model", "Registry", "check_model_key", "make_model_key"]
+__all__ = [
+    "ARCHIVE",
+    "INDEX_FILE",
+    "Entry",
+    "Manifest",
+    "Model",
+    "Registry",
+    "check_model_key",
+    "make_model_key",
+    "open_registry",
+]
 
 ARCHIVE: Final = "archive"
+_DEFAULT_PARTS: Final = Path(DEFAULT_REGISTRY_DIR).parts
+
+
+def open_registry(path: Path | str, *, lock_timeout_s: float = 60.0) -> Registry:
+    """Open the registry at a path; ``models/trained`` is backed by ``models/shipped`` beside it.
+
+    So a fresh checkout serves the shipped model, and nothing that is made there changes what the program came with.
+    Any other folder stands alone: a path that is misspelt is an error, not another model.
+    """
+    path = Path(path)
+    is_default = path.parts[-len(_DEFAULT_PARTS) :] == _DEFAULT_PARTS
+    shipped = path.parent / Path(SHIPPED_REGISTRY_DIR).name if is_default else None
+    return Registry(path, lock_timeout_s=lock_timeout_s, shipped=shipped)
 
 
 class Registry:
@@ -56,22 +83,45 @@ class Registry:
         The folder. It need not exist; `save` makes it.
     lock_timeout_s : float
         How long a writer waits for another one.
+    shipped : Path, optional
+        A second registry that is only read: it answers for the keys that this one lacks, and is chosen from only if
+        this one has no model that fits. Writers, `refused`, `legacy` and `archived` know nothing of it.
     """
 
-    def __init__(self, path: Path | str, *, lock_timeout_s: float = 60.0) -> None:
+    def __init__(self, path: Path | str, *, lock_timeout_s: float = 60.0, shipped: Path | str | None = None) -> None:
         self.path = Path(path)
         self.lock_timeout_s = lock_timeout_s
+        self._shipped = Registry(shipped) if shipped is not None else None
         self._index: Index | None = None
         self._models: dict[str, Model] = {}
         self._lock: BaseFileLock | None = None
 
     def keys(self) -> list[str]:
-        """Keys of all models, sorted; none if there is no registry yet."""
-        return sorted(self._read().entries)
+        """Keys of all models, the shipped ones too, sorted; none if there is no registry yet."""
+        return sorted([*self._read().entries, *self.shipped_keys()])
 
     def entries(self) -> list[Entry]:
-        """All models of the index, by key."""
-        return [entry for _, entry in sorted(self._read().entries.items())]
+        """All models of the index, and the shipped ones, by key."""
+        entries = dict(self._read().entries)
+        for key in self.shipped_keys():
+            entries[key] = self._lender(key)._read().entries[key]
+        return [entry for _, entry in sorted(entries.items())]
+
+    def shipped_keys(self) -> list[str]:
+        """Keys of the models that only the shipped registry has, sorted."""
+        if self._shipped is None:
+            return []
+        return sorted(self._shipped._read().entries.keys() - self._read().raw.keys())
+
+    def folder(self, key: str) -> Path:
+        """Where the bundle of a model lies."""
+        return self._lender(key).path / key
+
+    def _lender(self, key: str) -> Registry:
+        """The registry that answers for a key: this one, or the shipped one if only that has it."""
+        if self._shipped is None or key in self._read().raw or key not in self._shipped._read().entries:
+            return self
+        return self._shipped
 
     def legacy(self) -> list[str]:
         """Keys of models that an older system left here as pickles. They are listed and never opened."""
@@ -90,7 +140,7 @@ class Registry:
     def choose(
         self, model_type: str | None = "xgboost", route_id: str | None = None, prefer_route_model: bool = True
     ) -> str | None:
-        """Key of the best model: of this type and route, else of this type and global, else None.
+        """Key of the best model: of this type and route, else of this type and global, else a shipped one, else None.
 
         Best is the lowest ``test_mae_seconds`` among the models of one dataset, that of the most recently saved
         candidate: scores on different data say nothing about each other. A model without a finite score loses to
@@ -121,7 +171,7 @@ class Registry:
                     key=lambda entry: (entry.test_mae_s, -entry.saved_at.timestamp(), entry.key),
                 )
                 return best.key
-        return None
+        return None if self._shipped is None else self._shipped.choose(model_type, route_id, prefer_route_model)
 
     def load(self, key: str) -> Model:
         """A model, ready to predict; the same object again until the index changes.
@@ -141,6 +191,9 @@ class Registry:
         model = self._models.get(key)
         if model is not None:
             return model
+        lender = self._lender(key)
+        if lender is not self:
+            return lender.load(key)
         if key not in index.entries:
             if key in index.refused:
                 raise index.refused[key]
@@ -171,6 +224,9 @@ class Registry:
             If the bundle has no readable manifest, or that of another model, or the entry cannot be used.
         """
         index = self._read()
+        lender = self._lender(key)
+        if lender is not self:
+            return lender.manifest(key)
         if key in index.refused:
             raise index.refused[key]
         if key not in index.entries:
@@ -190,8 +246,9 @@ class Registry:
         ModelNotFoundError
             If the key is not in the index.
         """
-        entry = self._read().raw.get(key)
-        if key not in self._read().entries or not isinstance(entry, dict):
+        index = self._lender(key)._read()
+        entry = index.raw.get(key)
+        if key not in index.entries or not isinstance(entry, dict):
             raise ModelNotFoundError(f"Model {key} not found in registry")
         return str(entry.get("manifest_sha256", ""))
 

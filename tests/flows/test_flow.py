@@ -18,8 +18,10 @@ from prefect.blocks.webhook import Webhook
 from prefect.variables import Variable
 from pydantic import SecretStr
 
+from etacore.loop import runtime
 from etacore.loop.latency import METRICS, Profiler
 from etacore.loop.runtime import Window
+from etacore.pipeline import engine
 from etacore.store.server import RedisServer
 from flows import prefect_eta_flow, runtime_deployment
 from flows.artifacts import artifact_key
@@ -106,6 +108,34 @@ def test_a_bounded_run_shows_steps_files_artifacts_and_an_event(
     wait_until(lambda: steps() == sorted(2 * [*STEPS]), what="three steps a poll")
     lines = api.request("POST", "/logs/filter", json={"logs": {"flow_run_id": {"any_": [run_id]}}}).json()
     assert any("2 polls in" in line["message"] for line in lines)
+
+
+def test_what_prefect_takes_is_no_latency(
+    city: redis.Redis, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [1000.0]
+
+    def slow_task_run(step: Any) -> Any:
+        now_s[0] += 0.06
+        result = step()
+        now_s[0] += 0.04
+        return result
+
+    for module in (prefect_eta_flow, runtime, engine):
+        monkeypatch.setattr(module, "perf_counter", lambda: now_s[0])
+    for name in ("_show_fetch", "_show_predict", "_show_write"):
+        monkeypatch.setattr(prefect_eta_flow, name, slow_task_run)
+    city.set("vehicle:BUS-1", payload())
+    shown = prefect_eta_flow.ShownRuntime(merge(given | {"iterations": 1}, {}, {}).config)
+    try:
+        shown.poll()
+        figures = shown.profiler.snapshot()
+    finally:
+        shown.close()
+    assert now_s[0] == pytest.approx(1000.3)
+    assert figures["pipeline_latency"].count == 1
+    assert figures["pipeline_latency"].max_ms == pytest.approx(0.0, abs=1e-6)
+    assert document(city)["prefect_pipeline_latency_ms"] == 0.0
 
 
 @pytest.mark.usefixtures("city")

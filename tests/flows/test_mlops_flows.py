@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -22,10 +23,13 @@ from prefect.blocks.notifications import CustomWebhookNotificationBlock
 from etacore.demo.city import build_city
 from etacore.demo.feed import write_gtfs
 from etacore.demo.reports import record
+from etacore.errors import RedisUnavailableError
 from etacore.mlops.dataset.layout import CONTRACT_COLUMNS, read_dataset
+from etacore.mlops.promotion.history import Record, append_record
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids
 from etacore.store.server import RedisServer
-from flows import mlops_run
+from flows import mlops_run, registry_flow
 from flows.dataset_flow import dataset_build
 from flows.dataset_flow import main as dataset_main
 from flows.evaluation_flow import model_evaluation
@@ -35,6 +39,7 @@ from flows.registry_flow import registry_health_check
 from flows.runtime_config import EtaRuntimeSettings
 from flows.training_flow import main as training_main
 from flows.training_flow import model_training
+from tests import models
 from tests.flows.conftest import ROOT, Inbox
 from tests.flows.prefect_server import PrefectServer
 
@@ -273,6 +278,15 @@ def test_the_promotion(workshop: Workshop, api: Any, tcp_redis: RedisServer) -> 
     assert key in artifacts(api, state)["model-promotion-report"]["data"]
 
 
+@pytest.mark.parametrize("how", ["best", "short id"])
+def test_best_and_short_ids_mean_the_model(workshop: Workshop, how: str) -> None:
+    key = workshop.key("xgboost")
+    given = how if how == "best" else short_ids(workshop.registry.keys())[key]
+    state = state_of(model_promotion, model_key=given, runtime_block_name="eta-chain")
+    assert state.is_completed(), state.message
+    assert f"{key} is active again" in state.message
+
+
 def test_the_registry_is_healthy_and_keeps_what_is_active(workshop: Workshop, api: Any) -> None:
     state = workshop.states["registry-health-check"]
     assert state.is_completed(), state.message
@@ -283,6 +297,45 @@ def test_the_registry_is_healthy_and_keeps_what_is_active(workshop: Workshop, ap
     assert "absent" not in {row["model"] for row in rows}, "a block of another registry"
     # Other tests have blocks that name models of their own.
     assert {row["kind"] for row in rows if row["model"] in workshop.registry.keys()} == {"stale"}  # noqa: SIM118
+
+
+@pytest.mark.parametrize("flow", ["dataset-build", "model-training", "model-evaluation", "model-promotion"])
+def test_every_column_has_a_heading_and_every_number_an_end(workshop: Workshop, api: Any, flow: str) -> None:
+    n_tables = 0
+    for one in artifacts(api, workshop.states[flow]).values():
+        if one["type"] == "markdown":
+            lines = one["data"].splitlines()
+            headings = [lines[i - 1] for i, line in enumerate(lines) if line.startswith(("| --- ", "|---"))]
+            n_tables += len(headings)
+            assert all(cell.strip() for line in headings for cell in line.strip("|").split("|")), headings
+            assert not re.search(r"\d\.\d{6}", re.sub(r"`[^`]*`|base64,\S+", "", one["data"])), one["data"]
+        elif one["type"] == "table":
+            n_tables += 1
+            values = [value for row in json.loads(one["data"]) for value in row.values()]
+            assert all(round(value, 3) == value for value in values if isinstance(value, float)), values
+    assert n_tables
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_only_a_redis_that_is_named_is_asked(named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Asked:
+        def __init__(self, config: Any) -> None:
+            asked.append(config.redis_port)
+            raise RedisUnavailableError("it is away")
+
+    monkeypatch.setattr(registry_flow, "RedisStore", Asked)
+    if named:
+        monkeypatch.setenv("REDIS_PORT", "1")
+    registry = Registry(tmp_path)
+    for key in ("old", "older"):
+        models.add_table(registry, key)
+    append_record(registry, Record(model_key="old", promoted_at="t", source="test"))
+    state = registry_health_check.fn(model_registry_dir=str(tmp_path), archive_stale=True, max_age_days=1)
+    assert asked == ([1] if named else [])
+    assert state.is_failed() == named, state.message
+    assert registry.archived() == ([] if named else ["older"])
 
 
 # -- what goes wrong ---------------------------------------------------------------------------------------------------

@@ -201,6 +201,13 @@ def test_through_a_worker_and_cancelled(
     api.set_flow_run_state(endless.id, Cancelling())
     wait_until(lambda: state(endless) == StateType.CANCELLED, 45, f"the cancellation {worker.output}")
     assert {path.name for path in (tmp_path / "endless").iterdir()} == FILES
+    refused = begin("refused", iterations=1, model_key="xgboost_tests_frist")
+    wait_until(lambda: state(refused) == StateType.FAILED, 60, "the run of an unknown model")
+    said = "Model xgboost_tests_frist not found in registry (set model_key; the nearest in "
+    wait_until(lambda: said in worker.output, 30, "what was wrong")
+    assert worker.output.count("xgboost_tests_frist") == 1
+    assert FIRST in worker.output.partition(said)[2].splitlines()[0]
+    assert "Traceback" not in worker.output
     heartbeat = api.read_work_pool("eta-runtime-pool").base_job_template["variables"]["properties"]["env"]["default"]
     assert heartbeat["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"] == "30"
 

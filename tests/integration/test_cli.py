@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import redis
 
+from etacore.config import DEFAULT_REGISTRY_DIR, SHIPPED_REGISTRY_DIR
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids
 from etacore.schema import BASE_FEATURES
 from etacore.store.server import RedisServer
 from tests import models
+from tests.conftest import ROOT
 from tests.fleet import ROUTE, iso, payload, stops_blob
 
 SECRET = "correct-horse-battery"
@@ -176,6 +181,58 @@ def test_compile_puts_a_model_into_the_registry(tmp_path: Path) -> None:
     assert key.startswith("xgboost_my_city_spatial-temporal_global_")
     assert "rows agree" in done.stderr
     assert Registry(tmp_path).load(key).features == BASE_FEATURES
+
+
+def test_in_a_fresh_checkout_models_are_made_beside_the_shipped_one(
+    redis_server: RedisServer, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    """The quickstart without any setting: the shipped model serves, and what is made there leaves it as it is."""
+    shutil.copytree(ROOT / SHIPPED_REGISTRY_DIR, tmp_path / SHIPPED_REGISTRY_DIR)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    (shipped,) = Registry(tmp_path / SHIPPED_REGISTRY_DIR).keys()
+    environment = {name: value for name, value in os.environ.items() if name != "MODEL_REGISTRY_DIR"}
+
+    def here(*command: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment | {"REDIS_URL": redis_server.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def served() -> Any:
+        redis_client.set(f"route_stops:{ROUTE}", stops_blob())
+        redis_client.set("vehicle:BUS-1", payload())
+        here("-m", "etacore", "run", "--iterations", "1")
+        return orjson.loads(redis_client.getdel("predictions:BUS-1") or b"null")["model_key"]
+
+    bus = {"vehicle_id": "a", "lat": 9.9, "lon": -84.0, "timestamp": iso(), "route": ROUTE}
+    stop = {"stop_id": "s", "lat": 9.91, "lon": -84.0, "stop_sequence": 1}
+    call = f"from etacore.estimator import estimate_stop_times as e; print(e({bus!r}, [{stop!r}])['model_key'])"
+    assert served() == here("-c", call).strip() == shipped
+    assert not (tmp_path / DEFAULT_REGISTRY_DIR).exists()
+    made = here("-m", "etacore", "compile", str(models.save()), "--dataset", "own").strip()
+    assert Registry(tmp_path / DEFAULT_REGISTRY_DIR).keys() == [made]
+    assert served() == here("-c", call).strip() == made
+    assert before == {path: content for path in before if (content := path.read_bytes())}
+
+
+def test_a_short_id_says_what_to_serve(
+    redis_server: RedisServer, redis_client: redis.Redis, registry_dir: Path
+) -> None:
+    redis_client.set(f"route_stops:{ROUTE}", stops_blob())
+    redis_client.set("vehicle:BUS-1", payload())
+    keys = Registry(registry_dir).keys()
+    ids = short_ids(keys)
+    arguments = ("run", "--iterations", "1", "--redis-url", redis_server.url, "--model-key")
+    done = etacore(*arguments, ids[keys[0]], registry_dir=registry_dir)
+    assert done.returncode == 0, done.stderr
+    assert orjson.loads(redis_client.get("predictions:BUS-1") or b"null")["model_key"] == keys[0]
 
 
 def test_compile_refuses_what_is_no_model(tmp_path: Path) -> None:

@@ -96,8 +96,8 @@ def test_the_command_asks_redis_only_if_one_is_named(
     ("arguments", "named"),
     [
         (["--metric", "speed"], "there is no metric 'speed'"),
-        (["--model-key", "absent"], "there is no model absent"),
-        (["--active", "absent"], "there is no model absent"),
+        (["--model-key", "absent"], "Model absent not found in registry"),
+        (["--active", "absent"], "Model absent not found in registry"),
         (["--test-day", "2020-01-01"], "2020-01-01"),
         (["--maximize"], "mae_seconds is better when lower"),
         (["--label", "guess"], "label 'guess' is unknown"),

@@ -23,6 +23,7 @@ from etacore.mlops.promotion.evidence import BASELINE
 from etacore.mlops.promotion.history import read_history
 from etacore.mlops.promotion.promote import PromotionConfig, promote, rollback
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids
 from etacore.status import Status
 from etacore.store.server import RedisServer
 from etacore.store.store import RedisStore
@@ -265,6 +266,33 @@ def test_the_command(redis_server: RedisServer, redis_client: redis.Redis, regis
     done = etacore(registry, redis_server, "promote", "--rollback")
     assert done.returncode == 2
     assert "no earlier model to go back to" in done.stderr
+
+
+def test_best_is_what_the_newest_evaluation_recommends(
+    redis_server: RedisServer, redis_client: redis.Redis, registry: Registry
+) -> None:
+    done = etacore(registry, redis_server, "promote", "best")
+    assert done.returncode == 2
+    assert "holds no evaluation" in done.stderr
+    promote_first = etacore(registry, redis_server, "promote", short_ids(["first"])["first"], "--force", "begin")
+    assert promote_first.returncode == 0, promote_first.stderr
+    write_evaluation(registry, "first", "second", -30.0)
+    path = registry.path / "evaluations" / "20260101_000000_d.json"
+    document = json.loads(path.read_text())
+    for recommended, said in ((None, "recommends no model: none is better"), ("gone", "recommends gone, which is no")):
+        path.write_text(json.dumps(document | {"recommended": recommended, "recommendation": "none is better"}))
+        done = etacore(registry, redis_server, "promote", "best")
+        assert done.returncode == 2
+        assert said in done.stderr
+    path.write_text(json.dumps(document | {"recommended": "third"}))
+    registry.archive(["third"])
+    assert "recommends third, which is archived" in etacore(registry, redis_server, "promote", "best").stderr
+    path.write_text(json.dumps(document | {"recommended": "second"}))
+    older = path.with_name("20250101_000000_d.json")
+    older.write_text(json.dumps(document | {"recommended": "first"}))
+    done = etacore(registry, redis_server, "promote", "best")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(redis_client.get("eta:active_model") or b"")["model_key"] == "second"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from etacore.mlops.training.matrix import model_predictions
 from etacore.mlops.training.parts import Prepared
 from etacore.models.manifest import Manifest
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids
 from tests import training_data
 from tests.transit import real_data
 
@@ -286,6 +287,10 @@ def test_the_command_trains_saves_and_shows_a_table(dataset, tmp_path):
     assert all(key in result.output for key in keys)
     assert "test MAE s" in result.output
     assert "alpha=0.5" in keys[0]
+    assert all(one in result.output for one in short_ids(keys).values())
+    stages = result.stderr.splitlines()
+    assert stages.count("looking for leaks") == stages.count("compiling and checking") == 1
+    assert not [line for line in stages if "━" in line], "a bar where nobody sees it"
     assert all(key in (tmp_path / "report.md").read_text() for key in keys)
 
 

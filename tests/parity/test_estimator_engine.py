@@ -120,7 +120,7 @@ def test_both_ways_know_the_same_of_a_route(monkeypatch):
     model = KnowingModel()
     monkeypatch.setattr(estimator, "_registries", {})
     monkeypatch.setattr(
-        estimator, "Registry", lambda path: SimpleNamespace(choose=lambda *_: "knowing", load=lambda _: model)
+        estimator, "open_registry", lambda path: SimpleNamespace(choose=lambda *_: "knowing", load=lambda _: model)
     )
     blobs = {b"route_stops:171": json.dumps(ROUTE).encode()}
     engine = Engine(

@@ -1,4 +1,4 @@
-"""The demo's view: everything it has to show is on a 100 x 30 screen, and in plain lines without one."""
+"""The demo's view: everything it has to show is on a screen of any size, and in plain lines without one."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from etacore.demo.follow import Follower
 from etacore.demo.timetable import build_timetable
 from etacore.demo.view import DemoFrame, DemoSummary, DemoView, Followed, NextStop, plain_line, render
 from etacore.loop.latency import MetricSnapshot
+from etacore.models.short_ids import short_ids, shorten
 
 NOW = datetime(2026, 3, 3, 17, 5, tzinfo=ZoneInfo(TIME_ZONE))
 FRAME = DemoFrame(
@@ -64,6 +65,48 @@ def test_a_screen_of_100_by_30_holds_it_all():
         "71", "1,234", "187", "1.25 ms", "4.50 ms", "8.75 ms", "invalid json", "wrong type", "27 s",
     ):  # fmt: skip
         assert shown in text, f"{shown}\n{text}"
+
+
+BUSY = replace(
+    FRAME,
+    n_snapshots=1_234_567,
+    n_documents=7_654_321,
+    rejected={f"a rather long reason {k:02d}": 12_345 + k for k in range(16)},
+    stages={"pipeline_latency": MetricSnapshot("pipeline_latency", 9, 1.0, 9.0, 3.0, 1.25, 1234.5, 8.75)},
+    followed=tuple(replace(bus, vehicle_id=f"{bus.vehicle_id}-{n}") for n in range(5) for bus in FRAME.followed),
+)
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (100, 30), (120, 40), (160, 50)])
+def test_every_number_is_whole_at_any_size(width, height):
+    lines = screen(BUSY, width, height)
+    text = "\n".join(lines)
+    assert (len(lines), max(map(len, lines))) == (height, width)
+    for number in ("1,234,567", "7,654,321", "1234.50 ms", "12,360", "12,354", "17:05:00", "1:05"):
+        assert number in text, f"{number}\n{text}"
+    assert "Acacia Av / 11th St" in text
+
+
+def test_a_tall_screen_is_filled_with_buses_and_reasons():
+    lines = screen(BUSY, 160, 50)
+    assert sum("Terminal" in line for line in lines) == 26
+    assert sum("a rather long reason" in line for line in lines) == 16
+    assert not [line for line in lines[4:31] if not line.strip(" │")], "blank rows"
+
+
+def test_a_small_screen_shows_a_bus_of_each_route_first():
+    rows = [line.split()[1] for line in screen(BUSY, 80, 24) if "Terminal" in line]
+    assert rows == ["10", "20", "30", "40", "50", "60"]
+
+
+@pytest.mark.parametrize(
+    ("width", "hidden"),
+    [(160, ()), (80, ("80 columns: then hidden",)), (60, ("then hidden", "hidden: rejected, by"))],
+)
+def test_what_has_no_room_is_named(width, hidden):
+    text = "\n".join(screen(BUSY, width, 24))
+    assert all(note in text for note in hidden), text
+    assert text.count("hidden") == len(hidden)
 
 
 def test_the_first_moment_has_nothing_to_show_yet():
@@ -129,6 +172,14 @@ def test_the_summary_scores_by_minutes_ahead_and_rejects_by_reason():
         assert shown in text, text
     assert "invalid json" in text
     assert "…" not in text
+
+
+def test_the_summary_breaks_no_key():
+    key = "xgboost_simulated_city_spatial-temporal_global_20261122_171029_colsample_bytree=0.8_learning_rate=0.1"
+    view, output = plain_view()
+    view.summarize(DemoSummary(FRAME, 48, key, score([100.0], [90.0]), 0))
+    (line,) = [line for line in output.getvalue().splitlines() if line.startswith("model ")]
+    assert line.split()[1:] == [short_ids([key])[key], shorten(key)]
 
 
 @pytest.fixture(scope="module")
@@ -198,4 +249,8 @@ def test_followed_buses_are_of_different_routes_and_leave_when_their_stops_are_o
     assert len(shown) == min(len(one), 8)
     assert len({bus.route_id for bus in shown}) == len(shown)
     assert all(bus.stops[0].in_s > 0 and bus.headsign for bus in shown)
+    more = Follower(city, runs, n_followed=40)
+    more.look([document(city, run, 3, 0.0) for run in runs[200:260]])
+    routes = [bus.route_id for bus in more.followed(begin_s)]
+    assert len(routes) > len(set(routes)) == len(one), "a tall screen has room for a second bus of a route"
     assert follower.followed(max(run.arrival_s[5] for run in one.values()) + 1.0) == ()

@@ -66,7 +66,7 @@ def stub_model(key, scope, eta=lambda features: features[:, 0] / 10):
 def registry(monkeypatch):
     stub = StubRegistry("stub")
     monkeypatch.setattr(estimator, "_registries", {})
-    monkeypatch.setattr(estimator, "Registry", lambda path: stub)
+    monkeypatch.setattr(estimator, "open_registry", lambda path: stub)
     return stub
 
 

@@ -20,6 +20,7 @@ from etacore.mlops.evaluation.results import EvaluationConfig, Findings, Rolling
 from etacore.mlops.evaluation.scoring import FAN_EDGES_MIN, error_fan
 from etacore.mlops.metrics import METRICS, find_metric
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids
 from tests.evaluation_data import dataset, linear
 
 QUICK = EvaluationConfig(n_resamples=50)
@@ -180,6 +181,23 @@ def test_the_console_shows_leaderboard_reasons_and_recommendation(evaluation: Ev
     text = console.export_text()
     for words in ("Leaderboard", "On part of the rows", "Why not the others", evaluation.recommendation.text[:40]):
         assert words in text
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_the_console_shows_whole_figures_and_ids_at_any_width(evaluation: Evaluation, width: int) -> None:
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+    report.print_evaluation(evaluation, console)
+    text = console.export_text()
+    assert max(map(len, text.splitlines()[:-3])) <= width
+    ids = short_ids(result.name for result in evaluation.models)
+    board = [line for line in text.splitlines() if line.startswith(tuple(ids.values()))]
+    assert len(board) >= len(ids)
+    for result in evaluation.leaderboard:
+        assert f" {result.metrics['mae_seconds']:.1f} s" in text
+        assert all(word in text for word in result.title.split())
+    assert ("columns: " in text) == (width < 200)
+    assert evaluation.recommendation.key is not None
+    assert f"etacore promote best, or {ids[evaluation.recommendation.key]}" in text
 
 
 @pytest.mark.parametrize("metric", ["r2", "within_60s", "bias_seconds", "error_q90", "mae_minutes"])

@@ -13,8 +13,10 @@ from etacore.cli.app import main
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError
 from etacore.mlops.promotion.health import archive, check_registry
 from etacore.mlops.promotion.history import HISTORY_FILE, Record, append_record
-from etacore.mlops.promotion.tables import shorten
 from etacore.models.registry import Registry
+from etacore.models.short_ids import short_ids, shorten
+from etacore.store import store as redis_io
+from etacore.store.store import RedisStore
 from tests import models
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
@@ -319,9 +321,48 @@ def test_archive_refuses(registry):
 # -- the commands ------------------------------------------------------------
 
 
-def run(registry, *arguments):
+def run(registry, *arguments, redis_url="redis://127.0.0.1:1/0"):
     command = ["registry", *arguments, "--model-registry-dir", str(registry.path)]
-    return CliRunner().invoke(main, command, env={"REDIS_URL": "redis://127.0.0.1:1/0"})
+    return CliRunner().invoke(main, command, env={"REDIS_URL": redis_url, "REDIS_HOST": None, "REDIS_PORT": None})
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["check", "--no-stale"], ["archive", "--stale", "--dry-run"]])
+def test_a_redis_that_nobody_named_is_not_asked(registry, arguments, monkeypatch):
+    class Asked(RedisStore):
+        def __init__(self, config):
+            raise AssertionError(f"asked {config.redis_host}:{config.redis_port}")
+
+    monkeypatch.setattr(redis_io, "RedisStore", Asked)
+    models.add_table(registry, "a")
+    append_record(registry, Record(model_key="a", promoted_at="t", source="test"))
+    done = run(registry, *arguments, redis_url=None)
+    assert (done.exit_code, done.stderr) == (0, ""), done.output
+    for named in (["--redis-host", "localhost"], ["--redis-port", "1"], ["--redis-url", "redis://127.0.0.1:1/0"]):
+        assert isinstance(run(registry, *arguments, *named, redis_url=None).exception, AssertionError)
+        assert run(registry, *arguments, *named, "--offline", redis_url=None).exit_code == 0
+
+
+def test_short_ids_do_for_every_command(registry):
+    for key in ("xgboost_city_1", "xgboost_city_2", "ewma_city"):
+        models.add_table(registry, key, metrics={"test_mae_seconds": 42.25})
+    ids = {row["key"]: row["id"] for row in json.loads(run(registry, "list", "--json", "--offline").stdout)}
+    assert ids == short_ids(registry.keys())
+    assert all(one in run(registry, "list", "--offline").stdout for one in ids.values())
+    shown = run(registry, "show", ids["xgboost_city_1"]).stdout
+    assert "xgboost_city_1" in shown
+    assert ids["xgboost_city_1"] in shown
+    done = run(registry, "show", "xgboost_city")
+    assert done.exit_code == 2
+    assert "may be any of 2 models" in done.stderr
+    assert ids["xgboost_city_2"] in done.stderr
+    done = run(registry, "archive", "xgboost_city", "--offline")
+    assert (done.exit_code, registry.archived()) == (2, [])
+    assert run(registry, "archive", ids["xgboost_city_1"], "--offline").exit_code == 0
+    assert registry.archived() == ["xgboost_city_1"]
+    assert "kept" in run(registry, "archive", ids["xgboost_city_2"], "--in-use", "xgboost_city_2", "--offline").stdout
+    done = run(registry, "restore", "xgboost")
+    assert (done.exit_code, done.stdout) == (0, "xgboost_city_1\n")
+    assert registry.archived() == []
 
 
 def test_check(registry):

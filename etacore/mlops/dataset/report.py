@@ -107,7 +107,7 @@ class BuildReport:
         """The report as a Markdown document."""
         lines = [f"# Dataset {self.name}", ""]
         for section, title in SECTIONS.items():
-            lines += [f"## {title}", "", "| | | |", "| --- | ---: | --- |"]
+            lines += [f"## {title}", "", "| counter | value | meaning |", "| --- | ---: | --- |"]
             lines += [f"| {name} | {text(value)} | {meaning(name)} |" for name, value in getattr(self, section).items()]
             lines.append("")
         if self.examples:
@@ -118,7 +118,7 @@ class BuildReport:
             lines.append("")
         if self.days:
             heads = list(self.days[0])
-            lines += ["## Service dates", "", f"| {' | '.join(heads)} |", f"|{' --- |' * len(heads)}"]
+            lines += ["## Service dates", "", f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
             lines += [f"| {' | '.join(text(day[head]) for head in heads)} |" for day in self.days]
             lines.append("")
         if self.seconds:
@@ -159,5 +159,5 @@ def meaning(name: str) -> str:
 def text(value: Any) -> str:
     """A value for a table: thousands apart, four digits of a fraction."""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.0f}".replace(",", " ")
     return f"{value:,}".replace(",", " ") if isinstance(value, int) else str(value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +17,7 @@ from etacore.accuracy import MBTA_BANDS
 from etacore.mlops.evaluation.baselines import BASELINES
 from etacore.mlops.evaluation.baselines import TITLES as TITLES_OF_BASELINES
 from etacore.mlops.evaluation.results import Fan, Findings, Result
+from etacore.mlops.evaluation.scoring import NEAR_MIN
 from etacore.mlops.evaluation.tables import columns
 
 LEADERBOARD: Final = "leaderboard.png"
@@ -36,8 +38,15 @@ COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F0
 GREYS: Final = ("#444444", "#777777", "#A0A0A0")
 DASHES: Final = ("--", ":", "-.")
 MARKERS: Final = ("o", "s", "^", "D", "v", "P")
+GREY_MARKERS: Final = ("x", "+", "*")
 HATCHES: Final = ("//", "..", "xx")
 MAX_PANELS: Final = 6
+TITLE_WIDTH: Final = 40
+"""Letters in a line above a panel."""
+LEGEND_MARK_INCHES: Final = 0.8
+LEGEND_LETTER_INCHES: Final = 0.075
+MAX_DAYS_SHOWN: Final = 12
+"""Labels below the axis of days."""
 MIN_IN_BIN: Final = 20
 MIN_SHARE: Final = 0.005
 """Bins and hours with fewer samples, or a smaller share of all, are not drawn: they would set the scale of the rest."""
@@ -93,7 +102,12 @@ def _styles(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
             }
         else:
             i = BASELINES.index(result.name)
-            styles[result.name] = {"color": GREYS[i], "linestyle": DASHES[i], "marker": None, "hatch": HATCHES[i]}
+            styles[result.name] = {
+                "color": GREYS[i],
+                "linestyle": DASHES[i],
+                "marker": GREY_MARKERS[i],
+                "hatch": HATCHES[i],
+            }
     return styles
 
 
@@ -204,7 +218,7 @@ def error_fan(evaluation: Findings) -> Figure | None:
                 linewidth=1.2, label=label,
             )  # fmt: skip
         axes.axhline(0, color="#222222", linewidth=0.8)
-        axes.set_title(_marked(result, evaluation), fontsize=10)
+        axes.set_title(textwrap.fill(_marked(result, evaluation), TITLE_WIDTH), fontsize=10)
         _tidy(axes)
         furthest = max(furthest, middle[-1])
     for axes in grid.flat[len(chosen) :]:
@@ -235,34 +249,70 @@ def _limits(results: Sequence[Result]) -> tuple[float, float]:
 
 
 def mae_by_horizon(evaluation: Findings) -> Figure | None:
-    """Grouped bars of the mean absolute error by minutes to the actual arrival."""
+    """Lines of the mean absolute error by minutes to the actual arrival, above the number of samples.
+
+    Minute by minute near the arrival, and with a scale of its own, which the errors far away would set otherwise.
+    """
     results = columns(evaluation)
     if not results:
         return None
-    styles = _styles(results)
-    pieces = [i for i, piece in enumerate(results[0].eta.by_minutes) if piece.n]
-    figure = _figure(9.5, 4.6)
-    axes = figure.subplots()
-    width = 0.84 / len(results)
-    for j, result in enumerate(results):
-        style = styles[result.name]
-        at = [k + (j - (len(results) - 1) / 2) * width for k in range(len(pieces))]
-        values = [result.eta.by_minutes[i].mae_s for i in pieces]
-        axes.bar(
-            at, values, width * 0.94, color=style["color"], hatch=style["hatch"], edgecolor="white", label=result.title
+    least = max(MIN_IN_BIN, MIN_SHARE * results[0].n)
+    bands = [band for band in results[0].by_minutes if band.n >= least] or list(results[0].by_minutes)
+    parts = [
+        part
+        for part in (
+            [band for band in bands if band.to_min <= NEAR_MIN],
+            [band for band in bands if band.to_min > NEAR_MIN],
         )
-    labels = [f"{results[0].eta.by_minutes[i].label} min\n{results[0].eta.by_minutes[i].n:,} rows" for i in pieces]
-    axes.set_xticks(range(len(pieces)), labels)
-    axes.set_xlabel("to the actual arrival")
-    axes.set_ylabel("mean absolute error (s)")
-    axes.set_title("Error by horizon: every predictor on the same rows")
-    _tidy(axes)
-    _legend(figure, axes)
+        if part
+    ]
+    if not parts:
+        return None
+    styles = _styles(results)
+    figure = _figure(11.0, 5.4)
+    grid = figure.subplots(
+        2,
+        len(parts),
+        sharex="col",
+        squeeze=False,
+        height_ratios=(4, 1),
+        width_ratios=[max(len(part), 3) for part in parts],
+    )
+    for column, part in enumerate(parts):
+        axes, counts = grid[:, column]
+        at = range(len(part))
+        for result in results:
+            known = {(band.from_min, band.to_min): band.mae_s for band in result.by_minutes}
+            axes.plot(
+                at, [known.get((band.from_min, band.to_min), math.nan) for band in part],
+                **_line(styles[result.name]), label=result.title,
+            )  # fmt: skip
+        axes.set_ylim(bottom=0)
+        axes.margins(x=0.06)
+        axes.set_title("near: each minute" if part[-1].to_min <= NEAR_MIN else "far", fontsize=10, color="#555555")
+        counts.bar(at, [band.n for band in part], color="#BBBBBB", width=0.8)
+        counts.set_xticks(at, [f"{band.from_min:g}-{band.to_min:g}" for band in part])
+        counts.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
+        counts.set_xlabel("minutes to the actual arrival")
+        _tidy(axes)
+        _tidy(counts)
+    grid[0, 0].set_ylabel("mean absolute error (s)")
+    grid[1, 0].set_ylabel("rows")
+    _legend(figure, grid[0, 0])
+    figure.suptitle("Error by horizon: every predictor on the same rows")
     return figure
 
 
+def _line(style: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("color", "linestyle", "marker")
+    return {name: style[name] for name in names} | {"markersize": 6, "linewidth": 1.6}
+
+
 def _legend(figure: Figure, axes: Any) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    handles, labels = axes.get_legend_handles_labels()
+    entry_inches = LEGEND_MARK_INCHES + LEGEND_LETTER_INCHES * max(map(len, labels), default=0)
+    n_columns = max(1, min(4, int(figure.get_figwidth() / entry_inches)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=n_columns, frameon=False, fontsize=9)
 
 
 def bias_by_hour(evaluation: Findings) -> Figure | None:
@@ -274,15 +324,13 @@ def bias_by_hour(evaluation: Findings) -> Figure | None:
     figure = _figure(9.5, 5.2)
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     for result in results:
-        style = styles[result.name]
         least = MIN_SHARE * result.n
         # A gap where hours have no sample, not a line across.
         known = {int(hour): piece.bias_s for hour, piece in result.by_hour.items() if piece.n >= least}
         span = range(min(known), max(known) + 1)
         axes.plot(
-            list(span), [known.get(hour, math.nan) for hour in span], color=style["color"],
-            linestyle=style["linestyle"], marker=style["marker"], markersize=4, linewidth=1.6, label=result.title,
-        )  # fmt: skip
+            list(span), [known.get(hour, math.nan) for hour in span], **_line(styles[result.name]), label=result.title
+        )
     axes.axhline(0, color="#222222", linewidth=1)
     axes.set_ylabel("predicted - actual (s)\npromised too late is up")
     axes.set_title(f"Bias by hour of the day (hours with at least {100 * MIN_SHARE:g} % of the rows)")
@@ -305,22 +353,25 @@ def rolling(evaluation: Findings) -> Figure | None:
         return None
     metric = evaluation.metric
     names = list(dict.fromkeys(name for window in windows for name in window.metrics))
-    figure = _figure(9.0, 4.4)
+    figure = _figure(9.0, 4.8)
     axes = figure.subplots()
     models = [name for name in names if name not in BASELINES]
     for name in names:
         points = [window.metrics.get(name, {}).get(metric.name, math.nan) for window in windows]
         i = models.index(name) if name in models else BASELINES.index(name)
-        style: dict[str, Any]
-        if name in models:
-            style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)], "linestyle": "-"}
-        else:
-            style = {"color": GREYS[i], "linestyle": DASHES[i]}
-        axes.plot(range(len(windows)), points, markersize=5, label=TITLES_OF_BASELINES.get(name, name), **style)
+        palette: tuple[Sequence[str], Sequence[str], Sequence[str]] = (
+            (COLOURS, MARKERS, ("-",)) if name in models else (GREYS, GREY_MARKERS, DASHES)
+        )
+        colour, marker, line = (choices[i % len(choices)] for choices in palette)
+        style = _line({"color": colour, "marker": marker, "linestyle": line})
+        axes.plot(range(len(windows)), points, label=TITLES_OF_BASELINES.get(name, name), **style)
+    step = math.ceil(len(windows) / MAX_DAYS_SHOWN)
     axes.set_xticks(
-        range(len(windows)), [f"{window.test_day}\n{len(window.train_days)} days before" for window in windows]
+        range(0, len(windows), step), [f"{window.test_day:%d %b}\n{window.test_day:%Y}" for window in windows[::step]]
     )
-    axes.set_xlabel("test day, and what it was trained on")
+    n_days = sorted({len(window.train_days) for window in windows})
+    before = f"{n_days[0]}" if len(n_days) == 1 else f"{n_days[0]} to {n_days[-1]}"
+    axes.set_xlabel(f"test day; trained on the {before} day{'s' if n_days[-1] > 1 else ''} before it")
     axes.set_ylabel(metric.name if metric.unit == "1" else f"{metric.name} ({metric.unit})")
     axes.set_title("Trained anew for each day")
     axes.margins(x=0.08)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from etacore.errors import EvaluationError
 from etacore.mlops.evaluation import document, plots, tables
 from etacore.mlops.evaluation.results import Findings
 from etacore.mlops.evaluation.tables import TextTable
 from etacore.mlops.files import whole_file
+from etacore.mlops.fitted_table import Column, FittedTable
+from etacore.models.short_ids import short_ids
 
 REPORT_FILE: Final = "report.md"
 JSON_FILE: Final = "evaluation.json"
@@ -88,6 +89,8 @@ def print_evaluation(evaluation: Findings, console: Console) -> None:
         f"({escape(evaluation.days_from)}), label {evaluation.config.label}",
         highlight=False,
     )
+    ids = short_ids(result.name for result in evaluation.models)
+    by_title = {result.title: ids[result.name] for result in evaluation.models}
     for table in (
         tables.leaderboard(evaluation),
         tables.partial(evaluation),
@@ -95,18 +98,27 @@ def print_evaluation(evaluation: Findings, console: Console) -> None:
         tables.reasons(evaluation),
     ):
         if table is not None:
-            print_table(table, console)
+            print_table(_with_ids(table, by_title), console)
     console.print(escape(evaluation.recommendation.text), style="bold", soft_wrap=True, highlight=False)
+    if evaluation.recommendation.key is not None:
+        console.print(f"etacore promote best, or {ids[evaluation.recommendation.key]}", style="dim", highlight=False)
+
+
+def _with_ids(table: TextTable, ids: Mapping[str, str]) -> TextTable:
+    """The table with the short id of each model in front, for commands that ask for one."""
+    if table.headings[0] != "predictor":
+        return table
+    rows = tuple((ids.get(row[0], ""), *row) for row in table.rows)
+    return replace(table, headings=("id", *table.headings), rows=rows, n_texts=table.n_texts + 1)
 
 
 def print_table(table: TextTable, console: Console) -> None:
-    """Show one table."""
-    shown = Table(title=table.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for i, heading in enumerate(table.headings):
-        shown.add_column(heading, justify="left" if i < table.n_texts else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(escape, row))
-    console.print(shown)
+    """Show one table; without room the place goes first, which the order shows, then columns from the right."""
+    columns = [
+        Column(heading, "prose" if i < table.n_texts else "number", 0 if heading == "#" else len(table.headings) - i)
+        for i, heading in enumerate(table.headings)
+    ]
+    console.print(FittedTable(columns, table.rows, title=table.title))
     if table.note:
         console.print(table.note, style="dim", highlight=False)
         console.print()

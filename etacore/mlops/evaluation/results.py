@@ -172,6 +172,16 @@ class Fan:
     quantiles_s: tuple[float, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Band:
+    """Mean absolute error of the samples with ``[from_min, to_min)`` minutes to the actual arrival."""
+
+    from_min: float
+    to_min: float
+    n: int
+    mae_s: float
+
+
 FAN_QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -194,6 +204,8 @@ class Result:
         The MBTA's accuracy, by minutes to the predicted arrival.
     by_route, by_hour : dict of str to Slice
     fan : tuple of Fan
+    by_minutes : tuple of Band
+        Finer than those of `eta`; bands without a sample are left out.
     vs_active, vs_baseline : Comparison or None
         Held against the active model and against the best baseline that predicts every row, on common rows.
     """
@@ -207,6 +219,7 @@ class Result:
     by_route: Mapping[str, Slice]
     by_hour: Mapping[str, Slice]
     fan: tuple[Fan, ...]
+    by_minutes: tuple[Band, ...] = ()
     vs_active: Comparison | None = None
     vs_baseline: Comparison | None = None
 

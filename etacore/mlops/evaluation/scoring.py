@@ -14,12 +14,16 @@ import polars as pl
 
 from etacore.accuracy import mbta_accuracy, score
 from etacore.mlops.evaluation.bootstrap import Comparison, compare
-from etacore.mlops.evaluation.results import FAN_QUANTILES, Entrant, EvaluationConfig, Fan, HeldOut, Result, Slice
+from etacore.mlops.evaluation.results import FAN_QUANTILES, Band, Entrant, EvaluationConfig, Fan, HeldOut, Result, Slice
 from etacore.mlops.metrics import Metric, regression_metrics
 from etacore.mlops.progress import Progress, silent
 
 FAN_EDGES_MIN: Final = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30)
 """Edges of the bins by predicted minutes ahead."""
+NEAR_MIN: Final = 10
+"""Up to here a band is a minute: riders look at these, and errors are small."""
+BAND_EDGES_MIN: Final = (*range(NEAR_MIN + 1), 12, 15, 20, 25, 30, 45, 60, 90, 120)
+"""Edges of the bands by minutes to the actual arrival."""
 
 
 def score_all(
@@ -97,6 +101,7 @@ def score_entrant(entrant: Entrant, held_out: HeldOut) -> Result:
         by_route=_slices(errors, held_out.route[known]),
         by_hour=_slices(errors, held_out.hour[known]),
         fan=error_fan(predicted, actual),
+        by_minutes=mae_by_minutes(predicted, actual),
     )
 
 
@@ -115,6 +120,25 @@ def _slices(errors: npt.NDArray[np.float64], group: npt.NDArray[np.generic]) -> 
         .sort("group")
     )
     return {str(name): Slice(*figures) for name, *figures in table.iter_rows()}
+
+
+def mae_by_minutes(predicted_s: npt.NDArray[np.float64], actual_s: npt.NDArray[np.float64]) -> tuple[Band, ...]:
+    """Mean absolute error by minutes to the actual arrival: single minutes first, wider bands far away.
+
+    Parameters
+    ----------
+    predicted_s, actual_s : ndarray of float64, shape (n,)
+        Seconds from the sample.
+    """
+    minutes = actual_s / 60.0
+    errors_s = np.abs(predicted_s - actual_s)
+    bands = []
+    for low, high in pairwise(BAND_EDGES_MIN):
+        # The last one holds its end: no label is beyond.
+        inside = errors_s[(minutes >= low) & ((minutes < high) | (high == BAND_EDGES_MIN[-1]))]
+        if inside.size:
+            bands.append(Band(low, high, int(inside.size), float(inside.mean())))
+    return tuple(bands)
 
 
 def error_fan(predicted_s: npt.NDArray[np.float64], actual_s: npt.NDArray[np.float64]) -> tuple[Fan, ...]:

@@ -71,7 +71,7 @@ def examine_bundle(registry: Registry, key: str) -> Examined:
     Examined
         With what is wrong, the first thing of its kind only.
     """
-    folder = registry.path / key
+    folder = registry.folder(key)
     if not (folder / MANIFEST_FILE).is_file():
         what = f"{MANIFEST_FILE} is missing" if folder.is_dir() else "its folder is missing"
         return _failed("missing", key, f"indexed, and {what}", "restore the folder from a backup, or archive the entry")

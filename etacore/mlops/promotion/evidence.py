@@ -98,6 +98,40 @@ def find_evidence(registry: Registry, key: str, active: str | None) -> Evidence:
     )
 
 
+def recommended_key(registry: Registry) -> str:
+    """The model that the newest evaluation recommends.
+
+    Raises
+    ------
+    PromotionError
+        If there is no evaluation, it cannot be read, it recommends none, or a model that is no longer there.
+    """
+    path = next(_newest_first(registry), None)
+    if path is None:
+        raise PromotionError(
+            f"nothing is recommended: {registry.path / EVALUATIONS} holds no evaluation",
+            hint="run: etacore evaluate DATASET; or name a model (etacore registry list)",
+        )
+    try:
+        read = _load(path)
+        key: str | None = read.optional("recommended", read.text)
+    except EtacoreError as err:
+        raise PromotionError(f"{path.name}: {err.message}", hint="evaluate again, or name a model") from None
+    if key is None:
+        said = read.raw.get("recommendation")
+        raise PromotionError(
+            f"{path.name} recommends no model" + (f": {said}" if isinstance(said, str) else ""),
+            hint="name one (etacore registry list), or train a better one",
+        )
+    if key not in registry.keys():  # noqa: SIM118
+        where = "is archived" if key in registry.archived() else f"is no longer in {registry.path}"
+        raise PromotionError(
+            f"{path.name} recommends {key}, which {where}",
+            hint="evaluate again: etacore evaluate DATASET",
+        )
+    return key
+
+
 class _NoEvidenceError(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)

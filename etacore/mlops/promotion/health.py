@@ -136,7 +136,7 @@ def check_registry(
     except OSError as err:
         text = f"{err.filename or registry.path} cannot be read: {err.strerror or err}"
         findings.append(Finding("corrupt", INDEX_FILE, "error", text, "look for who may read there"))
-    if not registry.path.is_dir():
+    if not registry.path.is_dir() and not keys:
         findings.append(Finding("missing", str(registry.path), "error", "there is no registry", _WHERE))
     findings.sort(key=lambda finding: (_ORDER[finding.severity], finding.kind, finding.key))
     return HealthReport(str(registry.path), now, len(keys), n_archived, tuple(findings))
@@ -198,7 +198,8 @@ def _active(registry: Registry, active: Collection[str]) -> Iterator[Finding]:
 
 
 def _stale(registry: Registry, max_age_days: float, now: datetime) -> Iterator[Finding]:
-    entries = {entry.key: entry for entry in registry.entries()}
+    shipped = registry.shipped_keys()
+    entries = {entry.key: entry for entry in registry.entries() if entry.key not in shipped}
     for key in stale_keys(entries.values(), max_age_days, now):
         days = (now - entries[key].saved_at).days
         text = f"saved {days} days ago, more than {max_age_days:g}"

@@ -14,10 +14,11 @@ import orjson
 from etacore.errors import EtacoreError, ModelNotFoundError, PromotionError
 from etacore.loop.runtime import announced_key
 from etacore.mlops.promotion.bundle_check import examine_bundle, predict_sample
-from etacore.mlops.promotion.evidence import Evidence, find_evidence
+from etacore.mlops.promotion.evidence import Evidence, find_evidence, recommended_key
 from etacore.mlops.promotion.history import ROLLBACK, Record, append_record, read_history, ways_back
 from etacore.models.model import Model
 from etacore.models.registry import Registry
+from etacore.models.short_ids import resolve_key
 from etacore.store.store import RedisStore
 
 UpdateBlock = Callable[[str | None], str | None]
@@ -25,6 +26,8 @@ UpdateBlock = Callable[[str | None], str | None]
 if the promotion fails later. What it raises stops the promotion."""
 
 WARM_ROWS: Final = 10_000
+BEST: Final = "best"
+"""As a model key: the one that the newest evaluation recommends."""
 _ROUNDING: Final = 1e-9
 
 
@@ -175,6 +178,21 @@ def promote(
     return Promotion(record=record, evidence=evidence, was_active=active == model_key, warm_s=warm_s)
 
 
+def candidate_key(registry: Registry, given: str) -> str:
+    """The model that somebody asks to promote: by key, its first characters or short id; `BEST` is the recommended one.
+
+    Raises
+    ------
+    ModelNotFoundError
+        If no model is meant, or more than one.
+    PromotionError
+        If `BEST` is asked for, and the newest evaluation recommends none, or one that is gone.
+    """
+    if given == BEST and BEST not in registry.keys():  # noqa: SIM118
+        return recommended_key(registry)
+    return resolve_key(registry, given)
+
+
 def rollback(
     registry: Registry,
     store: RedisStore,
@@ -257,7 +275,7 @@ def verified_model(registry: Registry, model_key: str) -> Model:
 
 def _existing(registry: Registry) -> Registry:
     # The lock would make the folder, and a misspelt one would come into being.
-    if not registry.path.is_dir():
+    if not registry.path.is_dir() and not registry.shipped_keys():
         raise PromotionError(
             f"there is no registry at {registry.path}",
             hint="set model_registry_dir (environment MODEL_REGISTRY_DIR)",

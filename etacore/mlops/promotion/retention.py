@@ -82,12 +82,16 @@ def archive(
     if not registry.path.is_dir():
         raise RegistryError(f"there is no registry at {registry.path}", hint="set MODEL_REGISTRY_DIR")
     with registry.locked():
-        entries = {entry.key: entry for entry in registry.entries()}
+        shipped = registry.shipped_keys()
+        entries = {entry.key: entry for entry in registry.entries() if entry.key not in shipped}
         wanted = list(dict.fromkeys(keys))
         for key in wanted:
             if key not in entries and key not in registry.refused():
-                is_old = key in registry.legacy()
-                what = "is a pickle of an older system and stays as it is in" if is_old else "is not in"
+                what = "is not in"
+                if key in registry.legacy():
+                    what = "is a pickle of an older system and stays as it is in"
+                elif key in shipped:
+                    what = "ships with etacore, stays where it is, and is not in"
                 raise ModelNotFoundError(f"model {key} {what} {registry.path}", hint="see etacore registry list")
         if stale:
             moment = now or datetime.now(UTC)

@@ -9,16 +9,18 @@ from typing import Any, Final, TextIO
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError
+from etacore.errors import EtacoreError, ModelLoadError
+from etacore.mlops.fitted_table import Column, FittedTable
 from etacore.mlops.promotion.evidence import Evidence
 from etacore.mlops.promotion.health import HealthReport
 from etacore.mlops.promotion.promote import Promotion
 from etacore.mlops.promotion.retention import Archived
 from etacore.models.manifest import Manifest, finite_or_none
 from etacore.models.registry import Entry, Registry
+from etacore.models.short_ids import known_keys, resolve_key, short_ids, shorten
 
-KEY_WIDTH: Final = 56
 PLAIN_WIDTH: Final = 200
 _COLOURS: Final = {"error": "red", "warning": "yellow", "note": "cyan", "active": "green", "refused": "red"}
 _SHOWN_ITEMS: Final = 3
@@ -30,24 +32,18 @@ def open_console(file: TextIO | None = None) -> Console:
     return console if console.is_terminal else Console(file=console.file, highlight=False, width=PLAIN_WIDTH)
 
 
-def shorten(text: str, width: int = KEY_WIDTH) -> str:
-    """`text` without its middle if it is longer than `width`: a key begins with the type and ends with settings."""
-    if len(text) <= width:
-        return text
-    tail = (width - 1) // 2
-    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
-
-
 def model_rows(registry: Registry, active: Collection[str]) -> list[dict[str, Any]]:
     """One record a model: of the index, of an older system, and of the archive.
 
     Returns
     -------
     list of dict
-        ``key, model_type, route_id, dataset, saved_at, test_mae_seconds, state, why``; the state is ``active``,
-        ``servable``, ``refused`` (``why`` says the reason), ``legacy`` or ``archived``. What is not known is None.
+        ``id, key, model_type, route_id, dataset, saved_at, test_mae_seconds, state, why``; the state is ``active``,
+        ``servable``, ``shipped`` (servable, and not of this folder), ``refused`` (``why`` says the reason), ``legacy``
+        or ``archived``. What is not known is None.
     """
     rows = []
+    shipped = registry.shipped_keys()
     for entry in registry.entries():
         try:
             registry.manifest(entry.key)
@@ -55,13 +51,16 @@ def model_rows(registry: Registry, active: Collection[str]) -> list[dict[str, An
         except EtacoreError as err:
             why = err.message
         state = "refused" if why else "active" if entry.key in active else "servable"
+        if state == "servable" and entry.key in shipped:
+            state = "shipped"
         rows.append(_row(entry, state, why))
     rows += [_bare(key, "refused", why) for key, why in registry.refused().items()]
     rows += [_bare(key, "legacy", "a pickle of an older system, never opened") for key in registry.legacy()]
     archived = {entry.key: entry for entry in registry.archive_registry.entries()}
     for key in registry.archived():
         rows.append(_row(archived[key], "archived", None) if key in archived else _bare(key, "archived", None))
-    return rows
+    ids = short_ids(row["key"] for row in rows)
+    return [{"id": ids[row["key"]], **row} for row in rows]
 
 
 def _row(entry: Entry, state: str, why: str | None) -> dict[str, Any]:
@@ -82,42 +81,56 @@ def _bare(key: str, state: str, why: str | None) -> dict[str, Any]:
     return {"key": key, **dict.fromkeys(names), "state": state, "why": why}
 
 
-def model_table(rows: Collection[Mapping[str, Any]], *, full_keys: bool = False) -> Table:
+def model_table(rows: Collection[Mapping[str, Any]], *, full_keys: bool = False) -> FittedTable:
     """The records of `model_rows` as a table."""
-    table = Table("model", "type", "route", "dataset", "saved", "test MAE", "state", box=None, pad_edge=False)
-    table.columns[5].justify = "right"
+    columns = (
+        Column("id"),
+        Column("model", "prose", 9) if full_keys else Column("model", "key", 1),
+        Column("type", "word", 7),
+        Column("route", "word", 5),
+        Column("dataset", "word", 3),
+        Column("saved", "word", 4),
+        Column("test MAE", "number", 6),
+        Column("state", "word", 8),
+    )
+    shown = []
     for row in rows:
         mae_s = row["test_mae_seconds"]
         route = "all" if row["route_id"] is None else row["route_id"]
-        cells = (
-            row["key"] if full_keys else shorten(row["key"]),
-            row["model_type"] or "",
-            route if row["model_type"] else "",
-            row["dataset"] or "",
-            (row["saved_at"] or "")[:16].replace("T", " "),
-            "" if mae_s is None else f"{mae_s:.1f} s",
+        shown.append(
+            (
+                row["id"],
+                row["key"] if full_keys else shorten(row["key"]),
+                row["model_type"] or "",
+                route if row["model_type"] else "",
+                row["dataset"] or "",
+                (row["saved_at"] or "")[:16].replace("T", " "),
+                "" if mae_s is None else f"{mae_s:.1f} s",
+                _coloured(row["state"]),
+            )
         )
-        table.add_row(*map(escape, cells), _coloured(row["state"]))
-    return table
+    return FittedTable(columns, shown)
 
 
-def findings_table(report: HealthReport) -> Table:
+def findings_table(report: HealthReport) -> FittedTable:
     """What is wrong, errors first."""
-    table = Table("", "kind", "model", "what", "what to do", box=None, pad_edge=False)
-    for one in report.findings:
-        table.add_row(_coloured(one.severity), *map(escape, (one.kind, shorten(one.key, 40), one.text, one.advice)))
-    return table
+    columns = (
+        Column("severity"),
+        Column("kind", "word", 1),
+        Column("model", "key", 7),
+        Column("what", "prose", 9),
+        Column("what to do", "prose", 8),
+    )
+    rows = [(_coloured(one.severity), one.kind, shorten(one.key, 40), one.text, one.advice) for one in report.findings]
+    return FittedTable(columns, rows)
 
 
-def archive_table(archived: Archived) -> Table:
+def archive_table(archived: Archived) -> FittedTable:
     """What was archived, and what was kept and why."""
-    table = Table("model", "", "why", box=None, pad_edge=False)
     done = "would be archived" if archived.dry_run else "archived"
-    for key in archived.keys:
-        table.add_row(escape(key), done, "")
-    for key, why in archived.kept.items():
-        table.add_row(escape(key), "kept", escape(why))
-    return table
+    rows = [(key, done, "") for key in archived.keys]
+    rows += [(key, "kept", why) for key, why in archived.kept.items()]
+    return FittedTable((Column("model", "prose", 9), Column("outcome", "word", 8), Column("why", "prose", 2)), rows)
 
 
 def promotion_table(promotion: Promotion) -> Table:
@@ -154,30 +167,29 @@ def _evidence_rows(evidence: Evidence) -> list[tuple[str, str]]:
 
 
 def find_manifest(registry: Registry, key: str) -> tuple[Manifest, bool]:
-    """The manifest of a model, and whether it is archived.
+    """The manifest of the model that a key or short id means, and whether it is archived.
 
     Raises
     ------
     ModelNotFoundError, ModelLoadError, RegistryError, SchemaError
         If there is none, or it cannot be read.
     """
+    key = resolve_key(registry, key, among=known_keys(registry))
     if key in registry.archived():
         return registry.archive_registry.manifest(key), True
     if key in registry.legacy():
         raise ModelLoadError(f"model {key} is a pickle of an older system; pickles run code and are never opened")
-    try:
-        return registry.manifest(key), False
-    except ModelNotFoundError as err:
-        raise ModelNotFoundError(err.message, hint="etacore registry list shows those there are") from None
+    return registry.manifest(key), False
 
 
-def manifest_table(manifest: Manifest, state: str) -> Table:
+def manifest_table(manifest: Manifest, state: str, short_id: str) -> Table:
     """The essence of a manifest."""
     table = Table(show_header=False, box=None, pad_edge=False)
     calendar = f"{manifest.time_zone}, holidays of {manifest.holiday_region or 'nowhere'}"
     nan = "missing" if manifest.nan_at_serving is None else f"{manifest.nan_at_serving:g}"
     rows = [
         ("model", manifest.model_key),
+        ("id", short_id),
         ("state", state),
         ("type", f"{manifest.model_type} ({manifest.predictor})"),
         ("route", "all" if manifest.route_id is None else manifest.route_id),
@@ -213,5 +225,5 @@ def _some(values: Collection[object]) -> str:
     return f"{', '.join(shown[:_SHOWN_ITEMS])} … {shown[-1]} ({len(shown)})"
 
 
-def _coloured(word: str) -> str:
-    return f"[{_COLOURS[word]}]{word}[/]" if word in _COLOURS else word
+def _coloured(word: str) -> Text:
+    return Text(word, style=_COLOURS.get(word, ""))

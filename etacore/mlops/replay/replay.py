@@ -22,14 +22,13 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import orjson
 import redis
-from rich import box
 from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 
 from etacore.accuracy import COLUMNS
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, FeedError
+from etacore.mlops.fitted_table import Column, FittedTable
+from etacore.mlops.progress import Progress, console_progress, silent
 from etacore.mlops.replay.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
 from etacore.mlops.transit.arrivals import observe_arrivals, read_arrivals
 from etacore.mlops.transit.gtfs import Feed, read_feed
@@ -50,7 +49,6 @@ SILENT_AFTER_S: Final = 300.0
 _US: Final = 1_000_000
 _ROUTE_REFRESH_S: Final = 3600.0
 
-ProgressFunction = Callable[[int, int], None]
 ClockFunction = Callable[[], int]
 
 
@@ -159,7 +157,7 @@ def replay(
     arrivals: Path | None = None,
     max_stops: int = 5,
     tick_s: float = TICK_S,
-    progress: ProgressFunction | None = None,
+    progress: Progress = silent,
     make_loop: Callable[[RuntimeConfig, ClockFunction], Loop] = prediction_loop,
 ) -> ReplayResult:
     """Play positions through the loop and score its predictions.
@@ -188,8 +186,8 @@ def replay(
         Stops to predict per vehicle.
     tick_s : float
         Event time between two polls.
-    progress : callable, optional
-        Called with positions played and positions in all.
+    progress : Progress, optional
+        Told how many positions are played.
     make_loop : callable
         Opens what predicts.
 
@@ -283,7 +281,7 @@ def _play(
     config: RuntimeConfig,
     speed: float,
     tick_s: float,
-    progress: ProgressFunction | None,
+    progress: Progress,
 ) -> Played:
     played = Played()
     began = time.perf_counter()
@@ -320,8 +318,7 @@ def _play(
             blobs = client.mget(names)
         for row, blob in zip(newest.values(), blobs, strict=True):
             _record(played, positions, row, blob)
-        if progress is not None:
-            progress(high, n)
+        progress("playing positions", high, n)
         low = high
     played.wall_s = time.perf_counter() - began
     return played
@@ -385,7 +382,7 @@ def replay_to_console(
     console: Console | None = None,
     **options: Any,
 ) -> ReplayResult:
-    """Replay files, show a progress bar on a terminal, print the scores, and write them as JSON if asked.
+    """Replay files, show how far it is, print the scores, and write them as JSON if asked.
 
     Parameters
     ----------
@@ -403,12 +400,8 @@ def replay_to_console(
     console = console or Console()
     feed = read_feed(gtfs_path)
     positions = read_positions(positions_path)
-    bar = Progress(console=console, transient=True, disable=not console.is_terminal)
-    with bar:
-        task = bar.add_task("playing positions", total=None)
-        result = replay(
-            positions, feed, progress=lambda done, total: bar.update(task, completed=done, total=total), **options
-        )
+    with console_progress() as progress:
+        result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
     if json_path is not None:
         json_path.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -436,12 +429,8 @@ def print_result(result: ReplayResult, console: Console) -> None:
     for note in result.notes:
         console.print(f"  feed: {note}")
     for title, report in (("the loop", scores.model), ("distance along the route / mean speed", scores.baseline)):
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-        for heading in COLUMNS:
-            table.add_column(heading, justify="right", no_wrap=True)
-        for row in report.rows():
-            table.add_row(*row)
-        console.print(table)
+        columns = [Column(heading, "number", len(COLUMNS) - i) for i, heading in enumerate(COLUMNS)]
+        console.print(FittedTable(columns, report.rows(), title=title))
     console.print(
         f"mean speed: {scores.baseline_speed_mps:.2f} m/s, that of these very positions. "
         "Band of all: the ETA Accuracy Benchmark."

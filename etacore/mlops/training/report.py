@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from etacore.models.short_ids import short_ids
 
+if TYPE_CHECKING:
+    from etacore.mlops.fitted_table import FittedTable, Kind
     from etacore.mlops.training.leakage import Leak
 
 
@@ -64,6 +65,9 @@ _HEADINGS: Final = (
     "test within 60 s",
     "seconds",
 )
+_TEXTS: Final[dict[str, Kind]] = {"model": "key", "type": "word", "scope": "word"}
+_IMPORTANCE: Final = {"test MAE s": 9, "type": 8, "scope": 7, "test within 60 s": 6, "val MAE s": 5, "rows": 4}
+"""What stays longest in a narrow terminal; of the others the right ones go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +145,8 @@ class TrainingReport:
         """The report as Markdown, for an artifact or a file."""
         lines = [f"# Training on {self.dataset}", ""]
         lines += [f"- {line}" for line in self.summary()]
-        lines += ["", f"| {' | '.join(_HEADINGS)} |", "|" + " --- |" * len(_HEADINGS)]
+        rule = "".join(" --- |" if name in _TEXTS else " ---: |" for name in _HEADINGS)
+        lines += ["", f"| {' | '.join(_HEADINGS)} |", f"|{rule}"]
         lines += [f"| {' | '.join(_escaped(cell) for cell in _cells(model))} |" for model in self.models]
         if self.failures:
             lines += ["", "## Failed", "", "| type | scope | reason |", "| --- | --- | --- |"]
@@ -166,17 +171,15 @@ class TrainingReport:
         lines = [", ".join(parts) + f"; {self.split['n_purged']} rows purged at the borders", f"label {self.label}"]
         return lines + [leak.line() for leak in self.leaks] + list(self.notes)
 
-    def table(self) -> Table:
+    def table(self) -> FittedTable:
         """The models as a table for the console."""
-        from rich.table import Table
+        from etacore.mlops.fitted_table import Column, FittedTable
 
-        table = Table(title=f"Models trained on {self.dataset}")
-        for heading in _HEADINGS:
-            numeric = heading not in ("model", "type", "scope")
-            table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
-        for model in self.models:
-            table.add_row(*_cells(model))
-        return table
+        ids = short_ids(model.key for model in self.models if model.key is not None)
+        columns = [Column("id")]
+        columns += [Column(name, _TEXTS.get(name, "number"), _IMPORTANCE.get(name, 0)) for name in _HEADINGS]
+        rows = [("" if model.key is None else ids[model.key], *_cells(model)) for model in self.models]
+        return FittedTable(columns, rows, title=f"Models trained on {self.dataset}")
 
 
 def _cells(model: TrainedModel) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.mlops.files import whole_file
+from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.realtime import STATUS_NAMES
 from etacore.pipeline.engine import system_clock_us
 from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
@@ -190,6 +191,8 @@ class Capture:
         Now in microseconds since the epoch.
     on_part : callable, optional
         Called with the summary of each part when it ends, whether it gave a file or not.
+    progress : Progress, optional
+        Told how many positions are recorded.
 
     Raises
     ------
@@ -208,6 +211,7 @@ class Capture:
         duration_s: float | None = None,
         clock: Callable[[], int] = system_clock_us,
         on_part: Callable[[CaptureSummary], None] | None = None,
+        progress: Progress = silent,
     ) -> None:
         self.config: Final = config
         self.output_dir: Final = output_dir
@@ -216,6 +220,7 @@ class Capture:
         self._duration_s: Final = duration_s
         self._clock: Final = clock
         self._on_part: Final = on_part
+        self._progress: Final = progress
         self._recorder: Final = Recorder(config)
         self._part = CaptureSummary()
         self._not_strings: set[bytes] = set()
@@ -286,6 +291,7 @@ class Capture:
             # What a broken poll kept is kept.
             self._part.counts += counts
         self._part.n_polls += 1
+        self._progress("recording positions", self.summary.n_positions + self._recorder.n_rows, 0)
 
     def rotate(self) -> Path | None:
         """Write what there is as a file and begin the next; None if there is nothing.
