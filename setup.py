@@ -18,13 +18,13 @@ SANITIZE = os.environ.get("ETACORE_SANITIZE") == "1"
 N_CPUS = os.cpu_count() or 1
 
 KERNELS = (
+    "batch",
     "encode",
     "features",
     "fleet",
     "forest",
     "histogram",
     "index",
-    "motion",
     "resolve",
     "resp",
     "routes",

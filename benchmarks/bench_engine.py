@@ -64,7 +64,7 @@ def bench_engine_cold(benchmark: Any, model: Model, booster: xgboost.Booster, n:
         every={PEER: 2 if n == LARGE else 1},
         warm_up=n < LARGE,
     )
-    assert results[OURS].engine.state.n == n
+    assert results[OURS].engine.fleet.n == n
     check(WarmEngine(model, fleet.parked()).documents(fleet), results[PEER], n)
 
 

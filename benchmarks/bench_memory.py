@@ -46,7 +46,7 @@ for start in range(0, n, len(fleet)):
     engine.process(fleet.keys, payloads, fleet.fetch, batch)
     engine.commit(batch)
     before_kb = before_kb or peak_kb()
-print(engine.state.n, engine.state.nbytes, peak_kb() - before_kb)
+print(engine.fleet.n, engine.fleet.nbytes, peak_kb() - before_kb)
 """
 
 

@@ -10,19 +10,20 @@ import xgboost
 from benchmarks.fleet import NOW_US, make_fleet
 from benchmarks.measuring import OURS, alternate
 from benchmarks.serving import Clock, WarmPeer, facts
+from etacore._kernels.batch import Batch
 from etacore.models.model import Model
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.status import Status
+from tests.reference.columns import parse_into
 
 N = 10_000
 
 
 def bench_parse(benchmark: Any, booster: xgboost.Booster, model: Model) -> None:
-    fleet, columns = make_fleet(N), SnapshotColumns(N)
+    fleet, columns = make_fleet(N), Batch(N)
     peer = WarmPeer(booster, facts(model), fleet, Clock()).pipeline
 
     def parse() -> None:
-        parse_snapshots(fleet.payloads, columns, now_us=NOW_US, max_future_us=60_000_000, max_age_us=900_000_000)
+        parse_into(columns, fleet.payloads, now_us=NOW_US, max_future_us=60_000_000, max_age_us=900_000_000)
 
     sides = {OURS: parse, "orjson + NumPy": lambda: peer.columns(peer.parse(fleet.payloads))}
     lat, lon, time_us = alternate(benchmark, "parse", sides, size=N)["orjson + NumPy"]

@@ -9,13 +9,12 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import Any, Final
 
 import numpy as np
 
-from etacore._kernels.features import WindowFeatures
+from etacore._kernels.features import Vectorizer
 from etacore._kernels.forest import Library
 from etacore._kernels.window import (
     MISSING_INPUT,
@@ -30,7 +29,6 @@ from etacore.errors import EtacoreError
 from etacore.models.forest import Forest
 from etacore.models.registry import Model, open_registry
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.features import along_shape_distance
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import TypicalLegs
 
@@ -53,7 +51,7 @@ class _Serving:
     def __init__(self, model: Model) -> None:
         self.model = model
         calendar = Calendar(model.time_zone, model.holidays)
-        self.features = WindowFeatures(
+        self.features = Vectorizer(
             calendar.transitions_s,
             calendar.offset_s,
             calendar.holiday_days,
@@ -232,7 +230,7 @@ def _predict(
     if shape is not None:
         if not isinstance(shape, ShapePolyline):
             raise UnpredictableError(f"shape has to be a ShapePolyline, not: {type(shape)!r}")
-        window.measure(partial(along_shape_distance, shape))
+        window.measure(shape.distance_m)
     if serving.asks_of_routes and window.stop_ids:
         window.vectorize(serving.features, **serving.of_route(document["route_id"], window.stop_ids))
     else:

@@ -15,7 +15,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from etacore.pipeline.encoding import Documents, Envelope, encode_documents
+from etacore.pipeline.encoding import Envelope
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.25)
@@ -50,21 +50,8 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     for done in range(arguments.iterations):
         batch = twin.Batch([row(rng) for _ in range(rng.choice((1, 1, 1, 2, 5)))])
-        documents = Documents()  # a row that is the first of an empty buffer has no more room than it asked for
-        encode_documents(
-            batch.columns,
-            batch.keys,
-            batch.table,
-            batch.pattern_ix,
-            batch.row_offset,
-            batch.stop_ix,
-            batch.distance_m,
-            batch.eta_s,
-            ENVELOPE,
-            documents,
-            prefix=b"predictions:",
-            ttl_s=300,
-        )
+        # A part of its own: a row that is the first of an empty buffer has no more room than it asked for.
+        documents = batch.encode(ENVELOPE, prefix=b"predictions:", ttl_s=300)
         expected = batch.expected_commands(ENVELOPE, b"predictions:", 300)
         assert bytes(documents.commands) == expected, f"batch {done} of seed {arguments.seed}: {batch.rows}"
         assert documents.size <= len(documents.buffer), f"batch {done} of seed {arguments.seed}: beyond the buffer"

@@ -24,9 +24,10 @@ import numpy.typing as npt
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
+from etacore._kernels.batch import Batch
 from etacore.status import Status
 from tests.reference import snapshots as twin
+from tests.reference.columns import parse_into
 
 BATCH = 500
 TWIN_EVERY = 20
@@ -62,14 +63,6 @@ VALUES = (
     b'{"id":"nested","id":5}', b'"stopped_at"', b"1.0", b"2147483648", b"-2147483648", b'"' + b"\\u00e9" * 64 + b'"',
     b"90.0",
 )  # fmt: skip
-
-
-class ExactColumns(SnapshotColumns):
-    """With an arena of exactly the size that was asked for, so that a sanitizer sees one byte too many."""
-
-    def reserve_text(self, n_bytes: int) -> npt.NDArray[np.uint8]:
-        self.text = np.empty(max(n_bytes, 1), dtype=np.uint8)
-        return self.text
 
 
 def mutate(payload: bytes, corpus: list[bytes], rng: random.Random) -> bytes:
@@ -138,7 +131,7 @@ def guarded(payloads: list[bytes | None]) -> Iterator[None]:
             UNPOISON(end, 1)
 
 
-def check(columns: SnapshotColumns, payloads: list[bytes | None]) -> None:
+def check(columns: Batch, payloads: list[bytes | None]) -> None:
     """What must hold of every row."""
     n = columns.n
     assert n == len(payloads)
@@ -172,7 +165,7 @@ def check(columns: SnapshotColumns, payloads: list[bytes | None]) -> None:
         json.loads(payload)
 
 
-def compare(columns: SnapshotColumns, row: int, payload: bytes | None) -> None:
+def compare(columns: Batch, row: int, payload: bytes | None) -> None:
     """One row against the twin."""
     expected = twin.parse(payload, **LIMITS)
     for name, value in vars(expected).items():
@@ -187,7 +180,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    columns = ExactColumns(BATCH)
+    columns = Batch(BATCH)
     corpus = list(SEEDS)
     counts: Counter[int] = Counter()
     started = time.monotonic()
@@ -199,8 +192,10 @@ def main() -> int:
         ]
         if rng.random() < 0.1:
             payloads[rng.randrange(size)] = None
+        # An arena of exactly the size that is needed, so that a sanitizer sees one byte too many.
+        columns.text = np.empty(max(sum(len(payload or b"") for payload in payloads), 1), np.uint8)
         with guarded(payloads):
-            parse_snapshots(payloads, columns, **LIMITS)
+            parse_into(columns, payloads, **LIMITS)
         check(columns, payloads)
         for i in range(rng.randrange(TWIN_EVERY), size, TWIN_EVERY):
             compare(columns, i, payloads[i])

@@ -7,7 +7,7 @@
 # ITERATIONS (200000)    mutated snapshots
 # SEED (1)               seed of the fuzzer
 # TESTS                  what pytest runs afterwards; empty for nothing
-# KERNELS (all)          build only these, for example "snapshots"; the encoder takes "encode routes index"
+# KERNELS (all)          build only these, for example "snapshots"; the encoder takes "batch encode index routes"
 set -eu
 
 PYTHON=${PYTHON:-python3}

@@ -1,33 +1,51 @@
-from typing import Any
+from typing import Final, final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from etacore._kernels.motion import MotionPointers
+from etacore._kernels.batch import Batch
 from etacore._kernels.routes import Line, PatternTable
 
-def select(
-    table: PatternTable,
-    arena: NDArray[np.uint8],
-    status: NDArray[np.uint8],
-    stop_id: NDArray[Any],
-    stop_sequence: NDArray[np.int32],
-    current_status: NDArray[np.int8],
-    lat: NDArray[np.float64],
-    lon: NDArray[np.float64],
-    bearing_deg: NDArray[np.float32],
-    time_us: NDArray[np.int64],
-    pattern_ix: NDArray[np.int32],
-    trip_key: NDArray[np.uint64],
-    prev_progress_m: NDArray[np.float64],
-    prev_time_us: NDArray[np.int64],
-    prev_strikes: NDArray[np.uint8],
-    options: tuple[float, float, float, float, float, float, float, float, int, int, int],
-    first_stop: NDArray[np.int32],
-    progress_m: NDArray[np.float64],
-    strikes: NDArray[np.uint8],
-    motion: MotionPointers | None,
-) -> None: ...
+SPEED_TAU_S: Final[float]
+
+@final
+class SelectOptions:
+    def __init__(
+        self,
+        *,
+        max_off_route_m: float = 2000.0,
+        max_speed_mps: float = 40.0,
+        slack_m: float = 300.0,
+        tolerance_m: float = 50.0,
+        fit_m: float = 150.0,
+        restart_fit_m: float = 100.0,
+        restart_strikes: int = 3,
+        trip_strikes: int = 5,
+        near_equal_m: float = 30.0,
+        heading_penalty_m: float = 60.0,
+        reset_after_s: float = 3600.0,
+    ) -> None: ...
+    @property
+    def max_off_route_m(self) -> float: ...
+    @property
+    def max_speed_mps(self) -> float: ...
+    @property
+    def slack_m(self) -> float: ...
+    @property
+    def tolerance_m(self) -> float: ...
+    @property
+    def fit_m(self) -> float: ...
+    @property
+    def restart_fit_m(self) -> float: ...
+    @property
+    def restart_strikes(self) -> int: ...
+    @property
+    def trip_strikes(self) -> int: ...
+    @property
+    def near_equal_m(self) -> float: ...
+    @property
+    def heading_penalty_m(self) -> float: ...
+    @property
+    def reset_after_s(self) -> float: ...
+
+def select_stops(batch: Batch, table: PatternTable, options: SelectOptions) -> None: ...
 def along(
-    line: Line, lat: float, lon: float, stop_lat: float, stop_lon: float, near_equal_m: float
+    line: Line, lat: float, lon: float, stop_lat: float, stop_lon: float, near_equal_m: float = 30.0
 ) -> tuple[float, float, float, float]: ...

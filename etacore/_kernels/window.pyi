@@ -1,10 +1,10 @@
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore._kernels.features import WindowFeatures
+from etacore._kernels.features import Vectorizer
 from etacore._kernels.forest import Library
 
 NO_PREDICTION: Final[str]
@@ -20,6 +20,7 @@ def name_vehicle(
     document: dict[str, Any], vehicle_position: Any, route_id: Any, trip_id: Any, model_key: Any
 ) -> Mapping[str, Any]: ...
 
+@final
 class Window:
     room: int
     stop_ids: list[str | None]
@@ -29,7 +30,7 @@ class Window:
     def measure(self, distance_m: Callable[[float, float, float, float], float]) -> None: ...
     def vectorize(
         self,
-        features: WindowFeatures,
+        features: Vectorizer,
         route_code: float = ...,
         leg_m: float = ...,
         leg_s: NDArray[np.float32] | None = None,

@@ -102,8 +102,8 @@ def feature_rows(city: City, recording: Recording) -> Rows:
         part = batch.parts[0]
         for i in np.flatnonzero(np.diff(part.row_offset)):
             mine = slice(part.row_offset[i], part.row_offset[i + 1])
-            time_s = batch.columns.time_us[i] / _US
-            of_trip = runs[batch.columns.text_at("trip_id", int(i))]
+            time_s = batch.time_us[i] / _US
+            of_trip = runs[batch.text_at("trip_id", int(i))]
             # A trip runs every day; the run at hand is the first that has not ended yet.
             day, arrival_s = next(run for run in of_trip if time_s <= run[1][-1] + LOGGED_ON_AFTER_S)
             left_s = arrival_s[part.stop_ix[mine]] - time_s

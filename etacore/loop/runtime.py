@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.backoff import ExponentialWithJitterBackoff
 
+from etacore._kernels.batch import Batch
 from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RedisUnavailableError, TrackingUnavailableError
@@ -35,7 +36,6 @@ from etacore.loop.counters import Accounts, Observer, PollResult, RunSummary, Si
 from etacore.loop.latency import Profiler
 from etacore.loop.model_switch import Promotions, announced_key
 from etacore.loop.schedule import Polling, Source, open_source
-from etacore.pipeline.batch import Batch
 from etacore.pipeline.engine import Engine, system_clock_us
 from etacore.status import Status
 from etacore.store.store import RedisStore
@@ -241,7 +241,7 @@ class Runtime:
                 batch = self.predict_for_snapshots(chunk, payloads, began)
                 before = self._travelling
                 self._settle(counts)
-                if before is not None and _share_vehicles(before.batch, batch, self.engine.state.n):
+                if before is not None and _share_vehicles(before.batch, batch, self.engine.fleet.n):
                     # What this chunk took for the state of a vehicle has moved on with the chunk before.
                     batch = self.predict_for_snapshots(chunk, payloads, began)
                 self.write_predictions_to_redis(batch)
@@ -334,9 +334,9 @@ class Runtime:
         """An unchanged snapshot needs nothing only as long as its prediction is there; else it is due again."""
         rows = (batch.status == UNCHANGED).nonzero()[0]
         prefix = self.config.keys.predictions.encode()
-        gone = self._store.missing(batch.columns.texts("vehicle_id", rows, prefix))
+        gone = self._store.missing(batch.texts("vehicle_id", rows, prefix))
         if gone:
-            self.engine.state.forget_prediction(batch.vehicle_ix[rows[gone]])
+            self.engine.fleet.forget_prediction(batch.vehicle_ix[rows[gone]])
             self._source.put_off([batch.keys[row] for row in rows[gone]])
 
     def _sort_out(self, batch: Batch) -> None:
@@ -379,6 +379,6 @@ class Runtime:
 def _share_vehicles(one: Batch, other: Batch, n_vehicles: int) -> bool:
     """Whether a vehicle is in both batches, under two keys."""
     seen = np.zeros(n_vehicles + 1, np.bool_)  # the last place is for rows without a vehicle
-    seen[one.vehicle_ix[: one.n]] = True
+    seen[one.vehicle_ix] = True
     seen[-1] = False
-    return bool(seen[other.vehicle_ix[: other.n]].any())
+    return bool(seen[other.vehicle_ix].any())

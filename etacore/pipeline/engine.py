@@ -14,32 +14,30 @@ many keys at a time, at most three times a batch, whatever its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import date
+from dataclasses import dataclass
+from math import nan
 from time import perf_counter, time_ns
 from typing import Final
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from etacore._kernels.batch import Batch, Part
+from etacore._kernels.features import Vectorizer
+from etacore._kernels.fleet import NO_TIME, Fleet
 from etacore._kernels.resp import Values
+from etacore._kernels.select import SelectOptions, select_stops
 from etacore.config import RuntimeConfig
 from etacore.models.choice import Models
 from etacore.models.model import Model
-from etacore.pipeline.batch import Batch, Part
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.encoding import Envelope, encode_documents, iso_time
-from etacore.pipeline.features import SelectOptions, count_rows, select_stops, vectorize
-from etacore.pipeline.fleet import NO_TIME, VehicleState, text_keys
 from etacore.pipeline.route_knowledge import ROUTE_FEATURES, RouteKnowledge
-from etacore.pipeline.routes import RouteTable
+from etacore.pipeline.routes import Fetch, RouteTable
 from etacore.pipeline.snapshots import parse_snapshots, parse_timestamp
 from etacore.status import FAILED, REJECTED, Status
 
 __all__ = ["Batch", "Engine", "Fetch", "Part", "summarize", "system_clock_us"]
-
-Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
-"""Keys to values, None where there is none (Redis' MGET)."""
 
 _US: Final = 1_000_000
 
@@ -47,6 +45,13 @@ _US: Final = 1_000_000
 def system_clock_us() -> int:
     """Now, in microseconds since the epoch, UTC."""
     return time_ns() // 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    # What one model asks of the engine.
+    vectorizer: Vectorizer
+    knowledge: RouteKnowledge | None
 
 
 class Engine:
@@ -77,12 +82,11 @@ class Engine:
         self.models = models
         self.clock: Final = clock
         self.every_s = config.poll_interval_seconds
-        self.state: Final = VehicleState()
+        self.fleet: Final = Fleet()
         self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
-        self._calendars: dict[tuple[str, tuple[date, ...]], Calendar] = {}
-        self._knowledge: dict[Model, RouteKnowledge] = {}
-        self._knowledge_of = models
+        self._asking: dict[Model, _Asking] = {}
+        self._asking_of = models
         self._predictions_prefix: Final = config.keys.predictions.encode()
 
     def process(
@@ -115,20 +119,33 @@ class Engine:
         started = perf_counter() if started is None else started
         batch = batch if batch is not None and batch.capacity >= len(payloads) else Batch(max(len(payloads), 1))
         self.parse(batch, keys, payloads)
+        self.advance(batch, fetch)
+        self.encode(batch, started)
+        return batch
+
+    def advance(self, batch: Batch, fetch: Fetch) -> None:
+        """Take a batch whose snapshots are in its columns as far as its predictions; nothing is committed yet.
+
+        Serving, datasets and demo all go this way, so what a model learned is what it is asked.
+
+        Parameters
+        ----------
+        batch : Batch
+            After `parse`, or `Batch.start` and `fill_snapshots`.
+        fetch : callable
+            Looks up further keys.
+        """
         self.screen(batch, fetch)
         self.resolve(batch, fetch)
         self.select(batch)
         self.predict(batch)
-        self.encode(batch, started)
-        return batch
 
     def parse(self, batch: Batch, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values) -> None:
         """Payloads to columns; what cannot be read is set aside with its reason."""
         batch.start(self.clock(), keys)
         parse_snapshots(
+            batch,
             payloads,
-            batch.columns,
-            now_us=batch.now_us,
             max_future_us=int(self.config.max_future_seconds * _US),
             max_age_us=int(self.config.max_age_seconds * _US),
             max_payload_bytes=self.config.max_payload_bytes,
@@ -140,14 +157,14 @@ class Engine:
         A vehicle seen for the first time may have been served before a
         restart: its stored prediction says up to which event time.
         """
-        if self.state.lookup(batch.columns, batch.vehicle_ix, batch.is_new):
+        if self.fleet.lookup(batch):
             self._restore(batch, fetch)
-        self.state.screen(batch.columns, batch.vehicle_ix, batch.now_us)
+        self.fleet.screen(batch)
 
     def _restore(self, batch: Batch, fetch: Fetch) -> None:
-        rows = np.flatnonzero(batch.is_new[: batch.n])
-        stored = fetch(batch.columns.texts("vehicle_id", rows, self.config.keys.predictions.encode()))
-        self.state.restore(
+        rows = np.flatnonzero(batch.is_new)
+        stored = fetch(batch.texts("vehicle_id", rows, self._predictions_prefix))
+        self.fleet.restore(
             batch.vehicle_ix[rows],
             np.fromiter((_source_time_us(blob) for blob in stored), np.int64, len(rows)),
             np.full(len(rows), self._valid_until_us(batch), np.int64),
@@ -156,122 +173,84 @@ class Engine:
 
     def resolve(self, batch: Batch, fetch: Fetch) -> None:
         """Find each vehicle's pattern, looking up what is not known yet or due for another look."""
-        routes, columns, now_us = self.routes, batch.columns, batch.now_us
-        needed = routes.due(now_us)
-        if not needed and routes.resolve_known(columns, batch.pattern_ix, batch.trip_key):
-            return
-        needed += routes.missing(columns)
-        while needed:
-            needed = routes.update(needed, fetch(needed), now_us)
-        routes.resolve(columns, batch.pattern_ix, batch.trip_key)
+        self.routes.resolve(batch, fetch)
 
     def select(self, batch: Batch) -> None:
         """Choose the next stops of each vehicle from its report or its position, and its progress before."""
-        # The first array of each kernel says how many rows there are; the others may be longer.
-        n = batch.n
-        self.state.gather(
-            batch.vehicle_ix[:n],
-            batch.trip_key,
-            batch.pattern_ix,
-            batch.prev_progress_m,
-            batch.prev_time_us,
-            batch.prev_strikes,
-            batch.motion,
-        )
-        select_stops(
-            batch.columns,
-            self.routes,
-            batch.pattern_ix[:n],
-            batch.trip_key,
-            batch.prev_progress_m,
-            batch.prev_time_us,
-            batch.prev_strikes,
-            options=self._select_options,
-            first_stop=batch.first_stop,
-            progress_m=batch.progress_m,
-            strikes=batch.strikes,
-            motion=batch.motion,
-        )
+        self.fleet.gather(batch)
+        select_stops(batch, self.routes.patterns, self._select_options)
 
     def predict(self, batch: Batch) -> None:
         """Feature rows and their ETAs, one part for each model."""
         batch.computed_us = self.clock()
-        for model, status in self._assign(batch):
-            batch.parts.append(self._predict_part(batch, model, status))
+        for model in self._assign(batch):
+            self._predict_part(batch, model)
 
-    def _assign(self, batch: Batch) -> list[tuple[Model, NDArray[np.uint8]]]:
-        """Models with the status column of their own rows; rows that no model serves are set aside."""
+    def _assign(self, batch: Batch) -> list[Model]:
+        """The models that predict rows of the batch; ``part_ix`` says which. Rows that none serves are set aside."""
         status, models = batch.status, self.models
         if not models.by_route:
             if models.default is None:
                 status[status == Status.OK] = Status.NO_MODEL
                 return []
-            return [(models.default, status)]
-        rest = status == Status.OK
-        if not rest.any():
-            return []
-        route_key = np.empty(batch.n, np.uint64)
-        text_keys(batch.columns, "route_id", route_key)
-        rows = np.flatnonzero(rest)
-        keys, first = np.unique(route_key[rows], return_index=True)
-        assigned = []
-        for key, route_id in zip(keys, batch.columns.texts("route_id", rows[first]), strict=True):
+            batch.part_ix.fill(0)
+            return [models.default]
+        batch.part_ix.fill(-1)
+        rows = np.flatnonzero(status == Status.OK)
+        keys, first, which = np.unique(batch.text_keys("route_id")[rows], return_index=True, return_inverse=True)
+        assigned: list[Model] = []
+        chosen = np.full(len(keys), -1, np.int32)
+        for ix, route_id in enumerate(batch.texts("route_id", rows[first])):
             if model := models.by_route.get(route_id):
-                mine = rest & (route_key == key)
-                rest &= ~mine
-                assigned.append((model, np.where(mine, status, np.uint8(Status.NO_MODEL))))
-        if models.default is None:
-            status[rest] = Status.NO_MODEL
-        elif rest.any():
-            assigned.append((models.default, np.where(rest, status, np.uint8(Status.NO_MODEL))))
+                chosen[ix] = len(assigned)
+                assigned.append(model)
+        if models.default is not None and (chosen < 0).any():
+            chosen[chosen < 0] = len(assigned)
+            assigned.append(models.default)
+        batch.part_ix[rows] = chosen[which]
+        status[rows[chosen[which] < 0]] = Status.NO_MODEL
         return assigned
 
-    def _predict_part(self, batch: Batch, model: Model, status: NDArray[np.uint8]) -> Part:
-        n, first_stop = batch.n, batch.first_stop
-        pattern_ix = batch.pattern_ix[:n]
-        buffers = batch.buffers(len(batch.parts))
-        row_offset = buffers.row_offset(n)
-        n_rows = count_rows(status, pattern_ix, first_stop, self.routes, self.config.max_stops_per_vehicle, row_offset)
-        part = buffers.part(model, n, n_rows)
-        knowledge = self._known_by(model)
-        vectorize(
-            batch.columns,
-            self.routes,
-            pattern_ix,
-            first_stop,
-            batch.progress_m,
-            row_offset,
-            self._calendar(model),
-            model.feature_codes,
-            motion=batch.motion,
-            route_code=knowledge.route_code(batch.columns) if knowledge else None,
-            legs=knowledge.legs(batch.columns, pattern_ix, status) if knowledge else None,
-            along_route_distance=model.along_route_distance,
-            nan_fill=model.nan_fill,
-            X=part.features,
-            distance_m=part.distance_m,
-            stop_ix=part.stop_ix,
-        )
+    def _predict_part(self, batch: Batch, model: Model) -> None:
+        asking, patterns = self._asking_for(model), self.routes.patterns
+        part = batch.add_part(model)
+        asking.vectorizer.count_rows(batch, part, patterns, self.config.max_stops_per_vehicle)
+        if asking.knowledge is None:
+            asking.vectorizer.vectorize(batch, part, patterns)
+        else:
+            legs = asking.knowledge.legs(batch, part)
+            asking.vectorizer.vectorize(
+                batch,
+                part,
+                patterns,
+                route_code=asking.knowledge.route_code(batch),
+                leg_s=legs.seconds if legs else None,
+                leg_start=legs.start if legs else None,
+            )
         model.predict(part.features, part.eta_s)
-        return part
 
-    def _known_by(self, model: Model) -> RouteKnowledge | None:
-        """What a model knows of routes; None if it asks for nothing of the kind."""
-        if ROUTE_FEATURES.isdisjoint(model.features):
-            return None
-        if self._knowledge_of is not self.models:
+    def _asking_for(self, model: Model) -> _Asking:
+        """What a model asks for; made once for a model."""
+        if self._asking_of is not self.models:
             kept = self.models.all()
-            self._knowledge = {model: known for model, known in self._knowledge.items() if model in kept}
-            self._knowledge_of = self.models
-        if model not in self._knowledge:
-            self._knowledge[model] = RouteKnowledge(model.features, model.routes, model.typical, self.routes.patterns)
-        return self._knowledge[model]
-
-    def _calendar(self, model: Model) -> Calendar:
-        calendar = self._calendars.get(model.calendar_args)
-        if calendar is None:
-            calendar = self._calendars[model.calendar_args] = Calendar(*model.calendar_args)
-        return calendar
+            self._asking = {model: asking for model, asking in self._asking.items() if model in kept}
+            self._asking_of = self.models
+        if model not in self._asking:
+            calendar = Calendar(*model.calendar_args)
+            self._asking[model] = _Asking(
+                Vectorizer(
+                    calendar.transitions_s,
+                    calendar.offset_s,
+                    calendar.holiday_days,
+                    model.feature_codes,
+                    nan if model.nan_fill is None else model.nan_fill,
+                    model.along_route_distance,
+                ),
+                None
+                if ROUTE_FEATURES.isdisjoint(model.features)
+                else RouteKnowledge(model.features, model.routes, model.typical, self.routes.patterns),
+            )
+        return self._asking[model]
 
     def encode(self, batch: Batch, started: float) -> None:
         """Documents of all parts."""
@@ -288,36 +267,17 @@ class Engine:
                 latency_ms=(perf_counter() - started) * 1e3,
             )
             encode_documents(
-                batch.columns,
-                batch.keys,
-                self.routes,
-                batch.pattern_ix,
-                part.row_offset,
-                part.stop_ix,
-                part.distance_m,
-                part.eta_s,
-                envelope,
-                part.documents,
+                batch,
+                part,
+                self.routes.patterns,
+                envelope=envelope.parts(),
                 prefix=self._predictions_prefix,
                 ttl_s=self.config.predictions_ttl_seconds,
             )
 
     def commit(self, batch: Batch) -> None:
         """Let the vehicles' state move on: their documents are stored."""
-        n = batch.n
-        self.state.commit(
-            batch.status,
-            batch.vehicle_ix[:n],
-            batch.columns.time_us,
-            self._valid_until_us(batch),
-            batch.trip_key,
-            batch.pattern_ix,
-            batch.progress_m,
-            batch.strikes,
-            batch.first_stop,
-            batch.motion,
-            batch.now_us,
-        )
+        self.fleet.commit(batch, self._valid_until_us(batch))
 
     def _valid_until_us(self, batch: Batch) -> int:
         """Until when an unchanged snapshot needs no new prediction: a little before Redis drops the old one."""
@@ -326,7 +286,7 @@ class Engine:
 
     def evict(self, now_us: int) -> int:
         """Forget vehicles that were silent too long; returns how many."""
-        return self.state.evict(now_us - int(self.config.state_retention_seconds * _US))
+        return self.fleet.evict(now_us - int(self.config.state_retention_seconds * _US))
 
 
 def summarize(counts: dict[Status, int]) -> dict[str, int]:

@@ -13,6 +13,7 @@ import orjson
 from numpy.typing import NDArray
 
 from etacore._kernels.routes import Line
+from etacore._kernels.select import along
 from etacore.errors import RouteDataError
 from etacore.status import Status
 
@@ -66,6 +67,32 @@ class ShapePolyline:
         self.line: Line = Line(np.ascontiguousarray(lat), np.ascontiguousarray(lon))
         self.length_m: float = self.line.length_m
         self.digest: bytes = digest(lat.tobytes(), lon.tobytes())
+
+    def distance_m(self, lat: float, lon: float, stop_lat: float, stop_lon: float) -> float:
+        """Metres along the shape from a vehicle to a stop.
+
+        Vehicle and stop are projected on the shape, the vehicle on the earliest of equally near passes, the stop at or
+        after the vehicle.
+
+        Parameters
+        ----------
+        lat, lon, stop_lat, stop_lon : float
+            Degrees.
+
+        Returns
+        -------
+        float
+            At least 0.0; 0.0 for a stop that the vehicle has passed.
+
+        Raises
+        ------
+        RouteDataError
+            If a coordinate is not finite.
+        """
+        if not all(map(math.isfinite, (lat, lon, stop_lat, stop_lon))):
+            raise RouteDataError("positions have to be finite")
+        vehicle_m, _, stop_m, _ = along(self.line, lat, lon, stop_lat, stop_lon)
+        return stop_m - vehicle_m
 
     @classmethod
     def from_blob(cls, blob: bytes) -> ShapePolyline:

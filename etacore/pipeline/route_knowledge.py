@@ -8,9 +8,9 @@ from typing import Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from etacore._kernels.batch import Batch, Part
+from etacore._kernels.index import hash_bytes
 from etacore._kernels.routes import PatternTable
-from etacore.pipeline.fleet import text_key, text_keys
-from etacore.pipeline.snapshots import SnapshotColumns
 from etacore.status import Status
 
 __all__ = ["ROUTE_FEATURES", "LegTable", "RouteCodes", "RouteKnowledge", "TypicalLegs"]
@@ -148,7 +148,7 @@ class RouteCodes:
         Parameters
         ----------
         route_key : ndarray of uint64, shape (n,)
-            From `text_keys`.
+            From `Batch.text_keys`.
 
         Returns
         -------
@@ -182,31 +182,29 @@ class RouteKnowledge:
         self._codes: Final = RouteCodes(routes) if "route_code" in features else None
         self._legs: Final = None if asked is None else LegTable(asked, patterns)
 
-    def route_code(self, columns: SnapshotColumns) -> NDArray[np.int32] | None:
+    def route_code(self, batch: Batch) -> NDArray[np.int32] | None:
         """Number of each row's route, shape (n,), -1 for another one; None if the model does not ask for it."""
-        if self._codes is None:
-            return None
-        route_key = np.empty(columns.n, np.uint64)
-        text_keys(columns, "route_id", route_key)
-        return self._codes.of(route_key)
+        return None if self._codes is None else self._codes.of(batch.text_keys("route_id"))
 
-    def legs(
-        self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32], status: NDArray[np.uint8]
-    ) -> LegTable | None:
-        """Typical times, those of the patterns of OK rows among them; None if the model does not ask for them.
+    def legs(self, batch: Batch, part: Part) -> LegTable | None:
+        """Typical times, those of the patterns that a part meets among them; None if the model does not ask for them.
 
         Parameters
         ----------
-        columns : SnapshotColumns
-            The batch.
-        pattern_ix : ndarray of int32, shape (n,)
-            From `RouteTable.resolve`.
-        status : ndarray of uint8, shape (n,)
-            What became of the rows for this model.
+        batch : Batch
+            IN: ``status``, ``pattern_ix``, ``part_ix``, ``route_id``.
+        part : Part
+            The rows that the model predicts.
         """
         if self._legs is None:
             return None
-        shown = np.where(status == Status.OK, pattern_ix, np.int32(-1))
+        own = (batch.status == Status.OK) & (batch.part_ix == part.ix)
+        shown = np.where(own, batch.pattern_ix, np.int32(-1))
         for row in self._legs.unseen(shown).tolist():
-            self._legs.learn(int(shown[row]), columns.text_at("route_id", row))
+            self._legs.learn(int(shown[row]), batch.text_at("route_id", row))
         return self._legs
+
+
+def text_key(text: bytes) -> int:
+    """The number that `Batch.text_keys` gives to one text (UTF-8)."""
+    return hash_bytes(text) or 1 if text else 0

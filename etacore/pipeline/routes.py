@@ -16,11 +16,14 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from etacore._kernels.batch import Batch
 from etacore._kernels.resolve import NameTable
 from etacore._kernels.routes import PatternTable
 from etacore.config import KeyNames
 from etacore.pipeline.route_blobs import StopList, content_digest, digest, parse_shape, parse_stops
-from etacore.pipeline.snapshots import SnapshotColumns
+
+Fetch = Callable[[Sequence[bytes]], list[bytes | None]]
+"""Keys to values, None where there is none (Redis' MGET)."""
 
 MAX_PATTERN_ID_BYTES: Final = 256
 
@@ -30,14 +33,8 @@ _US: Final = 1_000_000
 class RouteTable:
     """Patterns by trip, route and direction, and what has to be asked of Redis about them.
 
-    The calls for one batch, in this order; ``fetch`` is an MGET::
-
-        needed = table.due(now_us)
-        if needed or not table.resolve_known(columns, pattern_ix):
-            needed += table.missing(columns)
-            while needed:                                   # two rounds at most
-                needed = table.update(needed, fetch(needed), now_us)
-            table.resolve(columns, pattern_ix)
+    `resolve` does what a batch needs; the other calls are its steps, and what
+    seeds the table in tests and tools.
 
     Pattern numbers of a batch hold until the next `resolve`. Not for several
     threads at once.
@@ -152,18 +149,9 @@ class RouteTable:
         is_pattern, name = self._source(key)
         return self._names.pattern_of(name, is_pattern)
 
-    def missing(self, columns: SnapshotColumns) -> list[bytes]:
+    def missing(self, batch: Batch) -> list[bytes]:
         """Redis keys that rows with status OK need and of which nothing is known, not even that they are absent."""
-        return self._redis_keys(
-            self._names.missing(
-                columns.text,
-                columns.status,
-                columns.route_id,
-                columns.trip_id,
-                columns.direction_id,
-                columns.n,
-            )
-        )
+        return self._redis_keys(self._names.missing(batch))
 
     def due(self, now_us: int, limit: int = 2000) -> list[bytes]:
         """Redis keys in use that have to be looked at again. Costs next to nothing while there are none.
@@ -212,9 +200,7 @@ class RouteTable:
                     self.set_pattern(key, blob, values.get(self._shape_prefix[is_pattern] + name))
         return self._redis_keys(([], [], [name for name in patterns if self._stops_prefix[1] + name not in values]))
 
-    def look_again(
-        self, keys: Sequence[bytes], fetch: Callable[[Sequence[bytes]], list[bytes | None]], now_us: int
-    ) -> bool:
+    def look_again(self, keys: Sequence[bytes], fetch: Fetch, now_us: int) -> bool:
         """Look at stops that are said to have changed, without waiting until they are due.
 
         Parameters
@@ -241,52 +227,38 @@ class RouteTable:
             self.update(asked, fetch(asked), now_us)
         return any(before < 0 <= self.pattern_ix(key) for key, _, before in known)
 
-    def resolve(
-        self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32], trip_key: NDArray[np.uint64] | None = None
-    ) -> None:
-        """Give every row the number of its pattern.
+    def resolve(self, batch: Batch, fetch: Fetch) -> None:
+        """Give every row the number of its pattern, looking up what is not known yet or due for another look.
 
         Parameters
         ----------
-        columns : SnapshotColumns
+        batch : Batch
+            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``, ``now_us``. OUT: ``pattern_ix``, ``trip_key``;
             ``status`` of rows with status OK becomes ``UNKNOWN_ROUTE`` where nothing is known, or what is wrong with
             the pattern's stops.
-        pattern_ix : ndarray of int32, shape (n,)
-            Output; -1 for rows that are not OK (afterwards).
-        trip_key : ndarray of uint64, shape (n,), optional
-            Output: as `etacore.pipeline.fleet.text_keys` gives it for ``trip_id``, and 0 for rows that were not OK.
+        fetch : callable
+            Keys to values (an MGET); asked three times at most, nearly never at all.
         """
-        self._resolve(columns, pattern_ix, trip_key, only_if_known=False)
+        needed = self.due(batch.now_us)
+        # A batch whose names are all known, which is nearly every one, goes through the names once, not twice.
+        if not needed and self.resolve_known(batch):
+            return
+        needed += self.missing(batch)
+        while needed:
+            needed = self.update(needed, fetch(needed), batch.now_us)
+        self.resolve_rest(batch)
 
-    def resolve_known(
-        self, columns: SnapshotColumns, pattern_ix: NDArray[np.int32], trip_key: NDArray[np.uint64] | None = None
-    ) -> bool:
-        """`resolve`, unless `missing` has something to ask for: then it returns False and nothing is resolved.
+    def resolve_known(self, batch: Batch) -> bool:
+        """Give every row its pattern, unless `missing` has something to ask for: then it returns False."""
+        return self._resolve(batch, only_if_known=True)
 
-        A batch whose names are all known, which is nearly every one, goes through the names once this way, not twice.
-        """
-        return self._resolve(columns, pattern_ix, trip_key, only_if_known=True)
+    def resolve_rest(self, batch: Batch) -> None:
+        """Give every row its pattern with what is known; a name that is not known is as if absent."""
+        self._resolve(batch, only_if_known=False)
 
-    def _resolve(
-        self,
-        columns: SnapshotColumns,
-        pattern_ix: NDArray[np.int32],
-        trip_key: NDArray[np.uint64] | None,
-        *,
-        only_if_known: bool,
-    ) -> bool:
+    def _resolve(self, batch: Batch, *, only_if_known: bool) -> bool:
         self.patterns.sweep()
-        done = self._names.resolve(
-            self.patterns,
-            columns.text,
-            columns.status,
-            columns.route_id,
-            columns.trip_id,
-            columns.direction_id,
-            pattern_ix[: columns.n],
-            trip_key,
-            only_if_known,
-        )
+        done = self._names.resolve(batch, self.patterns, only_if_known)
         if done:
             self._forget()
         return done

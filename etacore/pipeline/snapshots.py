@@ -3,12 +3,14 @@
 Columns come from JSON payloads, as the loop reads them, or from arrays that
 hold recorded fixes already; both give the same rows::
 
-    parse_snapshots(payloads, columns, now_us=..., max_future_us=..., max_age_us=...)
+    batch.start(now_us)
+    parse_snapshots(batch, payloads, max_future_us=..., max_age_us=...)
 
     texts = TextPool(vehicle_id=[...], route_id=[...], trip_id=[...], stop_id=[...])    # once
-    fill_snapshots(columns, texts, vehicle_id=codes, route_id=codes, trip_id=codes, stop_id=codes,
+    batch.start(now_us)                                                                 # each batch
+    fill_snapshots(batch, texts, vehicle_id=codes, route_id=codes, trip_id=codes, stop_id=codes,
                    lat=, lon=, time_us=, speed_mps=, bearing_deg=, stop_sequence=, current_status=, direction_id=,
-                   now_us=, max_future_us=, max_age_us=)                                # each batch
+                   max_future_us=, max_age_us=)
 
 In `fill_snapshots` only ``vehicle_id``, ``lat``, ``lon`` and ``time_us`` have
 to be given.
@@ -23,15 +25,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from etacore._kernels.resp import Values
-from etacore._kernels.snapshots import ColumnPointers, parse_payloads, parse_values, text_list, timestamp_us
+from etacore._kernels.batch import Batch
+from etacore._kernels.snapshots import parse_snapshots, timestamp_us
 from etacore.schema import NO_SEQUENCE, TEXT_DTYPE
 from etacore.status import Status
 
-__all__ = ["MAX_PAYLOAD_BYTES", "SnapshotColumns", "TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
-
-MAX_PAYLOAD_BYTES: Final = 65536
-"""Longer payloads are refused unless the caller says otherwise."""
+__all__ = ["TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
 
 _LEAST_INT64: Final = -(2**63)
 _MOST_INT64: Final = 2**63 - 1
@@ -42,192 +41,6 @@ _POOLED: Final = ("vehicle_id", "route_id", "trip_id", "stop_id")
 # Years 1 to 9999, as in isotime.pxd.
 _MIN_TIME_US: Final = -62_135_596_800_000_000
 _MAX_TIME_US: Final = 253_402_300_799_999_999
-
-
-class SnapshotColumns:
-    """The columns of one batch, allocated once and used again for every batch.
-
-    Every array has ``capacity`` places; the first ``n`` are rows of the batch in hand.
-
-    Parameters
-    ----------
-    capacity : int
-        The largest number of rows of a batch.
-
-    Attributes
-    ----------
-    capacity : int
-    n : int
-        Rows in use.
-    text : ndarray of uint8
-        The arena: UTF-8 bytes of all texts, one after another. Replaced by a larger one when a batch needs it.
-    status : ndarray of uint8, shape (capacity,)
-        `etacore.status.Status`.
-    vehicle_id, route_id, trip_id, stop_id, timestamp : ndarray of TEXT_DTYPE, shape (capacity,)
-        Where in the arena a text lies; length 0 is none. ``timestamp`` is verbatim.
-    timestamp_is_number : ndarray of uint8, shape (capacity,)
-        1 if the timestamp was a JSON number.
-    direction_id : ndarray of int8, shape (capacity,)
-        0..127, or -1 if not given.
-    lat, lon : ndarray of float64, shape (capacity,)
-        Degrees; NaN if not given or not a number.
-    speed_mps : ndarray of float32, shape (capacity,)
-        Metres a second, 0.0 if not given, negative or bad.
-    bearing_deg : ndarray of float32, shape (capacity,)
-        Degrees as given, NaN if not given or bad.
-    time_us : ndarray of int64, shape (capacity,)
-        Time of the snapshot in microseconds since 1970-01-01 UTC; 0 if there is none.
-    stop_sequence : ndarray of int32, shape (capacity,)
-        The current stop sequence, or `etacore.schema.NO_SEQUENCE`.
-    current_status : ndarray of int8, shape (capacity,)
-        GTFS-Realtime VehicleStopStatus 0..2, or -1 if not given or unknown.
-
-    Raises
-    ------
-    ValueError
-        If ``capacity`` is below 1.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, not {capacity}")
-        self.capacity: Final = capacity
-        self.n = 0
-        self.text = np.empty(256 * min(capacity, 16), dtype=np.uint8)
-        self.status: Final = np.zeros(capacity, dtype=np.uint8)
-        self.vehicle_id: Final = np.zeros(capacity, dtype=TEXT_DTYPE)
-        self.route_id: Final = np.zeros(capacity, dtype=TEXT_DTYPE)
-        self.trip_id: Final = np.zeros(capacity, dtype=TEXT_DTYPE)
-        self.stop_id: Final = np.zeros(capacity, dtype=TEXT_DTYPE)
-        self.timestamp: Final = np.zeros(capacity, dtype=TEXT_DTYPE)
-        self.timestamp_is_number: Final = np.zeros(capacity, dtype=np.uint8)
-        self.direction_id: Final = np.zeros(capacity, dtype=np.int8)
-        self.lat: Final = np.zeros(capacity, dtype=np.float64)
-        self.lon: Final = np.zeros(capacity, dtype=np.float64)
-        self.speed_mps: Final = np.zeros(capacity, dtype=np.float32)
-        self.bearing_deg: Final = np.zeros(capacity, dtype=np.float32)
-        self.time_us: Final = np.zeros(capacity, dtype=np.int64)
-        self.stop_sequence: Final = np.zeros(capacity, dtype=np.int32)
-        self.current_status: Final = np.zeros(capacity, dtype=np.int8)
-        self.pointers: Final = ColumnPointers(
-            self.status,
-            self.vehicle_id,
-            self.route_id,
-            self.trip_id,
-            self.stop_id,
-            self.timestamp,
-            self.timestamp_is_number,
-            self.direction_id,
-            self.lat,
-            self.lon,
-            self.speed_mps,
-            self.bearing_deg,
-            self.time_us,
-            self.stop_sequence,
-            self.current_status,
-        )
-
-    def reserve_text(self, n_bytes: int) -> npt.NDArray[np.uint8]:
-        """The arena, made larger if it has less than ``n_bytes``; what was in it is then gone."""
-        if len(self.text) < n_bytes or not self.text.flags.writeable:  # the arena of a pool is not ours to write in
-            self.text = np.empty(n_bytes + n_bytes // 2, dtype=np.uint8)
-        return self.text
-
-    def text_at(self, column: str, row: int) -> str:
-        """A text as ``str``, for tests and log lines.
-
-        Parameters
-        ----------
-        column : str
-            Name of one of the text columns.
-        row : int
-            Row of the batch.
-
-        Returns
-        -------
-        str
-            Empty if the row has no such text.
-
-        Raises
-        ------
-        IndexError
-            If the batch has no such row.
-        """
-        if not 0 <= row < self.n:
-            raise IndexError(f"row {row} of a batch of {self.n}")
-        start, length, _ = getattr(self, column)[row].item()
-        return self.text[start : start + length].tobytes().decode()
-
-    def texts(self, column: str, rows: npt.NDArray[np.int64], prefix: bytes = b"") -> list[bytes]:
-        """Texts of some rows in UTF-8, each behind ``prefix``; for Redis keys.
-
-        Parameters
-        ----------
-        column : str
-            Name of one of the text columns.
-        rows : ndarray of int64, shape (m,)
-            Rows of the batch.
-        prefix : bytes, optional
-            Start of every text.
-
-        Returns
-        -------
-        list of bytes, length m
-
-        Raises
-        ------
-        IndexError
-            If the batch has no such row.
-        """
-        if rows.size and not (rows.min() >= 0 and rows.max() < self.n):
-            raise IndexError(f"a row is outside the batch of {self.n}")
-        return text_list(self.text, getattr(self, column), rows, prefix)
-
-
-def parse_snapshots(
-    payloads: Sequence[bytes | None] | Values,
-    columns: SnapshotColumns,
-    *,
-    now_us: int,
-    max_future_us: int,
-    max_age_us: int,
-    max_payload_bytes: int = MAX_PAYLOAD_BYTES,
-) -> None:
-    """Parse a batch: row ``i`` of the columns becomes payload ``i``.
-
-    Nothing a payload says raises. All fields of an object are read; ``status`` is the first check that failed, in the
-    order of the status codes. Of a payload that is not a JSON object nothing is set.
-
-    Parameters
-    ----------
-    payloads : sequence of bytes or None, length n, or Values
-        JSON objects in UTF-8. None stands for a key that holds no string: ``EXPIRED``. In the reply to an MGET they
-        are read where they lie.
-    columns : SnapshotColumns
-        Where to; its ``n`` becomes the number of payloads.
-    now_us : int
-        The present, microseconds since 1970-01-01 UTC.
-    max_future_us : int
-        How far a snapshot's time may be ahead of ``now_us``.
-    max_age_us : int
-        How far behind; 0 or less is no limit.
-    max_payload_bytes : int, optional
-        Longer payloads are ``TOO_LARGE`` and not read.
-
-    Raises
-    ------
-    ValueError
-        If there are more payloads than the columns have places, or the reply is not complete.
-    TypeError
-        If a payload is neither bytes nor None.
-    """
-    earliest_us, latest_us = _bounds_us(now_us, max_future_us, max_age_us)
-    columns.n = 0
-    arguments = columns.pointers, columns.reserve_text, earliest_us, latest_us, max_payload_bytes
-    if isinstance(payloads, Values):
-        columns.n = parse_values(payloads, *arguments)
-    else:
-        columns.n = parse_payloads(payloads, *arguments)
 
 
 class TextPool:
@@ -296,14 +109,13 @@ class TextPool:
 
 
 def fill_snapshots(
-    columns: SnapshotColumns,
+    batch: Batch,
     texts: TextPool,
     *,
     vehicle_id: npt.NDArray[np.integer],
     lat: npt.NDArray[np.float64],
     lon: npt.NDArray[np.float64],
     time_us: npt.NDArray[np.int64],
-    now_us: int,
     max_future_us: int,
     max_age_us: int,
     route_id: npt.NDArray[np.integer] | None = None,
@@ -315,14 +127,15 @@ def fill_snapshots(
     stop_sequence: npt.NDArray[np.int32] | None = None,
     current_status: npt.NDArray[np.integer] | None = None,
 ) -> None:
-    """Recorded fixes into columns: what `parse_snapshots` makes of the same fixes in JSON, without the JSON.
+    """Lay recorded fixes into a batch: what `parse_snapshots` makes of the same fixes in JSON, without the JSON.
 
     Only ``timestamp``, the text of the time, stays empty: a recording has none.
 
     Parameters
     ----------
-    columns : SnapshotColumns
-        Where to; its ``n`` becomes the number of fixes, its arena that of ``texts``.
+    batch : Batch
+        OUT: the columns of the snapshots; its ``n`` becomes the number of fixes, its arena that of ``texts``. IN:
+        ``now_us``.
     texts : TextPool
         What the codes stand for.
     vehicle_id, route_id, trip_id, stop_id : ndarray of integers, shape (n,)
@@ -331,7 +144,7 @@ def fill_snapshots(
         Degrees; NaN if missing.
     time_us : ndarray of int64, shape (n,)
         Microseconds since 1970-01-01 UTC; the least int64 if missing.
-    now_us, max_future_us, max_age_us : int
+    max_future_us, max_age_us : int
         As in `parse_snapshots`.
     direction_id : ndarray of integers, shape (n,), optional
         0..127; anything else is none.
@@ -351,30 +164,28 @@ def fill_snapshots(
     given = (lat, lon, time_us, route_id, trip_id, stop_id, direction_id, speed_mps, bearing_deg, stop_sequence)
     if any(array is not None and array.shape != (n,) for array in (*given, current_status)):
         raise ValueError(f"the columns of a batch of {n} fixes have to be of one length")
-    if n > columns.capacity:
-        raise ValueError(f"{n} fixes do not fit into columns for {columns.capacity}")
+    if n > batch.capacity:
+        raise ValueError(f"{n} fixes do not fit into a batch for {batch.capacity}")
     spans = {
         name: np.zeros(n, TEXT_DTYPE) if codes is None else texts.spans(name, codes)
         for name, codes in zip(_POOLED, (vehicle_id, route_id, trip_id, stop_id), strict=True)
     }
-    columns.n, columns.text = n, texts.text
+    batch.n, batch.text = n, texts.text
     for name, span in spans.items():
-        getattr(columns, name)[:n] = span
-    columns.timestamp[:n] = np.zeros((), TEXT_DTYPE)
-    columns.timestamp_is_number[:n] = 0
-    columns.direction_id[:n] = -1 if direction_id is None else _within(direction_id, 0, 127, -1)
-    columns.current_status[:n] = -1 if current_status is None else _within(current_status, 0, 2, -1)
-    columns.stop_sequence[:n] = NO_SEQUENCE if stop_sequence is None else stop_sequence
-    columns.speed_mps[:n] = 0.0 if speed_mps is None else _within(speed_mps, 0.0, _FLOAT32_MAX, 0.0) + 0.0  # no -0.0
-    columns.bearing_deg[:n] = (
-        np.nan if bearing_deg is None else _within(bearing_deg, -_FLOAT32_MAX, _FLOAT32_MAX, np.nan)
-    )
-    columns.lat[:n] = _within(lat, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
-    columns.lon[:n] = _within(lon, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
-    columns.time_us[:n] = _within(time_us, _MIN_TIME_US, _MAX_TIME_US, 0)
+        getattr(batch, name)[:] = span
+    batch.timestamp[:] = np.zeros((), TEXT_DTYPE)
+    batch.timestamp_is_number[:] = 0
+    batch.direction_id[:] = -1 if direction_id is None else _within(direction_id, 0, 127, -1)
+    batch.current_status[:] = -1 if current_status is None else _within(current_status, 0, 2, -1)
+    batch.stop_sequence[:] = NO_SEQUENCE if stop_sequence is None else stop_sequence
+    batch.speed_mps[:] = 0.0 if speed_mps is None else _within(speed_mps, 0.0, _FLOAT32_MAX, 0.0) + 0.0  # no -0.0
+    batch.bearing_deg[:] = np.nan if bearing_deg is None else _within(bearing_deg, -_FLOAT32_MAX, _FLOAT32_MAX, np.nan)
+    batch.lat[:] = _within(lat, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
+    batch.lon[:] = _within(lon, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)
+    batch.time_us[:] = _within(time_us, _MIN_TIME_US, _MAX_TIME_US, 0)
 
     # The first check that fails names the row, as in the kernel.
-    earliest_us, latest_us = _bounds_us(now_us, max_future_us, max_age_us)
+    earliest_us, latest_us = _bounds_us(batch.now_us, max_future_us, max_age_us)
     failed = (
         (Status.MISSING_VEHICLE_ID, spans["vehicle_id"]["length"] == 0),
         (Status.MISSING_POSITION, np.isnan(lat) | np.isnan(lon)),
@@ -386,7 +197,7 @@ def fill_snapshots(
         (Status.TOO_OLD, time_us < earliest_us),
         (Status.MISSING_ROUTE, spans["route_id"]["length"] == 0),
     )
-    status = columns.status[:n]
+    status = batch.status
     status[:] = Status.OK
     for reason, rows in reversed(failed):
         status[rows] = reason

@@ -6,14 +6,13 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import hiredis
-import numpy as np
 import orjson
 import pytest
 
+from etacore._kernels.batch import Batch
 from etacore.config import RuntimeConfig
 from etacore.loop.runtime import Runtime, _share_vehicles
 from etacore.loop.schedule import Polling
@@ -271,8 +270,12 @@ def test_a_vehicle_in_two_chunks_moves_forward_only(
     ],
 )
 def test_vehicles_in_two_batches(one: list[int], other: list[int], shared: bool) -> None:
-    def batch(numbers: list[int]) -> Any:
+    def batch(numbers: list[int]) -> Batch:
         # What stands behind the rows in use is of a batch before.
-        return SimpleNamespace(n=len(numbers), vehicle_ix=np.array([*numbers, 0, 1, 2, 3, 4], np.int32))
+        made = Batch(len(numbers) + 5)
+        made.n = made.capacity
+        made.vehicle_ix[:] = [*numbers, 0, 1, 2, 3, 4]
+        made.n = len(numbers)
+        return made
 
     assert _share_vehicles(batch(one), batch(other), 5) is shared

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from etacore._kernels import encode as _encode
-from etacore.pipeline.encoding import Documents, Envelope, encode_documents
+from etacore.pipeline.encoding import Envelope
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope(
@@ -32,23 +32,8 @@ TEXTS = [
 ]
 
 
-def encode(batch, prefix=b"predictions:", ttl_s=300, documents=None):
-    documents = Documents() if documents is None else documents
-    encode_documents(
-        batch.columns,
-        batch.keys,
-        batch.table,
-        batch.pattern_ix,
-        batch.row_offset,
-        batch.stop_ix,
-        batch.distance_m,
-        batch.eta_s,
-        ENVELOPE,
-        documents,
-        prefix=prefix,
-        ttl_s=ttl_s,
-    )
-    return documents
+def encode(batch, prefix=b"predictions:", ttl_s=300):
+    return batch.encode(ENVELOPE, prefix=prefix, ttl_s=ttl_s)
 
 
 def random_rows(rng, n):

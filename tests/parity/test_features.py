@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from etacore._kernels import features as _features
-from etacore._kernels import motion as _motion
 from etacore._kernels import resolve as _resolve
 from etacore._kernels import routes as _routes
 from etacore._kernels import select as _select
+from etacore._kernels.select import SelectOptions
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.features import SelectOptions
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import LegTable
 from etacore.pipeline.routes import RouteTable
@@ -25,7 +24,7 @@ HOLIDAYS = (date(2016, 11, 24), date(2016, 12, 26))
 
 
 def test_compiled_modules_are_loaded():
-    for module in (_features, _motion, _resolve, _routes, _select):
+    for module in (_features, _resolve, _routes, _select):
         assert module.__file__.endswith((".so", ".pyd"))
 
 
@@ -160,13 +159,15 @@ def test_select_and_vectorize(seed, has_trip):
             if min(abs(s - progress_m) for s in pattern.stop_s_m) > 1e-4:
                 assert got == (Status.TRIP_FINISHED if stop == twin.FINISHED else stop)
             previous = (progress_m, time_us, strikes)
-            next_stop = int(vehicle.first_stop[0])
+            next_stop = int(vehicle.batch.first_stop[0])
             speed_mps, since_us, since_s = motion.measure(before, vehicle.progress_m, time_us, next_stop)
-            moved = vehicle.motion
-            assert float(moved.speed_mps[0]) == pytest.approx(speed_mps, rel=1e-6, abs=1e-6, nan_ok=True)
+            moved = vehicle.batch
+            assert float(moved.recent_speed_mps[0]) == pytest.approx(speed_mps, rel=1e-6, abs=1e-6, nan_ok=True)
             assert int(moved.since_us[0]) == since_us
             assert float(moved.since_s[0]) == pytest.approx(since_s, rel=1e-12, nan_ok=True)
-            before = motion.Remembered(vehicle.progress_m, time_us, next_stop, since_us, float(moved.speed_mps[0]))
+            before = motion.Remembered(
+                vehicle.progress_m, time_us, next_stop, since_us, float(moved.recent_speed_mps[0])
+            )
             if isinstance(got, Status):
                 continue
             for along in (False, True):
@@ -215,8 +216,8 @@ def test_resolve(seed):
         n_rounds += 1
     assert n_rounds <= 2
     assert table.missing(columns) == []
-    pattern_ix = np.empty(len(snapshots), np.int32)
-    table.resolve(columns, pattern_ix)
+    table.resolve_rest(columns)
+    pattern_ix = columns.pattern_ix
     for i, snapshot in enumerate(snapshots):
         key = routes.resolve(snapshot, redis)
         assert pattern_ix[i] == (-1 if key is None else table.pattern_ix(key.encode()))

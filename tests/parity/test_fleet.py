@@ -3,9 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from etacore._kernels import fleet as _state
-from etacore.pipeline.fleet import VehicleState
-from etacore.pipeline.motion import Motion
+from etacore._kernels import fleet as _fleet
+from etacore._kernels.fleet import Fleet
 from tests.reference import fleet as twin
 from tests.reference.columns import columns_of
 
@@ -13,15 +12,15 @@ SEEDS = range(6)
 
 
 def test_compiled_module_is_loaded():
-    assert _state.__file__.endswith((".so", ".pyd"))
+    assert _fleet.__file__.endswith((".so", ".pyd"))
 
 
 def same(a, b):
     return a == b or (isinstance(a, float) and math.isnan(a) and math.isnan(b))
 
 
-def assert_same_vehicles(state, model):
-    assert state.n == len(model.vehicles)
+def assert_same_vehicles(fleet, model):
+    assert fleet.n == len(model.vehicles)
     for ix, (key, v) in enumerate(model.vehicles.items()):
         expected = (
             key,
@@ -37,9 +36,9 @@ def assert_same_vehicles(state, model):
             v.speed_mps,
             v.known,
         )
-        assert all(same(a, b) for a, b in zip(state.record(ix), expected, strict=True)), (
+        assert all(same(a, b) for a, b in zip(fleet.record(ix), expected, strict=True)), (
             ix,
-            state.record(ix),
+            fleet.record(ix),
             expected,
         )
 
@@ -47,7 +46,7 @@ def assert_same_vehicles(state, model):
 @pytest.mark.parametrize("seed", SEEDS)
 def test_polls_of_a_fleet_agree_with_the_twin(seed):
     rng = np.random.default_rng(seed)
-    state, model = VehicleState(0), twin.VehicleState()
+    fleet, model = Fleet(0), twin.Fleet()
     for step in range(40):
         n = int(rng.integers(0, 60))
         now_us = step * 10
@@ -55,42 +54,42 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
         status = rng.choice([0, 0, 0, 0, 7, 14], n).tolist()
         times = rng.integers(now_us - 30, now_us + 5, n).tolist()
         columns = columns_of(ids, status, times)
-        ix, new = np.empty(n, np.int32), np.empty(n, np.uint8)
+        columns.now_us = now_us
 
         expected_ix, expected_new = model.lookup(ids, status)
-        assert state.lookup(columns, ix, new) == sum(expected_new)
+        assert fleet.lookup(columns) == sum(expected_new)
+        ix, new = columns.vehicle_ix, columns.is_new
         assert (ix.tolist(), new.tolist()) == (expected_ix, expected_new)
 
         asked = ix[(new == 1) & (rng.random(n) < 0.7)]
         stored = rng.integers(now_us - 30, now_us + 50, len(asked))
         until = rng.integers(now_us - 20, now_us + 60, len(asked))
-        state.restore(asked, stored, until, now_us + 20)
+        fleet.restore(asked, stored, until, now_us + 20)
         model.restore(asked.tolist(), stored.tolist(), until.tolist(), now_us + 20)
 
-        state.screen(columns, ix, now_us)
+        fleet.screen(columns)
         model.screen(status, expected_ix, times, now_us)
-        assert columns.status[:n].tolist() == status
+        assert columns.status.tolist() == status
 
         trip = rng.integers(0, 2, n).astype(np.uint64)
         pattern = rng.integers(-1, 2, n).astype(np.int32)
-        progress, time_us, strikes = np.empty(n), np.empty(n, np.int64), np.empty(n, np.uint8)
-        motion = Motion(n + 2)
-        state.gather(ix, trip, pattern, progress, time_us, strikes, motion)
+        columns.trip_key[:], columns.pattern_ix[:] = trip, pattern
+        fleet.gather(columns)
         expected = model.gather(expected_ix, trip.tolist(), pattern.tolist())
-        remembered = (motion.prev_stop, motion.prev_since_us, motion.prev_speed_mps)
-        found = zip(*(column[:n].tolist() for column in (progress, time_us, strikes, *remembered)), strict=True)
+        remembered = ("progress_m", "time_us", "strikes", "stop", "since_us", "speed_mps")
+        found = zip(*(getattr(columns, f"prev_{name}").tolist() for name in remembered), strict=True)
         assert all(all(map(same, a, b)) for a, b in zip(found, expected, strict=True))
 
         later = rng.choice([0, 0, 0, 18, 22, 23], n)
-        columns.status[:n] = np.where(columns.status[:n] == 0, later, columns.status[:n])
+        columns.status[:] = np.where(columns.status == 0, later, columns.status)
         moved, counted = rng.random(n) * 1000, rng.integers(0, 4, n).astype(np.uint8)
         stop = rng.integers(0, 10_000, n).astype(np.int32)
-        motion.since_us[:n], motion.speed_mps[:n] = rng.integers(0, 2**50, n), rng.random(n).astype(np.float32)
-        state.commit(
-            columns.status, ix, columns.time_us, now_us + 25, trip, pattern, moved, counted, stop, motion, now_us
-        )
+        columns.progress_m[:], columns.strikes[:], columns.first_stop[:] = moved, counted, stop
+        columns.since_us[:] = rng.integers(0, 2**50, n)
+        columns.recent_speed_mps[:] = rng.random(n).astype(np.float32)
+        fleet.commit(columns, now_us + 25)
         model.commit(
-            columns.status[:n].tolist(),
+            columns.status.tolist(),
             expected_ix,
             times,
             now_us + 25,
@@ -99,11 +98,11 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
             moved.tolist(),
             counted.tolist(),
             stop.tolist(),
-            motion.since_us[:n].tolist(),
-            motion.speed_mps[:n].tolist(),
+            columns.since_us.tolist(),
+            columns.recent_speed_mps.tolist(),
             now_us,
         )
-        assert_same_vehicles(state, model)
+        assert_same_vehicles(fleet, model)
         if step % 9 == 8:
-            assert state.evict(now_us - 25) == model.evict(now_us - 25)
-            assert_same_vehicles(state, model)
+            assert fleet.evict(now_us - 25) == model.evict(now_us - 25)
+            assert_same_vehicles(fleet, model)

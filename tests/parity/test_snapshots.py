@@ -14,10 +14,11 @@ import orjson
 import pytest
 
 import etacore._kernels.snapshots
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
+from etacore._kernels.batch import Batch
 from etacore.schema import NO_SEQUENCE
 from etacore.status import Status
 from tests.reference import snapshots as twin
+from tests.reference.columns import parse_into
 
 NOW_US = 1_768_910_460_000_000  # 2026-01-20T12:01:00Z
 LIMITS = {"now_us": NOW_US, "max_future_us": 120_000_000, "max_age_us": 3_600_000_000}
@@ -28,8 +29,8 @@ INTEGERS = ("timestamp_is_number", "direction_id", "time_us", "stop_sequence", "
 
 def rows_of(payloads, **changes):
     """What the kernel says, in the twin's words."""
-    columns = SnapshotColumns(max(len(payloads), 1))
-    parse_snapshots(payloads, columns, **(LIMITS | changes))
+    columns = Batch(max(len(payloads), 1))
+    parse_into(columns, payloads, **(LIMITS | changes))
     assert columns.n == len(payloads)
     rows = []
     for i in range(columns.n):
@@ -315,8 +316,8 @@ def test_doubles_are_correctly_rounded(seed):
         literals.append(middle + "0" * 900 + "1" if "." in middle else middle + "." + "0" * 900 + "1")
     literals = [text for text in literals if twin.NUMBER.fullmatch(text)]
     payloads = [f'{{"lat":{text}}}'.encode() for text in literals]
-    columns = SnapshotColumns(len(payloads))
-    parse_snapshots(payloads, columns, **LIMITS)
+    columns = Batch(len(payloads))
+    parse_into(columns, payloads, **LIMITS)
     wrong = [
         (text, float(column))
         for text, column in zip(literals, columns.lat[: columns.n], strict=True)

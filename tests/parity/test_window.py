@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from etacore._kernels import window as _window
-from etacore._kernels.features import WindowFeatures
+from etacore._kernels.features import Vectorizer
 from etacore._kernels.window import UnpredictableError, Window
 from etacore.pipeline.calendar import Calendar
 from etacore.schema import FEATURES, WEATHER_FEATURES, feature_codes
@@ -29,7 +29,7 @@ halves = st.builds(lambda n, k: (2 * n + 1) * 5 / 10**k, st.integers(0, 10**9), 
 def asking(*names, zone="UTC", nan_fill=math.nan):
     calendar = Calendar(zone)
     codes = feature_codes(names)
-    return WindowFeatures(calendar.transitions_s, calendar.offset_s, calendar.holiday_days, codes, nan_fill)
+    return Vectorizer(calendar.transitions_s, calendar.offset_s, calendar.holiday_days, codes, nan_fill)
 
 
 def window_at(time_us, stops, vehicle=HERE):
@@ -192,7 +192,7 @@ def test_a_window_refuses_what_does_not_fit():
         window.read_motion({"timestamp": "noon"})
     calendar, codes = Calendar("UTC"), np.full(1, 99, np.int32)
     with pytest.raises(ValueError, match="no feature has the code 99"):
-        WindowFeatures(calendar.transitions_s, calendar.offset_s, calendar.holiday_days, codes, 0.0)
+        Vectorizer(calendar.transitions_s, calendar.offset_s, calendar.holiday_days, codes, 0.0)
 
 
 def test_now_is_written_as_datetime_writes_it():

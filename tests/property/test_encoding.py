@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from etacore._kernels import encode as _encode
-from etacore.pipeline.encoding import Documents, Envelope, encode_documents
+from etacore.pipeline.encoding import Envelope
 from tests.reference import encoding as twin
 
 ENVELOPE = Envelope("key", "xgboost", "global", "c", "f", "p", 1.0)
@@ -77,21 +77,7 @@ def test_a_document_is_json_in_its_command(etas, name, prefix, ttl_s):
             }
         ]
     )
-    documents = Documents()
-    encode_documents(
-        batch.columns,
-        batch.keys,
-        batch.table,
-        batch.pattern_ix,
-        batch.row_offset,
-        batch.stop_ix,
-        batch.distance_m,
-        batch.eta_s,
-        ENVELOPE,
-        documents,
-        prefix=prefix,
-        ttl_s=ttl_s,
-    )
+    documents = batch.encode(ENVELOPE, prefix=prefix, ttl_s=ttl_s)
     assert [documents[0]] == batch.expected(ENVELOPE)
     assert bytes(documents.commands) == batch.expected_commands(ENVELOPE, prefix, ttl_s)
 

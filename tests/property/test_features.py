@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from etacore._kernels.select import SelectOptions
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.features import SelectOptions
 from etacore.pipeline.route_knowledge import LegTable
 from etacore.schema import BASE_FEATURES
 from etacore.status import Status

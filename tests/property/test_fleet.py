@@ -5,8 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from etacore.pipeline.fleet import NO_TIME, VehicleState, text_keys
-from etacore.pipeline.motion import Motion
+from etacore._kernels.fleet import NO_TIME, Fleet
 from tests.reference import fleet as twin
 from tests.reference.columns import columns_of
 
@@ -23,12 +22,12 @@ ROWS = st.lists(
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Any sequence of batches leaves a `VehicleState` as the twin that handles one row after the other."""
+    """Any sequence of batches leaves a `Fleet` as the twin that handles one row after the other."""
 
     def __init__(self):
         super().__init__()
-        self.state = VehicleState(0)
-        self.model = twin.VehicleState()
+        self.fleet = Fleet(0)
+        self.model = twin.Fleet()
         self.newest = {}
 
     @rule(rows=ROWS, now_us=CLOCK, restored=st.lists(st.tuples(TIMES | st.just(NO_TIME), CLOCK), max_size=3))
@@ -36,57 +35,45 @@ class FleetMachine(RuleBasedStateMachine):
         n = len(rows)
         ids, status, times, trips, patterns, ends = ([row[i] for row in rows] for i in range(6))
         columns = columns_of(ids, status, times, trips)
-        ix, new, trip_key = np.empty(n, np.int32), np.empty(n, np.uint8), np.empty(n, np.uint64)
+        columns.now_us = now_us
 
         expected_ix, expected_new = self.model.lookup(ids, status)
-        assert self.state.lookup(columns, ix, new) == sum(expected_new)
+        assert self.fleet.lookup(columns) == sum(expected_new)
+        ix, new = columns.vehicle_ix, columns.is_new
         assert (ix.tolist(), new.tolist()) == (expected_ix, expected_new)
 
         asked = ix[new == 1][: len(restored)]
         stored = np.array([time for time, _ in restored[: len(asked)]], np.int64)
         until = np.array([end for _, end in restored[: len(asked)]], np.int64)
-        self.state.restore(asked, stored, until, 2**40)
+        self.fleet.restore(asked, stored, until, 2**40)
         self.model.restore(asked.tolist(), stored.tolist(), until.tolist(), 2**40)
 
-        self.state.screen(columns, ix, now_us)
+        self.fleet.screen(columns)
         self.model.screen(status, expected_ix, times, now_us)
-        assert columns.status[:n].tolist() == status
+        assert columns.status.tolist() == status
         passed = [row[0] for row, code in zip(rows, status, strict=True) if code == 0]
         assert len(passed) == len(set(passed)), "one row a vehicle"
 
-        text_keys(columns, "trip_id", trip_key)
-        pattern_ix = np.array(patterns, np.int32)
-        progress, time_us, strikes = np.empty(n), np.empty(n, np.int64), np.empty(n, np.uint8)
-        motion = Motion(max(n, 1))
-        self.state.gather(ix, trip_key, pattern_ix, progress, time_us, strikes, motion)
+        trip_key = columns.text_keys("trip_id")
+        columns.trip_key[:], columns.pattern_ix[:] = trip_key, patterns
+        self.fleet.gather(columns)
         expected = self.model.gather(expected_ix, trip_key.tolist(), patterns)
-        assert [None if math.isnan(p) else p for p in progress] == [
+        assert [None if math.isnan(p) else p for p in columns.prev_progress_m] == [
             None if math.isnan(e[0]) else e[0] for e in expected
         ]
-        stops, since = motion.prev_stop[:n], motion.prev_since_us[:n]
-        assert list(zip(time_us, strikes, stops, since, strict=True)) == [e[1:5] for e in expected]
+        remembered = (columns.prev_time_us, columns.prev_strikes, columns.prev_stop, columns.prev_since_us)
+        assert list(zip(*remembered, strict=True)) == [e[1:5] for e in expected]
         speeds = [e[5] for e in expected]
-        np.testing.assert_array_equal(motion.prev_speed_mps[:n], np.array(speeds, np.float32))
+        np.testing.assert_array_equal(columns.prev_speed_mps, np.array(speeds, np.float32))
 
-        columns.status[:n] = [end if code == 0 else code for code, end in zip(status, ends, strict=True)]
+        columns.status[:] = [end if code == 0 else code for code, end in zip(status, ends, strict=True)]
         moved, counted = np.arange(n) * 1.5, np.arange(n, dtype=np.uint8)
         stop = np.arange(n, dtype=np.int32)
-        motion.since_us[:n], motion.speed_mps[:n] = np.array(times, np.int64), 0.25 * np.arange(n)
-        self.state.commit(
-            columns.status,
-            ix,
-            columns.time_us,
-            now_us + 10,
-            trip_key,
-            pattern_ix,
-            moved,
-            counted,
-            stop,
-            motion,
-            now_us,
-        )
+        columns.progress_m[:], columns.strikes[:], columns.first_stop[:] = moved, counted, stop
+        columns.since_us[:], columns.recent_speed_mps[:] = np.array(times, np.int64), 0.25 * np.arange(n)
+        self.fleet.commit(columns, now_us + 10)
         self.model.commit(
-            columns.status[:n].tolist(),
+            columns.status.tolist(),
             expected_ix,
             times,
             now_us + 10,
@@ -100,21 +87,21 @@ class FleetMachine(RuleBasedStateMachine):
             now_us,
         )
 
-    @precondition(lambda self: self.state.n)
+    @precondition(lambda self: self.fleet.n)
     @rule(data=st.data())
     def forget_prediction(self, data):
-        gone = data.draw(st.lists(st.integers(-1, self.state.n - 1), max_size=4))
-        self.state.forget_prediction(np.array(gone, np.int32))
+        gone = data.draw(st.lists(st.integers(-1, self.fleet.n - 1), max_size=4))
+        self.fleet.forget_prediction(np.array(gone, np.int32))
         self.model.forget_prediction(gone)
 
     @rule(older_than_us=CLOCK)
     def evict(self, older_than_us):
-        assert self.state.evict(older_than_us) == self.model.evict(older_than_us)
+        assert self.fleet.evict(older_than_us) == self.model.evict(older_than_us)
         self.newest = {key: time for key, time in self.newest.items() if key in self.model.vehicles}
 
     @invariant()
     def same_vehicles(self):
-        found = [self.state.record(ix) for ix in range(self.state.n)]
+        found = [self.fleet.record(ix) for ix in range(self.fleet.n)]
         assert [record[0] for record in found] == list(self.model.vehicles)
         for record, v in zip(found, self.model.vehicles.values(), strict=True):
             assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.trip_key, v.pattern_ix)
@@ -125,8 +112,8 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def event_time_only_moves_forward(self):
-        for ix in range(self.state.n):
-            key, time_us = self.state.record(ix)[:2]
+        for ix in range(self.fleet.n):
+            key, time_us = self.fleet.record(ix)[:2]
             assert time_us >= self.newest.get(key, NO_TIME)
             self.newest[key] = time_us
 

@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots, parse_timestamp
+from etacore._kernels.batch import Batch
+from etacore.pipeline.snapshots import parse_timestamp
 from etacore.status import Status
 from tests.parity.test_snapshots import BAD_TIMES, LIMITS, TIMES, hold_together, rows_of
 from tests.reference import snapshots as twin
+from tests.reference.columns import parse_into
 
 NAMES = (
     "vehicle_id", "vehicleId", "id", "vehicle", "vehicle.id", "lat", "latitude", "lon", "longitude", "lng", "timestamp",
@@ -121,8 +123,8 @@ def test_literals_that_json_does_not_have(name, literal):
 
 @given(st.lists(st.none() | snapshots.map(json.dumps).map(str.encode) | st.binary(max_size=20), max_size=12))
 def test_a_row_does_not_depend_on_its_batch(payloads):
-    columns = SnapshotColumns(12)
-    parse_snapshots(payloads, columns, **LIMITS)
+    columns = Batch(12)
+    parse_into(columns, payloads, **LIMITS)
     together = rows_of(payloads)
     alone = [rows_of([payload])[0] for payload in payloads]
     assert repr(together) == repr(alone)

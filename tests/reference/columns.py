@@ -1,10 +1,12 @@
-"""Snapshot columns filled by hand, for tests of what comes after parsing."""
+"""Batches filled by hand, for tests of what comes after parsing."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from etacore.pipeline.snapshots import SnapshotColumns
+from etacore._kernels.batch import Batch
+from etacore.pipeline.snapshots import parse_snapshots
 
 
 def columns_of(
@@ -13,11 +15,11 @@ def columns_of(
     time_us: Sequence[int] | None = None,
     trip_ids: Sequence[bytes] | None = None,
     spare_rows: int = 3,
-) -> SnapshotColumns:
-    """Columns with a few more places than rows, which hold what would be an error if it were read."""
+) -> Batch:
+    """A batch with a few more places than rows, which hold what would be an error if it were read."""
     n = len(vehicle_ids)
-    columns = SnapshotColumns(n + spare_rows)
-    columns.n = n
+    columns = Batch(n + spare_rows)
+    columns.n = n + spare_rows
     texts = {"vehicle_id": list(vehicle_ids), "trip_id": list(trip_ids or [b""] * n)}
     columns.text = np.frombuffer(b"".join(t for column in texts.values() for t in column) + b" ", np.uint8).copy()
     start = 0
@@ -27,6 +29,13 @@ def columns_of(
         for row, text in enumerate(column):
             array[row] = (start, len(text), 0)
             start += len(text)
-    columns.time_us[:n] = 0 if time_us is None else time_us
-    columns.status[:n] = 0 if status is None else status
+    columns.n = n
+    columns.time_us[:] = 0 if time_us is None else time_us
+    columns.status[:] = 0 if status is None else status
     return columns
+
+
+def parse_into(batch: Batch, payloads: Sequence[bytes | None], *, now_us: int, **limits: Any) -> None:
+    """Start a batch at a time and parse payloads into it."""
+    batch.start(now_us)
+    parse_snapshots(batch, payloads, **limits)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import orjson
 
-from etacore.pipeline.features import SelectOptions, count_rows, select_stops, vectorize
-from etacore.pipeline.motion import Motion
+from etacore._kernels.batch import Batch
+from etacore._kernels.features import Vectorizer
+from etacore._kernels.select import SelectOptions, select_stops
 from etacore.pipeline.routes import RouteTable
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
+from etacore.pipeline.snapshots import parse_snapshots
 from etacore.schema import FEATURES
 from etacore.status import Status
 
@@ -18,17 +19,18 @@ KEY = b"route_stops:R"
 
 
 def columns_of(snapshots):
-    """Parsed columns; `time_us` of a snapshot defaults to EPOCH_US, its route to "R"."""
+    """A parsed batch; `time_us` of a snapshot defaults to EPOCH_US, its route to "R"."""
     payloads = []
     for i, snapshot in enumerate(snapshots):
         item = {"vehicle_id": f"V{i}", "route_id": "R", "lat": 0.0, "lon": 0.0} | snapshot
         item["timestamp"] = item.pop("time_us", EPOCH_US) / 1e6
         payloads.append(orjson.dumps(item))
-    columns = SnapshotColumns(max(len(payloads), 1))
-    parse_snapshots(payloads, columns, now_us=2**61, max_future_us=0, max_age_us=0)
+    batch = Batch(max(len(payloads), 1))
+    batch.start(2**61)
+    parse_snapshots(batch, payloads, max_future_us=0, max_age_us=0)
     # The division above may move a microsecond.
-    columns.time_us[: len(payloads)] = [s.get("time_us", EPOCH_US) for s in snapshots]
-    return columns
+    batch.time_us[:] = [s.get("time_us", EPOCH_US) for s in snapshots]
+    return batch
 
 
 def stops_blob(stops):
@@ -51,66 +53,51 @@ def line_of_stops(n, lat=45.0, lon=7.0, step_deg=0.01):
     return [(f"S{i + 1}", lat + i * step_deg, lon, i + 1) for i in range(n)]
 
 
+def vectorizer_of(calendar, codes=ALL_CODES, *, nan_fill=None, along=False):
+    """What a model asks for that has these features."""
+    fill = np.nan if nan_fill is None else nan_fill
+    return Vectorizer(calendar.transitions_s, calendar.offset_s, calendar.holiday_days, codes, fill, along)
+
+
 class Vehicle:
     """One vehicle's fixes, one after another, with its state in between."""
 
     def __init__(self, table, options=None, has_trip=True, key=KEY):
         self.table, self.options, self.has_trip = table, options or SelectOptions(), has_trip
-        self.pattern_ix = np.array([table.pattern_ix(key)], np.int32)
+        self.pattern_ix = table.pattern_ix(key)
         self.progress_m, self.time_us, self.strikes = np.nan, 0, 0
-        self.motion = Motion(1)
+        self.before = (-1, 0, np.nan)  # next stop, since when, and speed at the last fix
 
     def fix(self, **snapshot):
         """Index of the next stop, or the Status that the row got."""
-        self.columns = columns_of([snapshot])
-        self.first_stop, progress_m = np.empty(1, np.int32), np.empty(1)
-        strikes = np.empty(1, np.uint8)
-        select_stops(
-            self.columns,
-            self.table,
-            self.pattern_ix,
-            np.array([self.has_trip], np.uint64),
-            np.array([self.progress_m]),
-            np.array([self.time_us], np.int64),
-            np.array([self.strikes], np.uint8),
-            options=self.options,
-            first_stop=self.first_stop,
-            progress_m=progress_m,
-            strikes=strikes,
-            motion=self.motion,
-        )
-        status = Status(self.columns.status[0])
+        self.batch = batch = columns_of([snapshot])
+        batch.pattern_ix[0], batch.trip_key[0] = self.pattern_ix, self.has_trip
+        batch.prev_progress_m[0], batch.prev_time_us[0] = self.progress_m, self.time_us
+        batch.prev_strikes[0] = self.strikes
+        batch.prev_stop[0], batch.prev_since_us[0], batch.prev_speed_mps[0] = self.before
+        select_stops(batch, self.table.patterns, self.options)
+        status = Status(batch.status[0])
         if status in (Status.OK, Status.TRIP_FINISHED):
-            self.progress_m, self.time_us = float(progress_m[0]), int(self.columns.time_us[0])
-            self.strikes = int(strikes[0])
-            self.motion.prev_stop[0] = self.first_stop[0]
-            self.motion.prev_since_us[0] = self.motion.since_us[0]
-            self.motion.prev_speed_mps[0] = self.motion.speed_mps[0]
-        return int(self.first_stop[0]) if status == Status.OK else status
+            self.progress_m, self.time_us = float(batch.progress_m[0]), int(batch.time_us[0])
+            self.strikes = int(batch.strikes[0])
+            self.before = (batch.first_stop[0], batch.since_us[0], batch.recent_speed_mps[0])
+        return int(batch.first_stop[0]) if status == Status.OK else status
 
     def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None):
         """Feature dictionaries of the last fix, its distances and stops."""
-        offset = np.empty(2, np.int32)
-        n = count_rows(self.columns.status, self.pattern_ix, self.first_stop, self.table, max_stops, offset)
-        matrix = np.full((n, len(ALL_CODES)), -1.0, np.float32)
-        distance_m, stop_ix = np.empty(n), np.empty(n, np.int32)
-        vectorize(
-            self.columns,
-            self.table,
-            self.pattern_ix,
-            self.first_stop,
-            np.array([self.progress_m]),
-            offset,
-            calendar,
-            ALL_CODES,
-            motion=self.motion,
-            legs=legs,
+        self.batch.parts.clear()
+        self.batch.progress_m[0] = self.progress_m
+        part = self.batch.add_part(None)
+        vectorizer = vectorizer_of(calendar, nan_fill=nan_fill, along=along)
+        vectorizer.count_rows(self.batch, part, self.table.patterns, max_stops)
+        vectorizer.vectorize(
+            self.batch,
+            part,
+            self.table.patterns,
             route_code=None if route_code is None else np.array([route_code], np.int32),
-            along_route_distance=along,
-            nan_fill=nan_fill,
-            X=matrix,
-            distance_m=distance_m,
-            stop_ix=stop_ix,
+            leg_s=None if legs is None else legs.seconds,
+            leg_start=None if legs is None else legs.start,
         )
+        matrix, distance_m, stop_ix = part.features, part.distance_m, part.stop_ix
         names = [feature.name for feature in FEATURES]
         return [dict(zip(names, row, strict=True)) for row in matrix.tolist()], distance_m.tolist(), stop_ix.tolist()

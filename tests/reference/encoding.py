@@ -2,13 +2,13 @@
 
 import math
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import numpy as np
 import orjson
 
+from etacore._kernels import batch as kernel
+from etacore._kernels.encode import encode_documents
 from etacore._kernels.routes import PatternTable
-from etacore.schema import TEXT_DTYPE
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NO_PREDICTION = "The model gave no usable prediction"
@@ -110,30 +110,36 @@ class Batch:
         self.rows = rows
         n = len(rows)
         arena = bytearray(b"??")  # so that no text begins at 0
-        self.columns = SimpleNamespace(
-            n=n,
-            status=np.array([row.get("status", 0) for row in rows], np.uint8),
-            time_us=np.array([row["time_us"] for row in rows], np.int64),
-            timestamp_is_number=np.array([isinstance(row["timestamp"], bytes) for row in rows], np.uint8),
-        )
+        self.columns = columns = kernel.Batch(max(n, 1))
+        columns.n = n
+        columns.start(0, [row["key"] for row in rows])
+        columns.status[:] = [row.get("status", 0) for row in rows]
+        columns.time_us[:] = [row["time_us"] for row in rows]
+        columns.timestamp_is_number[:] = [isinstance(row["timestamp"], bytes) for row in rows]
         for name in ("vehicle_id", "route_id", "trip_id", "timestamp"):
-            texts = np.zeros(n, TEXT_DTYPE)
             for i, row in enumerate(rows):
                 given = row[name] or ""
                 content = given if isinstance(given, bytes) else given.encode()
                 escape = not isinstance(given, bytes) and len(orjson.dumps(given)) != len(content) + 2
-                texts[i] = (len(arena), len(content), escape)
+                getattr(columns, name)[i] = (len(arena), len(content), escape)
                 arena += content
-            setattr(self.columns, name, texts)
-        self.columns.text = np.frombuffer(bytes(arena), np.uint8)
-        self.keys = [row["key"] for row in rows]
-        self.table = SimpleNamespace(patterns=PatternTable())
-        self.pattern_ix = np.array([self.add_pattern(row["stops"]) for row in rows], np.int32)
+        columns.text = np.frombuffer(bytes(arena), np.uint8)
+        self.patterns = PatternTable()
+        columns.pattern_ix[:] = [self.add_pattern(row["stops"]) for row in rows]
         counts = [len(row["stops"]) for row in rows]
         self.row_offset = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
         self.stop_ix = np.array([i for count in counts for i in range(count)], np.int32)
         self.distance_m = np.array([stop[2] for row in rows for stop in row["stops"]], np.float64)
         self.eta_s = np.array([stop[3] for row in rows for stop in row["stops"]], np.float32)
+
+    def encode(self, envelope, part=None, *, prefix, ttl_s):
+        """The documents of the kernel, in a part of its own or in one that served another batch."""
+        part = kernel.Part() if part is None else part
+        part.resize(len(self.rows), len(self.stop_ix), 1)
+        for name in ("row_offset", "stop_ix", "distance_m", "eta_s"):
+            getattr(part, name)[:] = getattr(self, name)
+        encode_documents(self.columns, part, self.patterns, envelope=envelope.parts(), prefix=prefix, ttl_s=ttl_s)
+        return part.documents
 
     def add_pattern(self, stops):
         """A pattern of these stops on a line to the north, with one more stop at its end."""
@@ -145,7 +151,7 @@ class Batch:
             shown = orjson.dumps({"stop_id": stop_id, "stop_sequence": sequence, "distance_to_stop_m": 0})[:-2]
             spans.append((len(text), 0, len(text), len(shown)))
             text += shown
-        return self.table.patterns.add(
+        return self.patterns.add(
             0,
             np.linspace(10.0, 11.0, len(stops)),
             np.zeros(len(stops)),

@@ -23,7 +23,7 @@ class Vehicle:
     known: bool = False
 
 
-class VehicleState:
+class Fleet:
     def __init__(self) -> None:
         self.vehicles: dict[bytes, Vehicle] = {}
 

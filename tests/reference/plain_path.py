@@ -27,7 +27,7 @@ class PlainPath:
         for row in range(batch.n):
             if batch.status[row] == Status.EXPIRED and self.client.type(keys[row]) not in (b"none", b"string"):
                 batch.status[row] = Status.WRONG_TYPE
-        names = batch.columns.texts("vehicle_id", np.arange(batch.n), self.config.keys.predictions.encode())
+        names = batch.texts("vehicle_id", np.arange(batch.n), self.config.keys.predictions.encode())
         with self.client.pipeline(transaction=False) as pipe:
             for part in batch.parts:
                 for row in part.documents.rows().tolist():
@@ -36,5 +36,5 @@ class PlainPath:
         self.engine.commit(batch)
         unchanged = np.flatnonzero(batch.status == Status.UNCHANGED)
         gone = [row for row in unchanged.tolist() if not self.client.exists(names[row])]
-        self.engine.state.forget_prediction(batch.vehicle_ix[gone])
+        self.engine.fleet.forget_prediction(batch.vehicle_ix[gone])
         return Counter(batch.counts())

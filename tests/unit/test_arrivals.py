@@ -92,12 +92,13 @@ def test_a_fix_at_the_limit_of_the_rule_is_within_it(tmp_path: Path, feed: Feed)
     near_m = float(distance_m(positions.lat[3:4], positions.lon[3:4], b_lat, b_lon)[0])  # 152 m before B, the nearest
     assert 150 < near_m < 155
     below_m = float(np.nextafter(near_m, 0.0))
-    for limits, method in (
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"first_within_m": near_m}, "first_50m"),
         ({"first_within_m": below_m}, "closest_200m"),
         ({"closest_within_m": near_m}, "closest_200m"),
         ({"closest_within_m": below_m}, "none"),
-    ):
+    )
+    for limits, method in cases:
         seen = arrivals_frame(observe_arrivals(positions, feed, **limits), positions, feed)
         assert seen.filter(pl.col("stop_id") == "B")["method"].to_list() == [method], limits
 

@@ -10,12 +10,15 @@ import numpy as np
 import orjson
 import pytest
 
+from etacore._kernels.batch import Batch
 from etacore.demo.buses import drive_day, midnight_s
 from etacore.demo.city import TIME_ZONE, City, build_city
 from etacore.demo.producer import HASHES, Producer
 from etacore.demo.reports import GPS_SIGMA_M, Recording, make_fleet, record, report
 from etacore.demo.timetable import WEEKDAY, build_timetable
 from etacore.schema import EARTH_RADIUS_M
+from etacore.status import Status
+from tests.reference.columns import parse_into
 
 TUESDAY = date(2026, 3, 3)
 START = datetime(2026, 3, 3, 7, 30, tzinfo=ZoneInfo(TIME_ZONE))
@@ -186,14 +189,11 @@ def test_some_arrive_late_and_out_of_order(city: City):
 
 
 def test_garbage_is_rejected_for_every_reason_it_was_made_for(city: City):
-    kernel = pytest.importorskip("etacore.pipeline.snapshots")
-    from etacore.status import Status
-
     producer = Producer(city, START, seed=7)
     sent = [payload for key, payload in producer.snapshots(producer.start_us) if not key.startswith("vehicle:bus-")]
-    columns = kernel.SnapshotColumns(len(sent))
-    kernel.parse_snapshots(sent, columns, now_us=producer.start_us, max_future_us=60_000_000, max_age_us=600_000_000)
-    reasons = {Status(int(code)).label for code in columns.status[: columns.n]}
+    columns = Batch(len(sent))
+    parse_into(columns, sent, now_us=producer.start_us, max_future_us=60_000_000, max_age_us=600_000_000)
+    reasons = {Status(int(code)).label for code in columns.status}
     assert reasons >= {
         "invalid_json", "not_an_object", "missing_position", "invalid_position", "position_out_of_range",
         "missing_timestamp", "invalid_timestamp", "future_timestamp", "too_old", "missing_route",

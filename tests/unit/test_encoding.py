@@ -2,8 +2,9 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore._kernels import encode as _encode
-from etacore.pipeline.encoding import Documents, Envelope, encode_documents
+from etacore._kernels.batch import Part
+from etacore._kernels.encode import encode_documents
+from etacore.pipeline.encoding import Envelope
 from etacore.status import Status
 from tests.reference.encoding import Batch
 
@@ -22,20 +23,12 @@ def row(i=0, **changes):
     } | changes
 
 
-def encode(batch, documents=None, **changes):
-    documents = Documents() if documents is None else documents
-    given = {
-        "pattern_ix": batch.pattern_ix,
-        "row_offset": batch.row_offset,
-        "stop_ix": batch.stop_ix,
-        "distance_m": batch.distance_m,
-        "eta_s": batch.eta_s,
-    } | changes
-    given |= {"prefix": given.get("prefix", b"p:"), "ttl_s": given.get("ttl_s", 300)}
-    encode_documents(
-        batch.columns, given.pop("keys", batch.keys), batch.table, envelope=ENVELOPE, documents=documents, **given
-    )
-    return documents
+def encode(batch, part=None, *, prefix=b"p:", ttl_s=300, pattern_ix=None, **changes):
+    if pattern_ix is not None:
+        batch.columns.pattern_ix[:] = pattern_ix
+    for name, values in changes.items():
+        setattr(batch, name, values)
+    return batch.encode(ENVELOPE, part, prefix=prefix, ttl_s=ttl_s)
 
 
 def test_a_document_has_the_fields_in_order():
@@ -87,15 +80,19 @@ def test_what_points_nowhere_fails_its_row_only(changes):
     assert batch.columns.status.tolist() == [Status.PREDICTION_FAILED, Status.OK]
 
 
-def test_arrays_that_are_too_short_are_refused():
+def test_keys_and_parts_of_another_batch_are_refused():
     batch = Batch([row(0), row(1)])
-    for name in ("pattern_ix", "row_offset", "stop_ix", "distance_m", "eta_s"):
-        with pytest.raises(ValueError, match="shorter"):
-            encode(batch, **{name: getattr(batch, name)[:-1]})
+    batch.columns.start(0, batch.columns.keys[:1])
     with pytest.raises(ValueError, match="1 keys for 2 rows"):
-        encode(batch, keys=batch.keys[:1])
+        encode(batch)
     with pytest.raises(TypeError, match="bytes"):
-        encode(batch, keys=["vehicle:v0", "vehicle:v1"])
+        batch.columns.start(0, ["vehicle:v0", "vehicle:v1"])
+    part = Part()
+    part.resize(1, 4, 1)
+    with pytest.raises(ValueError, match="a part of 1 vehicles for a batch of 2"):
+        encode_documents(
+            Batch([row(0), row(1)]).columns, part, batch.patterns, envelope=ENVELOPE.parts(), prefix=b"", ttl_s=1
+        )
 
 
 @pytest.mark.parametrize(
@@ -105,46 +102,14 @@ def test_row_offsets_that_leave_the_rows_are_refused(row_offset):
     batch = Batch([row(0), row(1)])
     with pytest.raises(ValueError, match="offsets"):
         encode(batch, row_offset=np.array(row_offset, np.int32))
-    assert batch.columns.status[:2].tolist() == [Status.OK, Status.OK]
+    assert batch.columns.status.tolist() == [Status.OK, Status.OK]
 
 
-ARRAYS = ("status", "vehicle_id", "route_id", "trip_id", "timestamp", "timestamp_is_number", "time_us")
-
-
-@pytest.mark.parametrize("short", [*ARRAYS, "starts", "ends", "found", None])
-def test_columns_that_are_too_short_are_refused(short):
-    batch, documents = Batch([row(0), row(1)]), bytearray()
-    columns = {name: getattr(batch.columns, name)[: 1 if name == short else 2] for name in ARRAYS}
-
-    def run(n, *envelope):
-        _encode.encode_documents(
-            batch.columns.text,
-            *columns.values(),
-            tuple(batch.keys),
-            batch.table.patterns,
-            batch.pattern_ix,
-            batch.row_offset,
-            batch.stop_ix,
-            batch.distance_m,
-            batch.eta_s,
-            envelope or ENVELOPE.parts(),
-            b"p:",
-            300,
-            documents,
-            *(np.zeros(1 if short == name else 2, np.int64) for name in ("starts", "ends", "found")),
-            n,
-        )
-
-    if short is None:
-        run(2)
-        assert documents
-        with pytest.raises(ValueError, match="-1 rows"):
-            run(-1)
-        with pytest.raises(TypeError, match="envelope"):
-            run(2, b"", None, b"", b"")
-    else:
-        with pytest.raises(ValueError, match="shorter"):
-            run(2)
+def test_an_envelope_has_four_parts_of_bytes():
+    batch = Batch([row(0)])
+    for parts in ((b"", None, b"", b""), (b"",) * 3):
+        with pytest.raises((TypeError, ValueError), match=r"envelope|unpack"):
+            encode_documents(batch.columns, Part(), batch.patterns, envelope=parts, prefix=b"p:", ttl_s=1)
 
 
 OUTSIDE = [(2**40, 3, 0), (-1, 3, 0), (2**63 - 1, 3, 0), (0, -1, 0), (0, 2**31 - 1, 1)]
@@ -162,37 +127,16 @@ def test_a_text_outside_the_arena_is_refused(column, text):
     assert len(encode(batch)) == 2
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"distance_m": np.zeros(4, np.float32)},
-        {"eta_s": np.zeros(8, np.float32)[::2]},
-        {"stop_ix": np.zeros(4, ">i4")},
-        {"row_offset": np.array([[0, 2, 4]], np.int32)},
-    ],
-)
-def test_arrays_of_another_kind_are_refused(changes):
-    with pytest.raises(ValueError, match=r"another type|shorter"):
-        encode(Batch([row(0), row(1)]), **changes)
-
-
-def test_a_status_that_cannot_be_written_is_refused():
-    batch = Batch([row(0)])
-    batch.columns.status.flags.writeable = False
-    with pytest.raises(ValueError, match="read-only"):
-        encode(batch)
-
-
 def test_a_buffer_is_reused_and_grows():
-    documents = Documents()
+    part = Part()
     large = Batch([row(i) for i in range(50)])
     small = Batch([row(3)])
-    encode(small, documents)
+    documents = encode(small, part)
     first = bytes(documents[0])
-    encode(large, documents)
+    encode(large, part)
     assert [documents[i] for i in range(50)] == large.expected(ENVELOPE)
     capacity = len(documents.buffer)
-    encode(small, documents)
+    assert encode(small, part) is documents
     assert documents.n == 1
     assert documents[0] == first
     assert len(documents.buffer) == capacity
@@ -201,22 +145,23 @@ def test_a_buffer_is_reused_and_grows():
 
 
 def test_a_buffer_that_is_looked_at_does_not_grow():
-    documents = Documents()
-    encode(Batch([row()]), documents)
+    part = Part()
+    documents = encode(Batch([row()]), part)
     view = documents.commands
     with pytest.raises(BufferError):
-        encode(Batch([row(i) for i in range(100)]), documents)
+        encode(Batch([row(i) for i in range(100)]), part)
     assert len(documents) == 0
     assert documents.rows().tolist() == []
     view.release()
-    encode(Batch([row(i) for i in range(100)]), documents)
+    encode(Batch([row(i) for i in range(100)]), part)
     assert len(documents) == 100
 
 
 def test_after_a_refusal_there_are_no_documents():
-    documents = encode(Batch([row()]))
-    with pytest.raises(ValueError, match="shorter"):
-        encode(Batch([row(0), row(1)]), documents, eta_s=np.zeros(1, np.float32))
+    part = Part()
+    documents = encode(Batch([row()]), part)
+    with pytest.raises(ValueError, match="offsets"):
+        encode(Batch([row(0), row(1)]), part, row_offset=np.array([0, 3, 2], np.int32))
     assert (len(documents), documents.n, bytes(documents.commands)) == (0, 0, b"")
     with pytest.raises(IndexError):
         documents[0]

@@ -190,7 +190,7 @@ def test_recorded_columns_take_the_same_way_as_json() -> None:
         batch.start(NOW_US)
         lat = (9.935 + 0.0003 * rows).astype(np.float64)
         fill_snapshots(
-            batch.columns,
+            batch,
             texts,
             vehicle_id=rows,
             route_id=0 * rows,
@@ -200,14 +200,10 @@ def test_recorded_columns_take_the_same_way_as_json() -> None:
             time_us=NOW_US - 1_000_000 * rows,
             speed_mps=np.full(40, 8.5),
             bearing_deg=np.zeros(40),
-            now_us=NOW_US,
             max_future_us=60_000_000,
             max_age_us=600_000_000,
         )
-        as_columns.screen(batch, store.fetch)
-        as_columns.resolve(batch, store.fetch)
-        as_columns.select(batch)
-        as_columns.predict(batch)
+        as_columns.advance(batch, store.fetch)
         assert batch.counts() == found.counts()
         assert len(batch.parts) == len(found.parts) == 1
         np.testing.assert_array_equal(batch.parts[0].features, found.parts[0].features)
@@ -260,10 +256,10 @@ def test_what_a_replaced_model_knew_is_dropped() -> None:
     core.models = Models(kept, {b"b": gone})  # type: ignore[dict-item]
     store[b"route_stops:b"] = stops_blob()
     core.process([b"vehicle:1"], [payload("1", route="b", timestamp=NOW_US / 1e6)], store.fetch)
-    assert set(core._knowledge) == {kept, gone}
+    assert set(core._asking) == {kept, gone}
     core.models = Models(kept)
     core.process(keys, payloads, store.fetch)
-    assert set(core._knowledge) == {kept}
+    assert set(core._asking) == {kept}
 
 
 def test_motion_moves_with_the_commit() -> None:
@@ -281,7 +277,7 @@ def test_motion_moves_with_the_commit() -> None:
     speeds, since_s = zip(*seen[1:], strict=True)
     np.testing.assert_allclose(speeds, 1e-5 * 111_195, rtol=0.05)
     assert since_s == (20.0, 40.0, 60.0)
-    assert core.state.record(0)[8:11] == (1, NOW_US - 100_000_000, speeds[2])
+    assert core.fleet.record(0)[8:11] == (1, NOW_US - 100_000_000, speeds[2])
 
 
 def test_a_finished_trip_gets_no_document() -> None:

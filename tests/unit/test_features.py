@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 
+from etacore._kernels.select import SelectOptions, select_stops
 from etacore.errors import ConfigError, RouteDataError
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.features import SelectOptions, along_shape_distance, count_rows, select_stops, vectorize
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.status import Status
-from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
+from tests.reference.drive import ALL_CODES, EPOCH_US, Vehicle, columns_of, line_of_stops, table_of, vectorizer_of
 from tests.reference.geo import haversine_m
 
 S = 1_000_000
@@ -299,67 +299,62 @@ def test_unknown_values_are_nan_or_the_filling():
 
 
 def test_count_rows():
-    table = table_of(line_of_stops(6))
-    pattern_ix = np.zeros(5, np.int32)
-    pattern_ix[4] = 7
-    status = np.array([0, Status.OFF_ROUTE, 0, 0, 0], np.uint8)
-    offset = np.empty(6, np.int32)
-    assert count_rows(status, pattern_ix, np.array([1, 1, 4, 6, 0], np.int32), table, 3, offset) == 5
-    assert offset.tolist() == [0, 3, 3, 5, 5, 5]
-    with pytest.raises(ValueError, match="shorter"):
-        count_rows(status, pattern_ix, np.zeros(5, np.int32), table, 3, offset[:5])
+    table, batch = table_of(line_of_stops(6)), columns_of([{}] * 6)
+    batch.pattern_ix[:] = [0, 0, 0, 0, 7, 0]
+    batch.status[1] = Status.OFF_ROUTE
+    batch.first_stop[:] = [1, 1, 4, 6, 0, 2]
+    part, other = batch.add_part(None), batch.add_part(None)
+    batch.part_ix[:] = [0, 0, 0, 0, 0, other.ix]
+    vectorizer = vectorizer_of(UTC)
+    assert vectorizer.count_rows(batch, part, table.patterns, 3) == 5
+    assert part.row_offset.tolist() == [0, 3, 3, 5, 5, 5, 5]
+    assert part.features.shape == (5, len(ALL_CODES))
+    assert (len(part.distance_m), len(part.stop_ix), len(part.eta_s)) == (5, 5, 5)
+    assert vectorizer.count_rows(batch, other, table.patterns, 9) == 4
+    assert other.row_offset.tolist() == [0, 0, 0, 0, 0, 0, 4]
+    for max_stops in (-1, 2**30):
+        with pytest.raises(ValueError, match="stops for each"):
+            vectorizer.count_rows(batch, part, table.patterns, max_stops)
 
 
 def test_a_stop_id_outside_the_arena_is_refused():
     for start, length in ((2**40, 3), (-1, 3), (2**63 - 1, 3), (0, -1), (0, 2**31 - 1)):
-        table, columns = table_of(line_of_stops(3)), columns_of([{"stop_id": "S1"}])
-        columns.stop_id[0] = (start, length, 0)
-        one = np.zeros(1, np.int32)
+        table, batch = table_of(line_of_stops(3)), columns_of([{"stop_id": "S1"}])
+        batch.stop_id[0] = (start, length, 0)
         with pytest.raises(ValueError, match="outside the arena"):
-            select_stops(
-                columns,
-                table,
-                one,
-                np.zeros(1, np.uint64),
-                np.array([np.nan]),
-                np.zeros(1, np.int64),
-                np.zeros(1, np.uint8),
-                first_stop=one.copy(),
-                progress_m=np.empty(1),
-                strikes=np.empty(1, np.uint8),
-            )
+            select_stops(batch, table.patterns, SelectOptions())
 
 
 def test_rows_that_do_not_belong_to_the_stops_are_refused():
-    table, columns = table_of(line_of_stops(3)), columns_of([{}])
-    outputs = {"X": np.empty((9, 1), np.float32), "distance_m": np.empty(9), "stop_ix": np.empty(9, np.int32)}
+    table, batch = table_of(line_of_stops(3)), columns_of([{}])
+    part = batch.add_part(None)
 
-    def run(first_stop, n_rows, codes=(0,), pattern=0, **more):
-        vectorize(
-            columns,
-            table,
-            np.array([pattern], np.int32),
-            np.array([first_stop], np.int32),
-            np.zeros(1),
-            np.array([0, n_rows], np.int32),
-            UTC,
-            np.array(codes, np.int32),
-            along_route_distance=False,
-            nan_fill=None,
-            **(outputs | more),
-        )
+    def run(first_stop, n_rows, pattern=0, **more):
+        batch.pattern_ix[0], batch.first_stop[0], batch.progress_m[0] = pattern, first_stop, 0.0
+        part.resize(1, 9, 1)
+        part.row_offset[:] = [0, n_rows]
+        vectorizer_of(UTC, np.array([0], np.int32)).vectorize(batch, part, table.patterns, **more)
 
     run(1, 2)
     for bad in ((1, 3), (-1, 1), (0, 10), (0, -1)):
-        with pytest.raises(ValueError, match=r"belong|shorter"):
+        with pytest.raises(ValueError, match="belong"):
             run(*bad)
     with pytest.raises(ValueError, match="belong"):
         run(0, 1, pattern=5)
     for codes in ((99,), (-1,), ()):
         with pytest.raises(ValueError, match="feature"):
-            run(1, 1, codes)
+            vectorizer_of(UTC, np.array(codes, np.int32))
     with pytest.raises(ValueError, match="shorter"):
         run(1, 1, route_code=np.empty(0, np.int32))
+
+
+def test_rows_have_to_be_counted_for_the_batch_and_the_features_at_hand():
+    table, batch = table_of(line_of_stops(3)), columns_of([{}, {}])
+    part = batch.add_part(None)
+    for n, n_features in ((1, 1), (2, 2)):
+        part.resize(n, 4, n_features)
+        with pytest.raises(ValueError, match="counted"):
+            vectorizer_of(UTC, np.array([0], np.int32)).vectorize(batch, part, table.patterns)
 
 
 def test_what_is_left_of_the_leg():
@@ -385,13 +380,13 @@ def test_the_sequence_is_what_the_feed_says():
     assert [row["stop_sequence"] for row in vehicle.rows(UTC)[0]] == [30, 40]
 
 
-def test_along_shape_distance():
+def test_distance_along_a_shape():
     shape = ShapePolyline([(45.0, 7.0), (45.01, 7.0), (45.01, 7.02)])
     whole = haversine_m(45.0, 7.0, 45.01, 7.0) + haversine_m(45.01, 7.0, 45.01, 7.02)
-    assert along_shape_distance(shape, 45.0, 7.0, 45.01, 7.02) == pytest.approx(whole, abs=1e-6)
-    assert along_shape_distance(shape, 45.01, 7.02, 45.0, 7.0) == 0.0
+    assert shape.distance_m(45.0, 7.0, 45.01, 7.02) == pytest.approx(whole, abs=1e-6)
+    assert shape.distance_m(45.01, 7.02, 45.0, 7.0) == 0.0
     with pytest.raises(RouteDataError, match="finite"):
-        along_shape_distance(shape, math.nan, 7.0, 45.0, 7.0)
+        shape.distance_m(math.nan, 7.0, 45.0, 7.0)
 
 
 def test_options_are_checked():

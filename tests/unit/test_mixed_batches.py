@@ -98,7 +98,7 @@ def serve(
 
 
 def records(core: Engine) -> list[str]:
-    return [repr(core.state.record(i)) for i in range(core.state.n)]
+    return [repr(core.fleet.record(i)) for i in range(core.fleet.n)]
 
 
 @pytest.mark.parametrize("default", [True, False])

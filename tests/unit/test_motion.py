@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 
-from etacore._kernels.motion import MotionPointers
+from etacore._kernels.select import SPEED_TAU_S, SelectOptions
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.features import SelectOptions, select_stops
-from etacore.pipeline.motion import SPEED_TAU_S, Motion
 from etacore.status import Status
-from tests.reference.drive import EPOCH_US, Vehicle, columns_of, line_of_stops, table_of
+from tests.reference.drive import EPOCH_US, Vehicle, line_of_stops, table_of
 
 UTC = Calendar("UTC")
 STEP_M = 1111.9493
@@ -24,7 +21,7 @@ def drive(*fixes, **options):
     found = []
     for seconds, t in fixes:
         vehicle.fix(lat=45.0 + 0.01 * t, lon=7.0, time_us=EPOCH_US + round(seconds * 1e6))
-        found.append((float(vehicle.motion.speed_mps[0]), float(vehicle.motion.since_s[0])))
+        found.append((float(vehicle.batch.recent_speed_mps[0]), float(vehicle.batch.since_s[0])))
     return found
 
 
@@ -65,7 +62,7 @@ def test_a_vehicle_that_is_put_back_stands():
     for i, (t, sequence) in enumerate([(3.2, 5), (3.4, 5), (1.5, 3)]):
         fix = {"lat": 45.0 + 0.01 * t, "lon": 7.0, "time_us": EPOCH_US + 20_000_000 * i}
         vehicle.fix(**fix, current_stop_sequence=sequence)
-        speeds.append(float(vehicle.motion.speed_mps[0]))
+        speeds.append(float(vehicle.batch.recent_speed_mps[0]))
     assert speeds[2] == pytest.approx(speeds[1] * math.exp(-20 / SPEED_TAU_S), rel=1e-6)
 
 
@@ -89,7 +86,7 @@ def test_the_features_are_those_of_the_vehicle_in_every_row():
     rows = vehicle.rows(UTC)[0]
     assert len(rows) == 4
     assert {(row["recent_speed_mps"], row["since_last_stop_s"]) for row in rows} == {
-        (float(vehicle.motion.speed_mps[0]), 20.0)
+        (float(vehicle.batch.recent_speed_mps[0]), 20.0)
     }
 
 
@@ -98,23 +95,6 @@ def test_a_vehicle_off_its_route_has_no_motion():
     vehicle.fix(lat=45.01, lon=7.0)
     vehicle.fix(lat=45.02, lon=7.0, time_us=EPOCH_US + 60_000_000)
     assert vehicle.fix(lat=46.0, lon=7.5, time_us=EPOCH_US + 80_000_000) == Status.OFF_ROUTE
-    assert math.isnan(vehicle.motion.speed_mps[0])
+    assert math.isnan(vehicle.batch.recent_speed_mps[0])
     assert vehicle.fix(lat=45.03, lon=7.0, time_us=EPOCH_US + 120_000_000) == 4
-    assert vehicle.motion.speed_mps[0] > 0
-
-
-def test_too_few_places_are_refused():
-    columns, table = columns_of([{}, {}]), table_of(line_of_stops(3))
-    two = np.zeros(2, np.int32)
-    arrays = np.zeros(2, np.uint64), np.full(2, np.nan), np.zeros(2, np.int64), np.zeros(2, np.uint8)
-    outputs = {"first_stop": two.copy(), "progress_m": np.empty(2), "strikes": np.empty(2, np.uint8)}
-    with pytest.raises(ValueError, match="motion has 1 rows, 2 are needed"):
-        select_stops(columns, table, two, *arrays, **outputs, motion=Motion(1))
-    with pytest.raises(ValueError, match="at least one row"):
-        Motion(0)
-    motion = Motion(2)
-    columns = motion.prev_stop, motion.prev_since_us, motion.prev_speed_mps, motion.since_us, motion.speed_mps
-    with pytest.raises(ValueError, match="same length"):
-        MotionPointers(*columns, np.empty(1), 60.0)
-    with pytest.raises(ValueError, match="positive"):
-        MotionPointers(*columns, motion.since_s, 0.0)
+    assert vehicle.batch.recent_speed_mps[0] > 0

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.fleet import text_key
-from etacore.pipeline.route_knowledge import LegTable, RouteCodes
+from etacore.pipeline.route_knowledge import LegTable, RouteCodes, text_key
 from etacore.pipeline.routes import RouteTable
 from tests.reference.drive import EPOCH_US, Vehicle, line_of_stops, stops_blob, table_of
 

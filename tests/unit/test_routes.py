@@ -6,7 +6,6 @@ from etacore._kernels.resolve import NameTable
 from etacore._kernels.routes import Line, PatternTable
 from etacore.config import KeyNames
 from etacore.errors import RouteDataError
-from etacore.pipeline.fleet import text_keys
 from etacore.pipeline.route_blobs import ShapePolyline, parse_shape, parse_stops
 from etacore.pipeline.routes import RouteTable
 from etacore.status import Status
@@ -23,22 +22,22 @@ def fetch_all(table, columns, redis, now_us=0):
     while needed:
         rounds.append(sorted(needed))
         needed = table.update(needed, [redis.get(key) for key in needed], now_us)
-    pattern_ix, known_ix = np.empty((2, columns.n), np.int32)
-    keys, known_keys, expected_keys = np.empty((3, columns.n), np.uint64)
     before = columns.status.copy()
-    text_keys(columns, "trip_id", expected_keys)
-    expected_keys[before[: columns.n] != Status.OK] = 0
+    expected_keys = columns.text_keys("trip_id")
+    expected_keys[before != Status.OK] = 0
     n_names = table._names.n_trips + table._names.n_sources
-    table.resolve(columns, pattern_ix, keys)
-    assert keys.tolist() == expected_keys.tolist()
+    table.resolve_rest(columns)
+    pattern_ix = columns.pattern_ix.copy()
+    assert columns.trip_key.tolist() == expected_keys.tolist()
     if table._names.n_trips + table._names.n_sources == n_names:
         # Nothing is missing any more, and nothing was forgotten, so the quick way gives the same.
         resolved = columns.status.copy()
         columns.status[:] = before
-        assert table.resolve_known(columns, known_ix, known_keys)
-        assert known_ix.tolist() == pattern_ix.tolist()
+        columns.pattern_ix[:], columns.trip_key[:] = -7, 7
+        assert table.resolve_known(columns)
+        assert columns.pattern_ix.tolist() == pattern_ix.tolist()
         assert columns.status.tolist() == resolved.tolist()
-        assert known_keys.tolist() == keys.tolist()
+        assert columns.trip_key.tolist() == expected_keys.tolist()
     return pattern_ix.tolist(), rounds
 
 
@@ -69,10 +68,9 @@ def test_status_of_stops(blob, status):
     assert parse_stops(blob).status == status
     table, columns = RouteTable(), columns_of([{}])
     table.set_pattern(b"route_stops:R", blob)
-    pattern_ix = np.empty(1, np.int32)
-    table.resolve(columns, pattern_ix)
+    table.resolve_rest(columns)
     assert columns.status[0] == status
-    assert pattern_ix[0] == (0 if status == Status.OK else -1)
+    assert columns.pattern_ix[0] == (0 if status == Status.OK else -1)
 
 
 def test_names_of_a_stop():
@@ -119,8 +117,8 @@ def test_two_rounds_and_then_none():
         [b"route_shape:R", b"route_stops:R", b"trip_pattern:T", b"trip_pattern:U"],
         [b"pattern_shape:P", b"pattern_stops:P"],
     ]
-    assert pattern_ix[0] == pattern_ix[2] == table.pattern_ix(b"pattern_stops:P")
-    assert pattern_ix[1] == table.pattern_ix(b"route_stops:R")
+    assert columns.pattern_ix[0] == columns.pattern_ix[2] == table.pattern_ix(b"pattern_stops:P")
+    assert columns.pattern_ix[1] == table.pattern_ix(b"route_stops:R")
     assert fetch_all(table, columns, redis) == (pattern_ix, [])
 
 
@@ -143,18 +141,17 @@ def test_a_failed_fetch_is_repeated_and_is_not_due():
     assert table.missing(columns) == keys
     follow_up = table.update(keys, [b"P", TWO, None], 100 * S)
     assert table.missing(columns) == follow_up == [b"pattern_stops:P", b"pattern_shape:P"]
-    pattern_ix = np.empty(1, np.int32)
-    table.resolve(columns, pattern_ix)
-    assert pattern_ix.tolist() == [table.pattern_ix(b"route_stops:R")]
+    table.resolve_rest(columns)
+    assert columns.pattern_ix.tolist() == [table.pattern_ix(b"route_stops:R")]
 
 
 def test_rows_that_are_not_ok_ask_for_nothing():
     table, columns = RouteTable(), columns_of([{}, {"trip_id": "T"}])
     columns.status[:2] = Status.TOO_OLD
     assert table.missing(columns) == []
-    pattern_ix = np.zeros(2, np.int32)
-    table.resolve(columns, pattern_ix)
-    assert pattern_ix.tolist() == [-1, -1]
+    columns.pattern_ix[:] = 0
+    table.resolve_rest(columns)
+    assert columns.pattern_ix.tolist() == [-1, -1]
     assert columns.status[:2].tolist() == [Status.TOO_OLD] * 2
 
 
@@ -195,7 +192,7 @@ def test_numbers_of_a_batch_hold_until_the_next_resolve():
     table.set_pattern(b"route_stops:R", TWO)
     table.set_pattern(b"route_stops:R", THREE)
     assert table.patterns.describe(0) is not None
-    table.resolve(columns_of([{}]), np.empty(1, np.int32))
+    table.resolve_rest(columns_of([{}]))
     assert table.patterns.describe(0) is None
     assert not table.set_pattern(b"route_stops:R", THREE)
 
@@ -241,10 +238,9 @@ def test_the_first_batch_after_hours_of_silence_has_its_routes(due_first):
     first, second = (table.due(now_us), table.missing(columns)) if due_first else (table.missing(columns), None)
     needed = first + (table.due(now_us) if second is None else second)
     table.update(needed, [redis.get(key) for key in needed], now_us)
-    pattern_ix = np.empty(2, np.int32)
-    table.resolve(columns, pattern_ix)
+    table.resolve_rest(columns)
     assert columns.status[:2].tolist() == [Status.OK] * 2
-    assert pattern_ix.tolist() == before
+    assert columns.pattern_ix.tolist() == before
 
 
 def test_a_fleet_does_not_come_due_at_once():
@@ -262,7 +258,7 @@ def test_what_is_about_to_be_due_is_taken_along():
     fetch_all(table, columns_of(columns), {}, 0)
     for name, now_ms in ((b"A", 10_000), (b"B", 10_200), (b"C", 10_500)):
         table.update([b"route_stops:" + name], [None], now_ms * 1000)
-    table.resolve(columns_of(columns), np.empty(3, np.int32))
+    table.resolve_rest(columns_of(columns))
     assert table.due(19_600_000) == []
     assert table.due(20 * S) == [b"route_stops:A", b"route_shape:A", b"route_stops:B", b"route_shape:B"]
 
@@ -282,7 +278,7 @@ def test_a_name_used_late_is_due_at_once():
     keys = table.due(10 * S)
     table.update(keys, [TWO, None], 10 * S)
     assert table.due(50 * S) == []
-    table.resolve(columns_of([{}]), np.empty(1, np.int32))
+    table.resolve_rest(columns_of([{}]))
     assert table.due(50 * S) == keys
 
 
@@ -358,7 +354,7 @@ def test_a_text_outside_the_arena_is_refused(column, start, length):
     with pytest.raises(ValueError, match="row 1 lies outside"):
         table.missing(columns)
     with pytest.raises(ValueError, match="row 1 lies outside"):
-        table.resolve(columns, np.empty(2, np.int32))
+        table.resolve_rest(columns)
     columns.status[1] = Status.TOO_OLD
     assert table.missing(columns) == [b"route_stops:R", b"route_shape:R"]
 
@@ -385,7 +381,7 @@ def test_unused_names_are_forgotten():
     columns = columns_of([{"trip_id": "T"}, {"trip_id": "gone"}])
     pattern_ix, rounds = fetch_all(table, columns, redis, 220 * S)
     assert rounds == [[b"route_shape:R", b"route_stops:R", b"trip_pattern:gone"]]
-    assert pattern_ix[1] == table.pattern_ix(b"route_stops:R")
+    assert columns.pattern_ix[1] == table.pattern_ix(b"route_stops:R")
 
 
 def test_many_trips():
@@ -499,8 +495,7 @@ def test_names_that_are_not_known_are_not_resolved(row):
     table = RouteTable()
     fetch_all(table, columns_of([{}, {"trip_id": "T"}]), {b"route_stops:R": TWO})
     columns = columns_of([{}, row])
-    pattern_ix = np.empty(2, np.int32)
-    assert not table.resolve_known(columns, pattern_ix)
+    assert not table.resolve_known(columns)
     assert columns.status[:2].tolist() == [Status.OK, Status.OK]
     assert table.missing(columns)
     fetch_all(table, columns, {b"route_stops:R": TWO})

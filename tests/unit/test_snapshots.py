@@ -10,10 +10,11 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from etacore._kernels.snapshots import text_list
-from etacore.pipeline.snapshots import SnapshotColumns, TextPool, fill_snapshots, parse_snapshots, parse_timestamp
+from etacore._kernels.batch import Batch
+from etacore.pipeline.snapshots import TextPool, fill_snapshots, parse_timestamp
 from etacore.schema import NO_SEQUENCE
 from etacore.status import Status
+from tests.reference.columns import parse_into
 
 NOW = datetime(2026, 1, 20, 12, 0, 30, tzinfo=UTC)
 NOW_US = int(NOW.timestamp()) * 1_000_000
@@ -21,9 +22,9 @@ BASE = {"vehicle_id": "V1", "lat": 9.9291, "lon": -84.0897, "timestamp": "2026-0
 
 
 def parse(*payloads, **options):
-    columns = SnapshotColumns(max(len(payloads), 1))
+    columns = Batch(max(len(payloads), 1))
     options = {"now_us": NOW_US, "max_future_us": 60_000_000, "max_age_us": 600_000_000} | options
-    parse_snapshots(payloads, columns, **options)
+    parse_into(columns, payloads, **options)
     return columns
 
 
@@ -313,12 +314,12 @@ def test_one_bad_row_does_not_touch_its_neighbours():
 
 
 def test_columns_are_used_again():
-    columns = SnapshotColumns(4)
+    columns = Batch(4)
     limits = {"now_us": NOW_US, "max_future_us": 0, "max_age_us": 0}
     full = {"speed": 5, "bearing": 9, "trip_id": "T", "stop_id": "S", "stop_sequence": 3, "direction_id": 1}
-    parse_snapshots([json.dumps(BASE | full | {"timestamp": 5, "current_status": 1}).encode()] * 4, columns, **limits)
+    parse_into(columns, [json.dumps(BASE | full | {"timestamp": 5, "current_status": 1}).encode()] * 4, **limits)
     arena = columns.text
-    parse_snapshots([b"{}"], columns, **limits)
+    parse_into(columns, [b"{}"], **limits)
     assert columns.n == 1
     assert columns.text is arena
     assert not any(columns.text_at(name, 0) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "timestamp"))
@@ -327,46 +328,46 @@ def test_columns_are_used_again():
     assert (columns.stop_sequence[0], columns.current_status[0], columns.direction_id[0]) == (NO_SEQUENCE, -1, -1)
     with pytest.raises(IndexError):
         columns.text_at("route_id", 1)
-    parse_snapshots([], columns, **limits)
+    parse_into(columns, [], **limits)
     assert columns.n == 0
 
 
 def test_the_arena_grows():
-    columns = SnapshotColumns(2)
+    columns = Batch(2)
     payload = json.dumps(BASE | {"vehicle_id": "v" * 256, "trip_id": "t" * 256, "x": "y" * 5000}).encode()
-    parse_snapshots([payload] * 2, columns, now_us=NOW_US, max_future_us=0, max_age_us=0)
+    parse_into(columns, [payload] * 2, now_us=NOW_US, max_future_us=0, max_age_us=0)
     assert len(columns.text) >= 2 * len(payload)
     assert columns.text_at("trip_id", 1) == "t" * 256
 
 
 def test_texts_outside_the_column_or_the_arena_are_refused():
-    columns = parse(json.dumps(BASE).encode())
+    batch = parse(json.dumps(BASE).encode())
     rows = np.zeros(1, np.int64)
-    assert text_list(columns.text, columns.vehicle_id, rows, b"p:") == [
-        b"p:" + columns.text_at("vehicle_id", 0).encode()
-    ]
-    for row in (-1, columns.capacity, 2**62):
-        with pytest.raises(ValueError, match=f"row {row} is outside"):
-            text_list(columns.text, columns.vehicle_id, np.array([row]), b"p:")
+    assert batch.texts("vehicle_id", rows, b"p:") == [b"p:" + batch.text_at("vehicle_id", 0).encode()]
+    for row in (-1, batch.n, 2**62):
+        with pytest.raises(IndexError, match=f"row {row} of a batch of 1"):
+            batch.texts("vehicle_id", np.array([row]), b"p:")
     for text in ((2**40, 3, 0), (-1, 3, 0), (2**63 - 1, 3, 0), (0, -1, 0), (0, 2**31 - 1, 0)):
-        columns.vehicle_id[0] = text
+        batch.vehicle_id[0] = text
         with pytest.raises(ValueError, match="row 0 lies outside the arena"):
-            text_list(columns.text, columns.vehicle_id, rows, b"p:")
-    for bad in ((None, columns.vehicle_id, rows), (columns.text, None, rows), (columns.text, columns.vehicle_id, None)):
-        with pytest.raises(TypeError):
-            text_list(*bad, b"p:")
+            batch.texts("vehicle_id", rows, b"p:")
+    for column in ("lat", "nothing", "__class__"):
+        with pytest.raises(AttributeError, match=column):
+            batch.texts(column, rows)
+    with pytest.raises(TypeError):
+        batch.texts("vehicle_id", None)
 
 
 def test_arguments():
-    columns = SnapshotColumns(1)
+    columns = Batch(1)
     limits = {"now_us": NOW_US, "max_future_us": 0, "max_age_us": 0}
     with pytest.raises(ValueError, match="2 payloads"):
-        parse_snapshots([b"{}", b"{}"], columns, **limits)
+        parse_into(columns, [b"{}", b"{}"], **limits)
     with pytest.raises(TypeError, match="payload 0 is str"):
-        parse_snapshots(["{}"], columns, **limits)
+        parse_into(columns, ["{}"], **limits)
     assert columns.n == 0
     with pytest.raises(ValueError, match="capacity"):
-        SnapshotColumns(0)
+        Batch(0)
 
 
 def test_numbers_that_need_python_come_out_right_in_many_threads():
@@ -454,7 +455,6 @@ def random_fixes(n):
 
 
 def fill(fixes, columns, **changes):
-
     pool = TextPool(vehicle_id=IDS, route_id=[text.encode() for text in IDS], trip_id=IDS, stop_id=IDS)
 
     def codes(name):
@@ -472,10 +472,10 @@ def fill(fixes, columns, **changes):
         "stop_sequence": numbers("current_stop_sequence", np.int32),
         "current_status": numbers("current_status", np.int8),
         "direction_id": numbers("direction_id", np.int16),
-        "now_us": NOW_US,
         "max_future_us": 60_000_000,
         "max_age_us": 600_000_000,
     }
+    columns.start(NOW_US)
     fill_snapshots(columns, pool, **(arguments | changes))
     return pool
 
@@ -483,7 +483,7 @@ def fill(fixes, columns, **changes):
 def test_arrays_give_the_columns_that_json_gives():
     fixes = random_fixes(600)
     expected = parse(*(as_json(fix) for fix in fixes))
-    columns = SnapshotColumns(700)
+    columns = Batch(700)
     fill(fixes, columns)
     assert columns.n == 600
     assert {Status(int(code)) for code in expected.status[:600]} >= {
@@ -509,7 +509,7 @@ def test_arrays_give_the_columns_that_json_gives():
 
 
 def test_what_is_not_given_to_the_columns_has_its_default():
-    columns = SnapshotColumns(2)
+    columns = Batch(2)
     fill(random_fixes(2), columns)
     fill_snapshots(
         columns,
@@ -519,7 +519,6 @@ def test_what_is_not_given_to_the_columns_has_its_default():
         lat=np.array([9.9]),
         lon=np.array([-84.0]),
         time_us=np.array([NOW_US]),
-        now_us=NOW_US,
         max_future_us=0,
         max_age_us=0,
     )
@@ -530,12 +529,10 @@ def test_what_is_not_given_to_the_columns_has_its_default():
 
 
 def test_parsing_into_columns_that_were_filled_leaves_the_pool_alone():
-    columns = SnapshotColumns(2)
+    columns = Batch(2)
     pool = fill(random_fixes(2), columns)
     before = pool.text.tobytes()
-    parse_snapshots(
-        [json.dumps(BASE).encode()], columns, now_us=NOW_US, max_future_us=60_000_000, max_age_us=600_000_000
-    )
+    parse_into(columns, [json.dumps(BASE).encode()], now_us=NOW_US, max_future_us=60_000_000, max_age_us=600_000_000)
     assert columns.text_at("vehicle_id", 0) == "V1"
     assert pool.text.tobytes() == before
 
@@ -550,7 +547,7 @@ def test_parsing_into_columns_that_were_filled_leaves_the_pool_alone():
     ],
 )
 def test_arrays_that_do_not_fit_change_nothing(changes):
-    columns = SnapshotColumns(2)
+    columns = Batch(2)
     with pytest.raises(ValueError):
         fill(random_fixes(2), columns, **changes)
     assert columns.n == 0

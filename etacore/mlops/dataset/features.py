@@ -147,10 +147,7 @@ def compute_features(
     done = 0
     for n_batch, chosen in enumerate(_batches(rows, positions.vehicle_id.codes[rows])):
         _fill(batch, engine, positions, chosen, pool, stop_status)
-        engine.screen(batch, lambda keys: [None] * len(keys))
-        engine.resolve(batch, lambda keys: [stored.get(key) for key in keys])
-        engine.select(batch)
-        engine.predict(batch)
+        engine.advance(batch, lambda keys: [stored.get(key) for key in keys])
         engine.commit(batch)
         status[chosen] = batch.status
         part = batch.parts[0]
@@ -217,9 +214,9 @@ def _fill(
     stop_status: npt.NDArray[np.int8],
 ) -> None:
     """What `Engine.parse` does, from columns instead of JSON."""
-    batch.keys, batch.now_us, batch.parts = (), engine.clock(), []
+    batch.start(engine.clock())
     fill_snapshots(
-        batch.columns,
+        batch,
         pool,
         vehicle_id=positions.vehicle_id.codes[rows],
         route_id=positions.route_id.codes[rows],
@@ -232,7 +229,6 @@ def _fill(
         bearing_deg=positions.bearing_deg[rows],
         stop_sequence=positions.stop_sequence[rows],
         current_status=stop_status[positions.current_status.codes[rows]],
-        now_us=batch.now_us,
         max_future_us=int(engine.config.max_future_seconds * 1e6),
         max_age_us=0,
     )

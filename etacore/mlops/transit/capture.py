@@ -17,13 +17,14 @@ import numpy as np
 import polars as pl
 from redis.backoff import ExponentialWithJitterBackoff
 
+from etacore._kernels.batch import Batch
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.mlops.files import whole_file
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.realtime import STATUS_NAMES
 from etacore.pipeline.engine import system_clock_us
-from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
+from etacore.pipeline.snapshots import parse_snapshots
 from etacore.schema import NO_SEQUENCE
 from etacore.status import Status
 from etacore.store.store import RedisStore
@@ -99,26 +100,26 @@ class Recorder:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._config: Final = config
-        self._columns: Final = SnapshotColumns(config.chunk_size)
+        self._batch: Final = Batch(config.chunk_size)
         self._seen_us: dict[bytes, int] = {}
         self._blocks: list[pl.DataFrame] = []
         self.n_rows = 0
 
     def add(self, payloads: list[bytes | None], now_us: int) -> Counter[Status]:
         """Keep what is new; at most ``chunk_size`` payloads. Returns what became of them."""
-        columns = self._columns
+        batch = self._batch
+        batch.start(now_us)
         parse_snapshots(
+            batch,
             payloads,
-            columns,
-            now_us=now_us,
             max_future_us=round(self._config.max_future_seconds * _US),
             max_age_us=round(self._config.max_age_seconds * _US),
             max_payload_bytes=self._config.max_payload_bytes,
         )
-        good = (columns.status[: columns.n] == Status.OK).nonzero()[0]
-        counts = Counter({Status(s): int(n) for s, n in enumerate(np.bincount(columns.status[: columns.n])) if n})
+        good = (batch.status == Status.OK).nonzero()[0]
+        counts = Counter(batch.counts())
         kept = []
-        vehicles, times_us = columns.texts("vehicle_id", good), columns.time_us[good].tolist()
+        vehicles, times_us = batch.texts("vehicle_id", good), batch.time_us[good].tolist()
         for row, vehicle, time_us in zip(good.tolist(), vehicles, times_us, strict=True):
             if self._seen_us.get(vehicle) == time_us:
                 continue
@@ -145,7 +146,7 @@ class Recorder:
         self._seen_us = {vehicle: time_us for vehicle, time_us in self._seen_us.items() if time_us > silent_us}
 
     def _table(self, rows: np.ndarray[Any, np.dtype[np.int64]]) -> pl.DataFrame:
-        columns = self._columns
+        columns = self._batch
 
         def texts(name: str) -> pl.Series:
             decoded = [text.decode("utf-8", "replace") or None for text in columns.texts(name, rows)]

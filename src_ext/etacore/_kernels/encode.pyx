@@ -3,14 +3,10 @@
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
-from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport INT64_MIN, int32_t, int64_t
 from libc.string cimport memmove
 
-cimport numpy as cnp
-
-from etacore._kernels.arrays cimport (
-    bytes_in, bytes_out, double_in, float_in, int32_in, int64_in, int64_out, texts_in,
-)
+from etacore._kernels.batch cimport Batch, Documents, Part, columns_t
 from etacore._kernels.jsonwrite cimport (
     MAX_ISO, MAX_NUMBER, day_t, delay_us, find_day, has_iso, n_digits, plain, put_bytes, put_duration, put_escaped,
     put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_to_natural,
@@ -18,8 +14,6 @@ from etacore._kernels.jsonwrite cimport (
 from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport OK, PREDICTION_FAILED, text_t
-
-cnp.import_array()
 
 cdef extern from "Python.h":
     # The pointer forms: the tuple of keys is checked and held before the GIL is let go.
@@ -58,17 +52,10 @@ cdef struct command_t:
     piece_t tail        # behind the document
     int n_digits       # of the last document's length
 
-# The columns of a batch and what was predicted for them.
+# The columns of a batch and what was predicted for them: copies, so that nothing written can change them.
 cdef struct rows_t:
+    columns_t batch
     const char* arena
-    uint8_t* status
-    const text_t* vehicle_id
-    const text_t* route_id
-    const text_t* trip_id
-    const text_t* timestamp
-    const uint8_t* timestamp_is_number
-    const int64_t* time_us
-    const int32_t* pattern_ix
     const int32_t* row_offset
     const int32_t* stop_ix
     const double* distance_m
@@ -184,8 +171,8 @@ cdef inline int64_t room_of(
     cdef int64_t room = (
         COMMAND_ROOM + DOCUMENT_ROOM + common.length + command.prefix.length + command.tail.length
         + <int64_t>(last - first) * STOP_ROOM
-        + 6 * (key_length + rows.route_id[i].length + rows.trip_id[i].length + rows.timestamp[i].length)
-        + 7 * <int64_t>rows.vehicle_id[i].length
+        + 6 * (key_length + rows.batch.route_id[i].length + rows.batch.trip_id[i].length + rows.batch.timestamp[i].length)
+        + 7 * <int64_t>rows.batch.vehicle_id[i].length
     )
     for j in range(first, last):
         if not 0 <= rows.stop_ix[j] < pattern.n_stops:
@@ -198,7 +185,7 @@ cdef inline int64_t room_of(
 cdef inline char* put_stops(
     char* out, const rows_t* rows, int64_t i, const pattern_t* pattern, day_t* day, int64_t* n_usable
 ) noexcept nogil:
-    cdef int64_t time_us = rows.time_us[i]
+    cdef int64_t time_us = rows.batch.time_us[i]
     cdef int64_t moment_us
     cdef double eta_s
     cdef int32_t first = rows.row_offset[i]
@@ -223,45 +210,50 @@ cdef inline char* put_stops(
 
 
 def encode_documents(
-    cnp.ndarray text not None,
-    cnp.ndarray status not None,
-    cnp.ndarray vehicle_id not None,
-    cnp.ndarray route_id not None,
-    cnp.ndarray trip_id not None,
-    cnp.ndarray timestamp not None,
-    cnp.ndarray timestamp_is_number not None,
-    cnp.ndarray time_us not None,
-    tuple keys not None,
-    PatternTable table not None,
-    cnp.ndarray pattern_ix not None,
-    cnp.ndarray row_offset not None,
-    cnp.ndarray stop_ix not None,
-    cnp.ndarray distance_m not None,
-    cnp.ndarray eta_s not None,
-    tuple envelope not None,
-    bytes prefix not None,
-    int64_t ttl_s,
-    bytearray buffer not None,
-    cnp.ndarray starts not None,
-    cnp.ndarray ends not None,
-    cnp.ndarray found not None,
-    int64_t n,
+    Batch batch not None, Part part not None, PatternTable table not None, *, tuple envelope not None,
+    bytes prefix not None, int64_t ttl_s,
 ):
-    """One SET command per row that is OK and has stops, back to back in `buffer`; see `etacore.pipeline.encoding`.
+    """Write one JSON document for every row that is OK and has stops, and the Redis command that stores it.
 
-    `starts` and `ends` say where in it the document of each row lies, both 0 for none; `found` lists the rows that
-    have one. Returns the bytes written and the number of commands.
+    A stop whose ETA is not a number in [0, 1e9] is written with an ``error`` and null ``eta_*``; a distance that is not
+    a number below 1e12 as null. A row in which no stop has a usable ETA gets no document and the status
+    PREDICTION_FAILED.
 
-    ValueError, before anything is written, if an array is shorter than the batch, the row offsets are not ascending
-    from 0 or more, or a text lies outside the arena.
+    Parameters
+    ----------
+    batch : Batch
+        IN: ``keys`` (bytes that are not UTF-8 are shown as U+FFFD), ``vehicle_id``, ``route_id``, ``trip_id``,
+        ``timestamp``, ``timestamp_is_number``, ``time_us``, ``pattern_ix``. OUT: ``status``.
+    part : Part
+        IN: ``row_offset``, ``stop_ix``, ``distance_m``, ``eta_s``; rows that another model predicts have no stops in
+        it. OUT: ``documents``.
+    table : PatternTable
+        Where the stops' ids and sequences come from.
+    envelope : tuple of four bytes
+        From `etacore.pipeline.encoding.Envelope.parts`.
+    prefix : bytes
+        Start of every key: ``SET <prefix><vehicle_id> <document> EX <ttl_s>``.
+    ttl_s : int
+        Lifetime, seconds, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer keys than rows, the part is of another batch, the row offsets are negative or decrease, a
+        text lies outside the arena, or `ttl_s` is below 1. There are then no documents.
+    BufferError
+        If the buffer has to grow while a view of it is held.
     """
-    cdef PyObject* held_keys = <PyObject*>keys
+    cdef Documents documents = part.documents
+    cdef bytearray buffer = documents.buffer
+    cdef PyObject* held_keys = <PyObject*>batch.keys
     cdef PyObject* key
     cdef char* base = PyByteArray_AS_STRING(buffer)
     cdef int64_t capacity = len(buffer)
     cdef int64_t size = 0
     cdef int64_t n_found = 0
-    cdef int64_t i, room, length, n_usable, n_stops, n_arena = cnp.PyArray_SIZE(text)
+    cdef int64_t n = batch.n_rows
+    cdef int64_t i, room, length, n_usable, n_arena = batch.columns.n_text
     cdef int64_t bad = -1
     cdef int64_t* start_of
     cdef int64_t* end_of
@@ -274,45 +266,35 @@ def encode_documents(
     cdef command_t command
     cdef envelope_t common = as_envelope(envelope)
     cdef bytes tail
-    if n < 0:
-        raise ValueError(f"a batch cannot have {n} rows")
+    documents.begin(n)
     if ttl_s < 1:
         raise ValueError(f"a time to live must be at least 1 s, not {ttl_s}")
-    if len(keys) < n:
-        raise ValueError(f"{len(keys)} keys for {n} rows")
-    for item in keys:
-        if type(item) is not bytes:
-            raise TypeError(f"a Redis key must be bytes, not {type(item).__name__}")
-    rows.arena = <const char*>bytes_in(text, b"text", 0)
-    rows.status = bytes_out(status, b"status", n)
-    rows.vehicle_id = texts_in(vehicle_id, b"vehicle_id", n)
-    rows.route_id = texts_in(route_id, b"route_id", n)
-    rows.trip_id = texts_in(trip_id, b"trip_id", n)
-    rows.timestamp = texts_in(timestamp, b"timestamp", n)
-    rows.timestamp_is_number = bytes_in(timestamp_is_number, b"timestamp_is_number", n)
-    rows.time_us = int64_in(time_us, b"time_us", n)
-    rows.pattern_ix = int32_in(pattern_ix, b"pattern_ix", n)
-    rows.row_offset = int32_in(row_offset, b"row_offset", n + 1)
-    start_of = int64_out(starts, b"starts", n)
-    end_of = int64_out(ends, b"ends", n)
-    row_of = int64_out(found, b"found", n)
+    if len(batch.keys) < n:
+        raise ValueError(f"{len(batch.keys)} keys for {n} rows")
+    if part.n != n:
+        raise ValueError(f"a part of {part.n} vehicles for a batch of {n}")
+    rows.batch = batch.columns
+    rows.arena = <const char*>batch.columns.text
+    rows.row_offset = part.offsets
+    rows.stop_ix = part.stops
+    rows.distance_m = part.distances
+    rows.eta_s = part.etas
+    start_of = documents.start_of
+    end_of = documents.end_of
+    row_of = documents.row_of
     if rows.row_offset[0] < 0:
         raise ValueError(f"the row offsets begin at {rows.row_offset[0]}")
-    if rows.row_offset[n] < 0:
-        raise ValueError(f"the row offsets decrease to {rows.row_offset[n]}")
-    n_stops = rows.row_offset[n]
-    rows.stop_ix = int32_in(stop_ix, b"stop_ix", n_stops)
-    rows.distance_m = double_in(distance_m, b"distance_m", n_stops)
-    rows.eta_s = float_in(eta_s, b"eta_s", n_stops)
+    if not 0 <= rows.row_offset[n] <= part.n_rows:
+        raise ValueError(f"the row offsets end at {rows.row_offset[n]}, and there are {part.n_rows} rows")
 
     with nogil:
         for i in range(n):
             if rows.row_offset[i + 1] < rows.row_offset[i]:
                 bad = i
                 break
-            if rows.status[i] == OK and rows.row_offset[i + 1] > rows.row_offset[i] and not (
-                inside(rows.vehicle_id[i], n_arena) and inside(rows.route_id[i], n_arena)
-                and inside(rows.trip_id[i], n_arena) and inside(rows.timestamp[i], n_arena)
+            if rows.batch.status[i] == OK and rows.row_offset[i + 1] > rows.row_offset[i] and not (
+                inside(rows.batch.vehicle_id[i], n_arena) and inside(rows.batch.route_id[i], n_arena)
+                and inside(rows.batch.trip_id[i], n_arena) and inside(rows.batch.timestamp[i], n_arena)
             ):
                 bad = i
                 break
@@ -329,41 +311,41 @@ def encode_documents(
         for i in range(n):
             start_of[i] = 0
             end_of[i] = 0
-            if rows.status[i] != OK or rows.row_offset[i] >= rows.row_offset[i + 1]:
+            if rows.batch.status[i] != OK or rows.row_offset[i] >= rows.row_offset[i + 1]:
                 continue
             key = tuple_item(held_keys, i)
-            pattern = pattern_at(table, rows.pattern_ix[i])
+            pattern = pattern_at(table, rows.batch.pattern_ix[i])
             room = -1
             if pattern != NULL:
                 room = room_of(&rows, i, pattern, &common, &command, bytes_size(key))
             if room < 0:
-                rows.status[i] = PREDICTION_FAILED
+                rows.batch.status[i] = PREDICTION_FAILED
                 continue
             if size + room > capacity:
                 with gil:
                     make_room(buffer, size + room, &base, &capacity)
 
             out = put_command_head(
-                base + size, &command, rows.arena + rows.vehicle_id[i].start, rows.vehicle_id[i].length)
+                base + size, &command, rows.arena + rows.batch.vehicle_id[i].start, rows.batch.vehicle_id[i].length)
             # The document's length stands before it and is known after it. Most have as many digits as the last one.
             body = out + command.n_digits + 2
-            out = put_text(put_literal(body, b'{"vehicle_id":'), rows.arena, &rows.vehicle_id[i])
-            out = put_text(put_literal(out, b',"route_id":'), rows.arena, &rows.route_id[i])
+            out = put_text(put_literal(body, b'{"vehicle_id":'), rows.arena, &rows.batch.vehicle_id[i])
+            out = put_text(put_literal(out, b',"route_id":'), rows.arena, &rows.batch.route_id[i])
             out = put_literal(out, b',"trip_id":')
-            if rows.trip_id[i].length:
-                out = put_text(out, rows.arena, &rows.trip_id[i])
+            if rows.batch.trip_id[i].length:
+                out = put_text(out, rows.arena, &rows.batch.trip_id[i])
             else:
                 out = put_literal(out, b'null')
             out = put_stops(put_piece(out, common.head), &rows, i, pattern, &day, &n_usable)
             if n_usable == 0:
-                rows.status[i] = PREDICTION_FAILED
+                rows.batch.status[i] = PREDICTION_FAILED
                 continue
             out = put_key(put_piece(out, common.source), bytes_text(key), bytes_size(key))
             out = put_piece(out, common.times)
-            if rows.timestamp_is_number[i]:
-                out = put_short(out, rows.arena + rows.timestamp[i].start, rows.timestamp[i].length)
+            if rows.batch.timestamp_is_number[i]:
+                out = put_short(out, rows.arena + rows.batch.timestamp[i].start, rows.batch.timestamp[i].length)
             else:
-                out = put_text(out, rows.arena, &rows.timestamp[i])
+                out = put_text(out, rows.arena, &rows.batch.timestamp[i])
             out = put_piece(out, common.tail)
             length = out - body
             body = put_length(body, length, &command)
@@ -372,7 +354,9 @@ def encode_documents(
             row_of[n_found] = i
             n_found += 1
             size = put_short(body + length, command.tail.start, command.tail.length) - base
-    return size, n_found
+    documents.size = size
+    documents.n_found = n_found
+    documents.n = n
 
 
 def number_text(double value, int decimals):

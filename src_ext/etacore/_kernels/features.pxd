@@ -1,4 +1,4 @@
-# Feature rows of one vehicle and given stops, for the drop-in call.
+# Feature rows: of a batch, and of one vehicle and given stops for the drop-in call.
 
 cimport cython
 from libc.stdint cimport int32_t, int64_t
@@ -36,13 +36,15 @@ cdef struct window_t:
 
 
 @cython.final
-cdef class WindowFeatures:
-    """What a model asks of a window: its features, its calendar, and what stands for an unknown value."""
+cdef class Vectorizer:
+    """What a model asks for: its features, its calendar, and what stands for an unknown value."""
     cdef readonly int32_t n_features
     cdef list _views
     cdef clock_t clock
     cdef const int32_t* codes
     cdef double nan_fill
+    cdef bint along_route_distance
+    cdef bint asks_more              # for something that a position alone does not give
 
     # Fills n rows of n_features floats, and the distances.
     cdef void fill(self, const window_t* window, float* rows) noexcept nogil

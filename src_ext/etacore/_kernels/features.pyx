@@ -2,13 +2,13 @@
 
 cimport cython
 from libc.math cimport NAN, isnan
-from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t
 
 cimport numpy as cnp
 
-from etacore._kernels.arrays cimport bytes_in, double_in, double_out, float_in, int32_in, int32_out, int64_in, misfit
+from etacore._kernels.arrays cimport float_in, int32_in, int64_in
+from etacore._kernels.batch cimport Batch, Part, columns_t
 from etacore._kernels.geo cimport clipped, distance_m as chord_distance_m, unit_vector, vector_distance_m, vector_t
-from etacore._kernels.motion cimport MotionPointers, motion_t
 from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t, stop_t
 from etacore._kernels.types cimport (
     F_ALONG_ROUTE_DISTANCE_M, F_CURRENT_SPEED_KMH, F_DAY_OF_WEEK, F_DISTANCE_TO_STOP, F_HOUR, F_IS_HOLIDAY,
@@ -31,25 +31,16 @@ cdef inline int64_t _floor_div(int64_t a, int64_t b) noexcept nogil:
 cdef clock_t _clock(
     const int64_t[::1] transitions_s, const int32_t[::1] offset_s, const int32_t[::1] holiday_days,
 ) except *:
-    if transitions_s.shape[0] < 1 or transitions_s.shape[0] != offset_s.shape[0]:
-        raise ValueError("a calendar needs a first interval without begin, and an offset for each")
-    return _clock_at(
-        &transitions_s[0], &offset_s[0], transitions_s.shape[0], &holiday_days[0] if holiday_days.shape[0] else NULL,
-        holiday_days.shape[0])
-
-
-cdef clock_t _clock_at(
-    const int64_t* transitions_s, const int32_t* offset_s, Py_ssize_t n_transitions, const int32_t* holiday_days,
-    Py_ssize_t n_holidays,
-) except *:
     cdef clock_t clock
-    if n_transitions < 1 or transitions_s[0] != INT64_MIN:
+    if (
+        transitions_s.shape[0] < 1 or transitions_s.shape[0] != offset_s.shape[0] or transitions_s[0] != INT64_MIN
+    ):
         raise ValueError("a calendar needs a first interval without begin, and an offset for each")
-    clock.transitions_s = transitions_s
-    clock.offset_s = offset_s
-    clock.holiday_days = holiday_days
-    clock.n_transitions = <int32_t>n_transitions
-    clock.n_holidays = <int32_t>n_holidays
+    clock.transitions_s = &transitions_s[0]
+    clock.offset_s = &offset_s[0]
+    clock.holiday_days = &holiday_days[0] if holiday_days.shape[0] else NULL
+    clock.n_transitions = <int32_t>transitions_s.shape[0]
+    clock.n_holidays = <int32_t>holiday_days.shape[0]
     clock.begin_s = INT64_MAX
     clock.end_s = INT64_MIN
     clock.offset = 0
@@ -144,46 +135,13 @@ cdef inline void _fill_row(
 
 
 cdef int _check_codes(const int32_t[::1] codes) except -1:
-    return _check_codes_at(&codes[0] if codes.shape[0] else NULL, codes.shape[0])
-
-
-cdef int _check_codes_at(const int32_t* codes, Py_ssize_t n_codes) except -1:
     cdef Py_ssize_t i
-    if n_codes == 0:
+    if codes.shape[0] == 0:
         raise ValueError("a model needs a feature")
-    for i in range(n_codes):
+    for i in range(codes.shape[0]):
         if not 0 <= codes[i] < N_FEATURES:
             raise ValueError(f"no feature has the code {codes[i]}")
     return 0
-
-
-def count_rows(
-    PatternTable table not None, cnp.ndarray status not None, cnp.ndarray pattern_ix not None,
-    cnp.ndarray first_stop not None, int32_t max_stops, cnp.ndarray row_offset not None,
-):
-    """Offsets of each vehicle's feature rows; returns their number. See `etacore.pipeline.features.count_rows`."""
-    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
-    cdef const uint8_t* statuses = bytes_in(status, b"status", n)
-    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
-    cdef const int32_t* first_stops = int32_in(first_stop, b"first_stop", n)
-    cdef int32_t* offsets = int32_out(row_offset, b"row_offset", n + 1)
-    cdef int64_t total = 0
-    cdef int32_t ahead
-    cdef const pattern_t* pattern
-    if max_stops < 0 or n * <int64_t>max_stops >= INT32_LIMIT:
-        raise ValueError(f"{max_stops} stops for each of {n} vehicles are too many for a batch, or negative")
-    with nogil:
-        for i in range(n):
-            offsets[i] = <int32_t>total
-            if statuses[i] != OK or first_stops[i] < 0:
-                continue
-            pattern = pattern_at(table, patterns[i])
-            if pattern != NULL:
-                ahead = pattern.n_stops - first_stops[i]
-                if ahead > 0:
-                    total += ahead if ahead < max_stops else max_stops
-        offsets[n] = <int32_t>total
-    return total
 
 
 # A model's typical times for the patterns at hand; start NULL without any.
@@ -204,142 +162,13 @@ cdef inline const float* _legs_of_hour(
     return &legs.seconds[start + hour * <int64_t>n_stops]
 
 
-cdef float* _matrix(cnp.ndarray matrix, int64_t n_rows, Py_ssize_t n_codes) except NULL:
-    cdef int flags = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE
-    if (
-        cnp.PyArray_NDIM(matrix) != 2 or cnp.PyArray_DIM(matrix, 0) < n_rows or cnp.PyArray_DIM(matrix, 1) != n_codes
-    ):
-        raise ValueError("the columns or the outputs are shorter than the batch, or not as wide as the features")
-    if (
-        cnp.PyArray_TYPE(matrix) != cnp.NPY_FLOAT32 or not cnp.PyArray_CHKFLAGS(matrix, flags)
-        or not cnp.PyArray_ISNOTSWAPPED(matrix)
-    ):
-        raise misfit(matrix, b"matrix", n_rows)
-    return <float*>cnp.PyArray_DATA(matrix)
-
-
-def vectorize(
-    PatternTable table not None, cnp.ndarray lat not None, cnp.ndarray lon not None, cnp.ndarray speed_mps not None,
-    cnp.ndarray time_us not None, cnp.ndarray pattern_ix not None, cnp.ndarray first_stop not None,
-    cnp.ndarray progress_m not None, cnp.ndarray row_offset not None, cnp.ndarray transitions_s not None,
-    cnp.ndarray offset_s not None, cnp.ndarray holiday_days not None, cnp.ndarray codes not None,
-    MotionPointers motion, cnp.ndarray route_code, cnp.ndarray leg_s, cnp.ndarray leg_start,
-    bint along_route_distance, double nan_fill, cnp.ndarray matrix not None, cnp.ndarray distance_m not None,
-    cnp.ndarray stop_ix not None,
-):
-    """Feature rows of a batch; see `etacore.pipeline.features.vectorize`.
-
-    None for `motion`, `route_code`, or `leg_s` and `leg_start` leaves those features unknown.
-    """
-    cdef Py_ssize_t n = cnp.PyArray_SIZE(pattern_ix)
-    cdef Py_ssize_t i, n_codes = cnp.PyArray_SIZE(codes), n_transitions = cnp.PyArray_SIZE(transitions_s)
-    cdef Py_ssize_t n_holidays = cnp.PyArray_SIZE(holiday_days)
-    cdef const double* lats = double_in(lat, b"lat", n)
-    cdef const double* lons = double_in(lon, b"lon", n)
-    cdef const float* speeds = float_in(speed_mps, b"speed_mps", n)
-    cdef const int64_t* times = int64_in(time_us, b"time_us", n)
-    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
-    cdef const int32_t* first_stops = int32_in(first_stop, b"first_stop", n)
-    cdef const double* progress = double_in(progress_m, b"progress_m", n)
-    cdef const int32_t* offsets = int32_in(row_offset, b"row_offset", n + 1)
-    cdef int64_t row, end, n_rows = offsets[n] if offsets[n] > 0 else 0
-    cdef float* X = _matrix(matrix, n_rows, n_codes)
-    cdef double* distances = double_out(distance_m, b"distance_m", n_rows)
-    cdef int32_t* stops = int32_out(stop_ix, b"stop_ix", n_rows)
-    cdef const int32_t* code_at = int32_in(codes, b"codes", n_codes)
-    cdef clock_t clock = _clock_at(
-        int64_in(transitions_s, b"transitions_s", n_transitions), int32_in(offset_s, b"offset_s", n_transitions),
-        n_transitions, int32_in(holiday_days, b"holiday_days", n_holidays), n_holidays)
-    cdef const int32_t* route_codes = NULL
-    cdef legs_t known_legs
-    cdef int32_t stop
-    cdef double[N_FEATURES] values
-    cdef const pattern_t* pattern
-    cdef const stop_t* at
-    cdef vector_t vehicle
-    cdef double straight_m, next_m, along_m, typical_s = NAN
-    cdef const float* legs = NULL
-    cdef bint asks_more = _asks_beyond_place(code_at, n_codes)
-    cdef bint broken = False
-    _check_codes_at(code_at, n_codes)
-    if motion is not None:
-        motion.require(n)
-    if route_code is not None:
-        route_codes = int32_in(route_code, b"route_code", n)
-    known_legs.seconds = NULL
-    known_legs.start = NULL
-    known_legs.n_seconds = known_legs.n_start = 0
-    if leg_s is not None and leg_start is not None:
-        known_legs.n_seconds = cnp.PyArray_SIZE(leg_s)
-        known_legs.seconds = float_in(leg_s, b"leg_s", known_legs.n_seconds)
-        known_legs.n_start = cnp.PyArray_SIZE(leg_start)
-        known_legs.start = int64_in(leg_start, b"leg_start", known_legs.n_start)
-    if offsets[n] < 0:
-        raise ValueError("row offsets, first stops and patterns do not belong together")
-    if n_rows == 0:
-        return
-    cdef const motion_t* moved = NULL if motion is None else &motion.columns
-    with nogil:
-        _know_nothing(values)
-        for i in range(n):
-            row = offsets[i]
-            end = offsets[i + 1]
-            if row == end:
-                continue
-            stop = first_stops[i]
-            pattern = pattern_at(table, patterns[i])
-            if (pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows
-                    or end - row > pattern.n_stops - stop):
-                broken = True
-                break
-            vehicle = unit_vector(lats[i], lons[i])
-            values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>speeds[i]
-            _tell_time(&clock, times[i], values)
-            at = &pattern.stops[stop]
-            if asks_more:
-                if moved != NULL:
-                    values[<int>F_RECENT_SPEED_MPS] = moved.speed_mps[i]
-                    values[<int>F_SINCE_LAST_STOP_S] = moved.since_s[i]
-                if route_codes != NULL:
-                    values[<int>F_ROUTE_CODE] = <double>route_codes[i] if route_codes[i] >= 0 else NAN
-                values[<int>F_LEG_LEFT] = _leg_left(
-                    at.s_m - progress[i], at.s_m - pattern.stops[stop - 1].s_m if stop > 0 else 0.0)
-                if known_legs.start != NULL:
-                    legs = _legs_of_hour(&known_legs, patterns[i], pattern.n_stops, <int>values[<int>F_HOUR])
-                    typical_s = NAN if legs == NULL else <double><float>values[<int>F_LEG_LEFT] * legs[stop]
-            next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at.x, at.y, at.z)
-            while row < end:
-                at = &pattern.stops[stop]
-                straight_m = next_m
-                # The distance to the successor is the next row's own distance.
-                if stop + 1 < pattern.n_stops:
-                    next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at[1].x, at[1].y, at[1].z)
-                along_m = at.s_m - progress[i]
-                if not along_m > 0.0:
-                    along_m = 0.0
-                distances[row] = along_m if along_route_distance else straight_m
-                stops[row] = stop
-                if asks_more:
-                    if legs != NULL and stop > first_stops[i]:
-                        typical_s += legs[stop]
-                    values[<int>F_TYPICAL_TRAVEL_S] = typical_s
-                    values[<int>F_STOP_SEQUENCE] = <double>at.sequence
-                _fill_row(
-                    values, X + row * n_codes, code_at, n_codes, nan_fill, distances[row], along_m, next_m, at.leg_m,
-                    stop + 1, pattern.n_stops, stop - first_stops[i] + 1)
-                stop += 1
-                row += 1
-    if broken:
-        raise ValueError("row offsets, first stops and patterns do not belong together")
-
-
 @cython.final
-cdef class WindowFeatures:
-    """Feature rows of one vehicle for the stops that a caller names.
+cdef class Vectorizer:
+    """Feature rows as one model asks for them: of a batch, or of one vehicle for the stops that a caller names.
 
-    As `etacore.pipeline.features.vectorize`, but number and total of each stop are the caller's (below 1 they count as 1), and
-    the successor of a stop is the next one given; the last has none. The motion of a vehicle is not known from one
-    position. What is left of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
+    For a caller's stops, number and total of each are the caller's (below 1 they count as 1), and the successor of a
+    stop is the next one given; the last has none. The motion of a vehicle is not known from one position. What is left
+    of the leg to the first stop is clip(distance to it / length of its leg, 0, 1).
 
     Parameters
     ----------
@@ -349,6 +178,8 @@ cdef class WindowFeatures:
         From `etacore.schema.feature_codes`.
     nan_fill : float
         What stands for an unknown value; NaN leaves it.
+    along_route_distance : bool, optional
+        In a batch, distances along the line, max(stop - progress, 0), instead of straight ones.
 
     Raises
     ------
@@ -359,13 +190,191 @@ cdef class WindowFeatures:
     def __cinit__(
         self, const int64_t[::1] transitions_s not None, const int32_t[::1] offset_s not None,
         const int32_t[::1] holiday_days not None, const int32_t[::1] codes not None, double nan_fill,
+        bint along_route_distance=False,
     ):
         _check_codes(codes)
         self.clock = _clock(transitions_s, offset_s, holiday_days)
         self.codes = &codes[0]
         self.n_features = <int32_t>codes.shape[0]
         self.nan_fill = nan_fill
+        self.along_route_distance = along_route_distance
+        self.asks_more = _asks_beyond_place(self.codes, self.n_features)
         self._views = [transitions_s, offset_s, holiday_days, codes]
+
+    def count_rows(self, Batch batch not None, Part part not None, PatternTable table not None, int32_t max_stops):
+        """Number the feature rows: ``min(max_stops, stops ahead)`` for each vehicle that the part predicts.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``status``, ``part_ix``, ``pattern_ix``, ``first_stop``.
+        part : Part
+            OUT: ``row_offset``, and room for the rows.
+        table : PatternTable
+            Whose patterns the numbers are.
+        max_stops : int
+            Most rows of one vehicle.
+
+        Returns
+        -------
+        int
+            Rows in all.
+
+        Raises
+        ------
+        ValueError
+            If they are too many for a batch, or `max_stops` is negative.
+        """
+        cdef Py_ssize_t i, n = batch.n_rows
+        cdef columns_t columns = batch.columns    # a copy: nothing written can change it
+        cdef int32_t* offsets
+        cdef int32_t ahead, ix = part.ix
+        cdef int64_t total = 0
+        cdef const pattern_t* pattern
+        if max_stops < 0 or n * <int64_t>max_stops >= INT32_LIMIT:
+            raise ValueError(f"{max_stops} stops for each of {n} vehicles are too many for a batch, or negative")
+        part.reserve(n)
+        offsets = part.offsets
+        with nogil:
+            for i in range(n):
+                offsets[i] = <int32_t>total
+                if columns.status[i] != OK or columns.first_stop[i] < 0 or columns.part_ix[i] != ix:
+                    continue
+                pattern = pattern_at(table, columns.pattern_ix[i])
+                if pattern != NULL:
+                    ahead = pattern.n_stops - columns.first_stop[i]
+                    if ahead > 0:
+                        total += ahead if ahead < max_stops else max_stops
+            offsets[n] = <int32_t>total
+        part.resize(n, total, self.n_features)
+        return total
+
+    def vectorize(
+        self, Batch batch not None, Part part not None, PatternTable table not None, *,
+        cnp.ndarray route_code=None, cnp.ndarray leg_s=None, cnp.ndarray leg_start=None,
+    ):
+        """Fill the feature rows of a batch, computed in double precision.
+
+        With hav the haversine on a sphere of 6 371 000 m, i the position of a stop in its pattern (from 1) and N the
+        pattern's length: progress on segment p = clip(1 - hav(vehicle, next stop) / hav(stop, next stop), 0, 1), 0 for
+        the last stop; progress ratio = clip((i - 1 + p) / N, 0, 1). Hour, day and holiday are those of the snapshot's
+        own time in the calendar's zone; peak is a weekday's hour 7-9 or 16-19.
+
+        With s the places along the line and f the next stop, the share of the leg that is left is clip((s_f -
+        progress) / (s_f - s_(f-1)), 0, 1), 1 before the first stop or on a leg without length. The typical travel time
+        to stop j is that share, rounded to float32, times the typical seconds of the leg to f, plus those of the legs
+        to f + 1 .. j, summed in this order in double precision.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``lat``, ``lon``, ``speed_mps``, ``time_us``, ``pattern_ix``, ``first_stop``, ``progress_m``,
+            ``recent_speed_mps``, ``since_s``. ``status`` is not looked at, the offsets say which rows count.
+        part : Part
+            IN: ``row_offset``, from `count_rows`. OUT: ``features``, ``distance_m``, ``stop_ix``.
+        table : PatternTable
+            Whose patterns the numbers are.
+        route_code : ndarray of int32, shape (>= n,), optional
+            Position of the route among the model's routes, negative for another one; unknown if left out.
+        leg_s : ndarray of float32, optional
+            Typical seconds of legs, blocks of 24 x n_stops; unknown if left out.
+        leg_start : ndarray of int64, optional
+            Begin of the block of each pattern number; negative if there is none.
+
+        Raises
+        ------
+        ValueError
+            If rows and stops do not belong together, or an array is of another type or too short.
+        """
+        cdef columns_t columns = batch.columns    # a copy: nothing written can change it
+        cdef Py_ssize_t i, n = batch.n_rows
+        cdef int64_t row, end, n_rows = part.n_rows
+        cdef clock_t clock = self.clock    # a copy: it remembers
+        cdef const int32_t* codes = self.codes
+        cdef Py_ssize_t n_codes = self.n_features
+        cdef double nan_fill = self.nan_fill
+        cdef bint along_route_distance = self.along_route_distance
+        cdef const int32_t* offsets = part.offsets
+        cdef float* X = part.values
+        cdef double* distances = part.distances
+        cdef int32_t* stops = part.stops
+        cdef const int32_t* route_codes = NULL
+        cdef legs_t known_legs
+        cdef int32_t stop
+        cdef double[N_FEATURES] values
+        cdef const pattern_t* pattern
+        cdef const stop_t* at
+        cdef vector_t vehicle
+        cdef double straight_m, next_m, along_m, typical_s = NAN
+        cdef const float* legs = NULL
+        cdef bint asks_more = self.asks_more
+        cdef bint broken = False
+        if part.n != n or part.n_features != self.n_features:
+            raise ValueError("the rows of the part have not been counted for this batch and these features")
+        if route_code is not None:
+            route_codes = int32_in(route_code, b"route_code", n)
+        known_legs.seconds = NULL
+        known_legs.start = NULL
+        known_legs.n_seconds = known_legs.n_start = 0
+        if leg_s is not None and leg_start is not None:
+            known_legs.n_seconds = cnp.PyArray_SIZE(leg_s)
+            known_legs.seconds = float_in(leg_s, b"leg_s", known_legs.n_seconds)
+            known_legs.n_start = cnp.PyArray_SIZE(leg_start)
+            known_legs.start = int64_in(leg_start, b"leg_start", known_legs.n_start)
+        if n_rows == 0:
+            return
+        with nogil:
+            _know_nothing(values)
+            for i in range(n):
+                row = offsets[i]
+                end = offsets[i + 1]
+                if row == end:
+                    continue
+                stop = columns.first_stop[i]
+                pattern = pattern_at(table, columns.pattern_ix[i])
+                if (pattern == NULL or stop < 0 or row < 0 or end < row or end > n_rows
+                        or end - row > pattern.n_stops - stop):
+                    broken = True
+                    break
+                vehicle = unit_vector(columns.lat[i], columns.lon[i])
+                values[<int>F_CURRENT_SPEED_KMH] = 3.6 * <double>columns.speed_mps[i]
+                _tell_time(&clock, columns.time_us[i], values)
+                at = &pattern.stops[stop]
+                if asks_more:
+                    values[<int>F_RECENT_SPEED_MPS] = columns.recent_speed_mps[i]
+                    values[<int>F_SINCE_LAST_STOP_S] = columns.since_s[i]
+                    if route_codes != NULL:
+                        values[<int>F_ROUTE_CODE] = <double>route_codes[i] if route_codes[i] >= 0 else NAN
+                    values[<int>F_LEG_LEFT] = _leg_left(
+                        at.s_m - columns.progress_m[i], at.s_m - pattern.stops[stop - 1].s_m if stop > 0 else 0.0)
+                    if known_legs.start != NULL:
+                        legs = _legs_of_hour(
+                            &known_legs, columns.pattern_ix[i], pattern.n_stops, <int>values[<int>F_HOUR])
+                        typical_s = NAN if legs == NULL else <double><float>values[<int>F_LEG_LEFT] * legs[stop]
+                next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at.x, at.y, at.z)
+                while row < end:
+                    at = &pattern.stops[stop]
+                    straight_m = next_m
+                    # The distance to the successor is the next row's own distance.
+                    if stop + 1 < pattern.n_stops:
+                        next_m = chord_distance_m(vehicle.x, vehicle.y, vehicle.z, at[1].x, at[1].y, at[1].z)
+                    along_m = at.s_m - columns.progress_m[i]
+                    if not along_m > 0.0:
+                        along_m = 0.0
+                    distances[row] = along_m if along_route_distance else straight_m
+                    stops[row] = stop
+                    if asks_more:
+                        if legs != NULL and stop > columns.first_stop[i]:
+                            typical_s += legs[stop]
+                        values[<int>F_TYPICAL_TRAVEL_S] = typical_s
+                        values[<int>F_STOP_SEQUENCE] = <double>at.sequence
+                    _fill_row(
+                        values, X + row * n_codes, codes, n_codes, nan_fill, distances[row], along_m, next_m, at.leg_m,
+                        stop + 1, pattern.n_stops, stop - columns.first_stop[i] + 1)
+                    stop += 1
+                    row += 1
+        if broken:
+            raise ValueError("row offsets, first stops and patterns do not belong together")
 
     cdef void fill(self, const window_t* window, float* rows) noexcept nogil:
         cdef clock_t clock = self.clock    # a copy: it remembers, and several threads may be here

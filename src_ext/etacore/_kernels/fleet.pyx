@@ -9,16 +9,13 @@ import numpy as np
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 cimport numpy as cnp
 
-from etacore._kernels.arrays cimport (
-    bytes_in, bytes_out, double_in, double_out, int32_in, int32_out, int64_in, int64_out, texts_in, uint64_in,
-    uint64_out,
-)
+from etacore._kernels.arrays cimport int32_in, int64_in
+from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.index cimport StringIndex, hash_text
-from etacore._kernels.motion cimport MotionPointers
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
 
@@ -62,39 +59,41 @@ cdef inline void _forget_everything(record_t* record) noexcept nogil:
     record.known = 0
 
 
-def text_keys(cnp.ndarray arena not None, cnp.ndarray texts not None, cnp.ndarray out not None, Py_ssize_t n):
-    """Fill out[:n] with a hash of each text, 0 where there is none."""
-    cdef const char* arena_text = <const char*>bytes_in(arena, b"arena", 0)
-    cdef const text_t* text_at = texts_in(texts, b"texts", n)
-    cdef uint64_t* keys = uint64_out(out, b"out", n)
-    cdef Py_ssize_t row, n_arena = cnp.PyArray_SIZE(arena)
-    cdef Py_ssize_t bad = -1
-    cdef uint64_t code
-    with nogil:
-        for row in range(n):
-            if text_at[row].length <= 0:
-                keys[row] = 0
-                continue
-            if not inside(text_at[row], n_arena):
-                bad = row
-                break
-            code = hash_text(arena_text + text_at[row].start, text_at[row].length)
-            keys[row] = 1 if code == 0 else code
-    if bad >= 0:
-        raise ValueError(f"the text of row {bad} lies outside the arena")
+cdef class Fleet:
+    """Last event time, stored prediction, progress and motion of each vehicle, in about 120 bytes each.
 
+    A batch goes through `lookup`, `restore` (for the new ones), `screen`, `gather`, and, once its documents are
+    stored, `commit`. Each is one call whatever the number of rows.
 
-cdef class VehicleTable:
-    """Records of vehicles; see `etacore.pipeline.fleet.VehicleState` for what each call means.
+    Parameters
+    ----------
+    capacity : int
+        Vehicles to make room for at once; the table grows by itself.
 
-    Not to be used by two threads at once: the loops run without the GIL and records move when the table grows.
+    Attributes
+    ----------
+    n : int
+        Vehicles remembered.
+    nbytes : int
+        Bytes held, free room included.
+
+    Notes
+    -----
+    Event time only moves forward, and only in `commit` (or, once after a start, in `restore`): a row that is rejected
+    on its way leaves no trace but "seen".
+
+    A row past its last stop (``Status.TRIP_FINISHED``) is committed too, without a valid prediction. At the next poll
+    the same snapshot is therefore not ``UNCHANGED``: it takes the same way again and is counted as ``TRIP_FINISHED`` at
+    each poll, until its time moves on.
+
+    Not for two threads at once: the loops run without the GIL and records move when the table grows.
     """
 
     cdef StringIndex index
     cdef record_t* records
     cdef int64_t capacity
 
-    def __cinit__(self, capacity=0):
+    def __cinit__(self, int64_t capacity=1024):
         self.index = StringIndex(capacity)
         self.reserve(max(capacity, MIN_RECORDS))
 
@@ -110,7 +109,19 @@ cdef class VehicleTable:
         return self.capacity * <int64_t>sizeof(record_t) + self.index.nbytes
 
     def record(self, int32_t vehicle_ix):
-        """One vehicle as a tuple, for tests and diagnosis."""
+        """One vehicle, for tests and diagnosis.
+
+        Returns
+        -------
+        tuple
+            vehicle_id, time_us, valid_until_us, seen_us, trip_key, pattern_ix, progress_m, strikes, next_stop,
+            stop_since_us, speed_mps, known.
+
+        Raises
+        ------
+        IndexError
+            If there is no such vehicle.
+        """
         cdef int32_t length
         cdef const char* key
         if not 0 <= vehicle_ix < self.index.n:
@@ -133,14 +144,33 @@ cdef class VehicleTable:
             self.capacity = capacity
         return 0
 
-    def lookup(self, cnp.ndarray text not None, cnp.ndarray vehicle_id not None, cnp.ndarray status not None,
-               cnp.ndarray vehicle_ix not None, cnp.ndarray is_new not None, Py_ssize_t n):
-        cdef const char* arena = <const char*>bytes_in(text, b"text", 0)
-        cdef const text_t* ids = texts_in(vehicle_id, b"vehicle_id", n)
-        cdef const uint8_t* statuses = bytes_in(status, b"status", n)
-        cdef int32_t* vehicles = int32_out(vehicle_ix, b"vehicle_ix", n)
-        cdef uint8_t* new = bytes_out(is_new, b"is_new", n)
-        cdef Py_ssize_t row, n_arena = cnp.PyArray_SIZE(text)
+    def lookup(self, Batch batch not None):
+        """Find the vehicles of a batch; unknown ids are added.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``status``, ``vehicle_id`` of OK rows. OUT: ``vehicle_ix``, ``is_new``.
+
+        Returns
+        -------
+        int
+            How many rows have `is_new` set.
+
+        Raises
+        ------
+        ValueError
+            If a row with status OK has no vehicle id.
+        MemoryError
+            If the table cannot grow; it then holds the vehicles up to that row.
+        """
+        cdef const columns_t* columns = &batch.columns
+        cdef const char* arena = <const char*>columns.text
+        cdef const text_t* ids = columns.vehicle_id
+        cdef const uint8_t* statuses = columns.status
+        cdef int32_t* vehicles = columns.vehicle_ix
+        cdef uint8_t* new = columns.is_new
+        cdef Py_ssize_t row, n = batch.n_rows, n_arena = columns.n_text
         cdef Py_ssize_t bad = -1
         cdef int32_t n_new = 0
         cdef int32_t i
@@ -178,10 +208,34 @@ cdef class VehicleTable:
             raise ValueError(f"row {bad} has status OK and no vehicle id inside the arena")
         return n_new
 
-    def restore(self, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
-                cnp.ndarray valid_until_us not None, int64_t max_time_us):
+    def restore(
+        self, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None, cnp.ndarray valid_until_us not None,
+        int64_t max_time_us=INT64_MAX,
+    ):
+        """Take over what stored predictions say of vehicles that are new since the start.
+
+        A vehicle that has been restored or committed before is left alone. Afterwards it is no longer new, so give also
+        those without a stored prediction, with `NO_TIME`: else they are looked up again at every poll until their
+        first commit.
+
+        Parameters
+        ----------
+        vehicle_ix : ndarray of int32, shape (k,)
+            Negative numbers are passed over.
+        time_us : ndarray of int64, shape (k,)
+            Event time of the stored prediction, `NO_TIME` if there is none.
+        valid_until_us : ndarray of int64, shape (k,)
+            When it expires.
+        max_time_us : int, optional
+            Later event times count as `NO_TIME`: a damaged document from the far future must not silence its vehicle.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of range, or an array is too short.
+        """
         cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
-        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const int32_t* vehicles = self.in_range(int32_in(vehicle_ix, b"vehicle_ix", n), n)
         cdef const int64_t* times = int64_in(time_us, b"time_us", n)
         cdef const int64_t* ends = int64_in(valid_until_us, b"valid_until_us", n)
         cdef record_t* record
@@ -196,11 +250,28 @@ cdef class VehicleTable:
                         record.time_us = times[row]
                         record.valid_until_us = ends[row]
 
-    def screen(self, cnp.ndarray status not None, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
-               int64_t now_us, Py_ssize_t n):
-        cdef uint8_t* statuses = bytes_out(status, b"status", n)
-        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
-        cdef const int64_t* times = int64_in(time_us, b"time_us", n)
+    def screen(self, Batch batch not None):
+        """Set aside the rows that bring nothing new; all vehicles of the batch count as seen now.
+
+        Of several rows of one vehicle, the newest stays (of equal times the first), the others become ``DUPLICATE``. A
+        row older than the vehicle's last committed time becomes ``OUT_OF_ORDER``; one of the same time becomes
+        ``UNCHANGED`` while its stored prediction is valid (``now_us`` before its end).
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``vehicle_ix``, ``time_us``, ``now_us``. OUT: ``status``; only rows with status OK are looked at.
+
+        Raises
+        ------
+        ValueError
+            If a vehicle's number is out of range.
+        """
+        cdef int64_t now_us = batch.now_us
+        cdef Py_ssize_t n = batch.n_rows
+        cdef uint8_t* statuses = batch.columns.status
+        cdef const int32_t* vehicles = self.in_range(batch.columns.vehicle_ix, n)
+        cdef const int64_t* times = batch.columns.time_us
         cdef Py_ssize_t row
         cdef record_t* record
         with nogil:
@@ -224,80 +295,118 @@ cdef class VehicleTable:
                     elif times[row] == record.time_us and now_us < record.valid_until_us:
                         statuses[row] = UNCHANGED
 
-    def gather(self, cnp.ndarray vehicle_ix not None, cnp.ndarray trip_key not None, cnp.ndarray pattern_ix not None,
-               cnp.ndarray prev_progress_m not None, cnp.ndarray prev_time_us not None,
-               cnp.ndarray prev_strikes not None, MotionPointers motion not None):
-        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
-        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
-        cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
-        cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
-        cdef double* progress = double_out(prev_progress_m, b"prev_progress_m", n)
-        cdef int64_t* times = int64_out(prev_time_us, b"prev_time_us", n)
-        cdef uint8_t* strikes = bytes_out(prev_strikes, b"prev_strikes", n)
+    def gather(self, Batch batch not None):
+        """Recall progress and motion of each row's vehicle, if it was on the same trip and pattern.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``vehicle_ix``, ``trip_key``, ``pattern_ix``. OUT: the columns ``prev_*``.
+
+        Raises
+        ------
+        ValueError
+            If a vehicle's number is out of range.
+        """
+        cdef columns_t columns = batch.columns    # a copy: nothing written can change it
+        cdef Py_ssize_t row, n = batch.n_rows
+        cdef const int32_t* vehicles = self.in_range(columns.vehicle_ix, n)
         cdef const record_t* record
-        motion.require(n)
         with nogil:
             for row in range(n):
-                progress[row] = NAN
-                times[row] = 0
-                strikes[row] = 0
-                motion.columns.prev_stop[row] = NO_STOP
-                motion.columns.prev_since_us[row] = 0
-                motion.columns.prev_speed_mps[row] = NAN
-                if vehicles[row] < 0 or patterns[row] < 0:
+                columns.prev_progress_m[row] = NAN
+                columns.prev_time_us[row] = 0
+                columns.prev_strikes[row] = 0
+                columns.prev_stop[row] = NO_STOP
+                columns.prev_since_us[row] = 0
+                columns.prev_speed_mps[row] = NAN
+                if vehicles[row] < 0 or columns.pattern_ix[row] < 0:
                     continue
                 record = &self.records[vehicles[row]]
-                if record.trip_key == trips[row] and record.pattern_ix == patterns[row]:
-                    progress[row] = record.progress_m
-                    times[row] = record.time_us
-                    strikes[row] = record.strikes
-                    motion.columns.prev_stop[row] = record.next_stop
-                    motion.columns.prev_since_us[row] = record.stop_since_us
-                    motion.columns.prev_speed_mps[row] = record.speed_mps
+                if record.trip_key == columns.trip_key[row] and record.pattern_ix == columns.pattern_ix[row]:
+                    columns.prev_progress_m[row] = record.progress_m
+                    columns.prev_time_us[row] = record.time_us
+                    columns.prev_strikes[row] = record.strikes
+                    columns.prev_stop[row] = record.next_stop
+                    columns.prev_since_us[row] = record.stop_since_us
+                    columns.prev_speed_mps[row] = record.speed_mps
 
-    def commit(self, cnp.ndarray status not None, cnp.ndarray vehicle_ix not None, cnp.ndarray time_us not None,
-               int64_t valid_until_us, cnp.ndarray trip_key not None, cnp.ndarray pattern_ix not None,
-               cnp.ndarray progress_m not None, cnp.ndarray strikes not None, cnp.ndarray next_stop not None,
-               MotionPointers motion not None, int64_t seen_us):
-        cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
-        cdef const uint8_t* statuses = bytes_in(status, b"status", n)
-        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
-        cdef const int64_t* times = int64_in(time_us, b"time_us", n)
-        cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
-        cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
-        cdef const double* progress = double_in(progress_m, b"progress_m", n)
-        cdef const uint8_t* struck = bytes_in(strikes, b"strikes", n)
-        cdef const int32_t* stops = int32_in(next_stop, b"next_stop", n)
+    def commit(self, Batch batch not None, int64_t valid_until_us):
+        """Let the vehicles move on whose rows are OK (documents stored) or TRIP_FINISHED.
+
+        Other rows change nothing. Neither does a row older than what is committed already.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``status``, ``vehicle_ix``, ``time_us``, ``trip_key`` and ``pattern_ix`` (what the progress belongs to),
+            ``progress_m``, ``strikes``, ``first_stop``, ``since_us``, ``recent_speed_mps``, ``now_us``.
+        valid_until_us : int
+            When the documents stored for the OK rows expire.
+
+        Raises
+        ------
+        ValueError
+            If a vehicle's number is out of range.
+        """
+        cdef columns_t columns = batch.columns    # a copy: nothing written can change it
+        cdef const uint8_t* statuses = columns.status
+        cdef Py_ssize_t row, n = batch.n_rows
+        cdef const int32_t* vehicles = self.in_range(columns.vehicle_ix, n)
+        cdef int64_t seen_us = batch.now_us
         cdef record_t* record
-        motion.require(n)
         with nogil:
             for row in range(n):
                 if vehicles[row] < 0 or (statuses[row] != OK and statuses[row] != TRIP_FINISHED):
                     continue
                 record = &self.records[vehicles[row]]
-                if times[row] < record.time_us:
+                if columns.time_us[row] < record.time_us:
                     continue
-                record.time_us = times[row]
+                record.time_us = columns.time_us[row]
                 record.valid_until_us = valid_until_us if statuses[row] == OK else 0
                 record.seen_us = max(record.seen_us, seen_us)
-                record.trip_key = trips[row]
-                record.pattern_ix = patterns[row]
-                record.progress_m = progress[row]
-                record.strikes = struck[row]
-                record.next_stop = <uint16_t>stops[row]
-                record.stop_since_us = motion.columns.since_us[row]
-                record.speed_mps = motion.columns.speed_mps[row]
+                record.trip_key = columns.trip_key[row]
+                record.pattern_ix = columns.pattern_ix[row]
+                record.progress_m = columns.progress_m[row]
+                record.strikes = columns.strikes[row]
+                record.next_stop = <uint16_t>columns.first_stop[row]
+                record.stop_since_us = columns.since_us[row]
+                record.speed_mps = columns.recent_speed_mps[row]
                 record.known = 1
 
     def forget_prediction(self, cnp.ndarray vehicle_ix not None):
+        """Note that stored documents are gone, so that the same snapshots are predicted again.
+
+        Parameters
+        ----------
+        vehicle_ix : ndarray of int32, shape (k,)
+            Negative numbers are passed over.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of range.
+        """
         cdef Py_ssize_t row, n = cnp.PyArray_SIZE(vehicle_ix)
-        cdef const int32_t* vehicles = self.checked(vehicle_ix, n)
+        cdef const int32_t* vehicles = self.in_range(int32_in(vehicle_ix, b"vehicle_ix", n), n)
         with nogil:
             for row in range(n):
                 if vehicles[row] >= 0:
                     self.records[vehicles[row]].valid_until_us = 0
 
     def evict(self, int64_t older_than_us):
+        """Forget vehicles last seen before a time, and close the gaps.
+
+        Parameters
+        ----------
+        older_than_us : int
+            A vehicle seen at exactly this time stays.
+
+        Returns
+        -------
+        int
+            How many are forgotten. Vehicle numbers handed out before are void.
+        """
         cdef int32_t n = self.index.n
         cdef int32_t n_kept = 0
         cdef int32_t i
@@ -323,9 +432,8 @@ cdef class VehicleTable:
                         self.capacity = room
         return n - n_kept
 
-    cdef const int32_t* checked(self, cnp.ndarray vehicle_ix, Py_ssize_t n) except NULL:
+    cdef const int32_t* in_range(self, const int32_t* vehicles, Py_ssize_t n) except NULL:
         # Numbers from before an eviction would reach past the records.
-        cdef const int32_t* vehicles = int32_in(vehicle_ix, b"vehicle_ix", n)
         cdef Py_ssize_t row
         cdef int32_t n_vehicles = self.index.n
         cdef int32_t highest = -1

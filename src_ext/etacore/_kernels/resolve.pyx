@@ -7,15 +7,11 @@ from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-cimport numpy as cnp
-
-from etacore._kernels.arrays cimport bytes_in, bytes_out, int8_in, int32_out, texts_in, uint64_out
+from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.index cimport StringIndex, hash_text
 from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport NO_STOP, OK, UNKNOWN_ROUTE, text_t
-
-cnp.import_array()
 
 cdef enum:
     MAX_NAME = 1024          # of a route with its direction; longer ones have no direction of their own
@@ -43,15 +39,6 @@ cdef struct trip_t:
     uint32_t asked
     bint known
     bint in_use
-
-
-# What the rows of a batch say of their way. Checked once: the texts of OK rows lie in the arena.
-cdef struct names_t:
-    const char* text
-    const uint8_t* status
-    const text_t* route_id
-    const text_t* trip_id
-    const int8_t* direction_id
 
 
 cdef int32_t _with_direction(char* out, const char* route, int32_t length, int8_t direction) noexcept nogil:
@@ -198,14 +185,28 @@ cdef class NameTable:
         cdef int32_t slot = names.find(PyBytes_AS_STRING(name), _name_length(name))
         return NO_STOP if slot < 0 else self.sources[slot].pattern_ix
 
-    def missing(
-        self, cnp.ndarray arena not None, cnp.ndarray status not None, cnp.ndarray route_id not None,
-        cnp.ndarray trip_id not None, cnp.ndarray direction_id not None, int32_t n,
-    ):
-        """Names that the OK rows need and of which nothing is known: (trips, routes, patterns), lists of bytes."""
-        cdef names_t given = _names(n, arena, status, route_id, trip_id, direction_id)
+    def missing(self, Batch batch not None):
+        """Names that the OK rows need and of which nothing is known.
+
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``.
+
+        Returns
+        -------
+        tuple of three lists of bytes
+            Trips, routes, patterns.
+
+        Raises
+        ------
+        ValueError
+            If a text lies outside the arena.
+        """
+        cdef const columns_t* given = checked_names(batch)
+        cdef int32_t n = <int32_t>batch.n_rows
         cdef int32_t i, k, slot, source, length
-        cdef const char* text = given.text
+        cdef const char* text = <const char*>given.text
         cdef const char* route
         cdef const char* asked_name
         cdef char name[MAX_NAME]
@@ -251,40 +252,51 @@ cdef class NameTable:
                     break
         return trips, routes, patterns
 
-    def resolve(
-        self, PatternTable table not None, cnp.ndarray arena not None, cnp.ndarray status not None,
-        cnp.ndarray route_id not None, cnp.ndarray trip_id not None, cnp.ndarray direction_id not None,
-        cnp.ndarray pattern_ix not None, cnp.ndarray trip_key, bint only_if_known,
-    ):
-        """Pattern number of every OK row; the others, and those without one, get -1 and a status.
+    def resolve(self, Batch batch not None, PatternTable table not None, bint only_if_known=False):
+        """Give every row the number of its pattern.
 
-        With `only_if_known` it gives up, returns False and leaves `status` alone when there is a name for `missing` to
-        ask for. `trip_key`, unless None, gets what `etacore.pipeline.fleet.text_keys` would give for the OK rows, 0 for others.
+        Parameters
+        ----------
+        batch : Batch
+            IN: ``route_id``, ``trip_id``, ``direction_id``. OUT: ``pattern_ix`` (-1 for rows that are not OK
+            afterwards), ``trip_key`` (0 for rows that were not OK). ``status`` of OK rows becomes ``UNKNOWN_ROUTE``
+            where nothing is known, or what is wrong with the pattern's stops.
+        table : PatternTable
+            Whose patterns the numbers are.
+        only_if_known : bool, optional
+            Give up, and leave `status` alone, when there is a name for `missing` to ask for.
+
+        Returns
+        -------
+        bool
+            Whether it was done.
+
+        Raises
+        ------
+        ValueError
+            If a text lies outside the arena.
         """
-        cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
-        cdef names_t given = _names(n, arena, status, route_id, trip_id, direction_id)
-        cdef uint8_t* statuses = bytes_out(status, b"status", n)
-        cdef int32_t* found = int32_out(pattern_ix, b"pattern_ix", n)
-        cdef uint64_t* keys = NULL
+        cdef const columns_t* given = checked_names(batch)
+        cdef Py_ssize_t i, n = batch.n_rows
+        cdef uint8_t* statuses = batch.columns.status
+        cdef int32_t* found = batch.columns.pattern_ix
+        cdef uint64_t* keys = batch.columns.trip_key
         cdef uint64_t code
         cdef pattern_t* pattern
         cdef bint known = True
-        if trip_key is not None:
-            keys = uint64_out(trip_key, b"trip_key", n)
         with nogil:
             for i in range(n):
                 found[i] = NO_STOP
                 code = 0
                 if given.status[i] == OK:
                     if given.trip_id[i].length > 0:
-                        code = hash_text(given.text + given.trip_id[i].start, given.trip_id[i].length)
-                    found[i] = self._find(&given, i, code, &known)
+                        code = hash_text(<const char*>given.text + given.trip_id[i].start, given.trip_id[i].length)
+                    found[i] = self._find(given, i, code, &known)
                     if only_if_known and not known:
                         break
                     if given.trip_id[i].length > 0 and code == 0:
                         code = 1
-                if keys != NULL:
-                    keys[i] = code
+                keys[i] = code
         if only_if_known and not known:
             return False
         with nogil:
@@ -300,14 +312,15 @@ cdef class NameTable:
                     found[i] = NO_STOP
         return True
 
-    cdef int32_t _find(self, const names_t* given, Py_ssize_t i, uint64_t trip_code, bint* known) noexcept nogil:
+    cdef int32_t _find(self, const columns_t* given, Py_ssize_t i, uint64_t trip_code, bint* known) noexcept nogil:
         # Pattern number of a row, NO_STOP without one; `known` becomes False where `missing` would have to ask.
         cdef char name[MAX_NAME]
         cdef text_t trip = given.trip_id[i]
         cdef text_t route = given.route_id[i]
+        cdef const char* text = <const char*>given.text
         cdef int32_t slot, length
         if trip.length > 0:
-            slot = self.trip_names.find_entry(trip_code, given.text + trip.start, trip.length)
+            slot = self.trip_names.find_entry(trip_code, text + trip.start, trip.length)
             if slot < 0:
                 known[0] = False
             else:
@@ -319,12 +332,12 @@ cdef class NameTable:
                     return slot
         if route.length <= 0:
             return NO_STOP
-        length = _with_direction(name, given.text + route.start, route.length, given.direction_id[i])
+        length = _with_direction(name, text + route.start, route.length, given.direction_id[i])
         if length > 0:
             slot = self._use_named(name, length, known)
             if slot >= 0:
                 return slot
-        return self._use_named(given.text + route.start, route.length, known)
+        return self._use_named(text + route.start, route.length, known)
 
     cdef inline int32_t _use_named(self, const char* name, int32_t length, bint* known) noexcept nogil:
         cdef int32_t slot = self.route_names.find(name, length)
@@ -520,18 +533,13 @@ cdef void* _shrunk(void* block, int32_t* capacity, int32_t n, size_t size) noexc
     return moved
 
 
-cdef names_t _names(
-    Py_ssize_t n, cnp.ndarray arena, cnp.ndarray status, cnp.ndarray route_id, cnp.ndarray trip_id,
-    cnp.ndarray direction_id,
-) except *:
-    cdef names_t given
-    cdef Py_ssize_t i, n_arena = cnp.PyArray_SIZE(arena)
-    given.text = <const char*>bytes_in(arena, b"arena", 0)
-    given.status = bytes_in(status, b"status", n)
-    given.route_id = texts_in(route_id, b"route_id", n)
-    given.trip_id = texts_in(trip_id, b"trip_id", n)
-    given.direction_id = int8_in(direction_id, b"direction_id", n)
-    for i in range(n):
-        if given.status[i] == OK and not (inside(given.route_id[i], n_arena) and inside(given.trip_id[i], n_arena)):
+cdef const columns_t* checked_names(Batch batch) except NULL:
+    # The columns, once the names of OK rows are known to lie in the arena.
+    cdef const columns_t* given = &batch.columns
+    cdef Py_ssize_t i
+    for i in range(batch.n_rows):
+        if given.status[i] == OK and not (
+            inside(given.route_id[i], given.n_text) and inside(given.trip_id[i], given.n_text)
+        ):
             raise ValueError(f"the text of row {i} lies outside the arena")
     return given

@@ -1,24 +1,23 @@
 """Which stop comes next: from what the vehicle says, else from where it is and how far it was before."""
 
+cimport cython
 from libc.math cimport INFINITY, NAN, cos, isfinite, isnan, sin, sqrt
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
-cimport numpy as cnp
-
-from etacore._kernels.arrays cimport (
-    bytes_in, bytes_out, double_in, double_out, float_in, int8_in, int32_in, int32_out, int64_in, texts_in, uint64_in,
-)
+from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
 from etacore._kernels.index cimport hash_text
-from etacore._kernels.motion cimport MotionPointers
+from etacore._kernels.motion cimport SPEED_TAU_S as _SPEED_TAU_S, measure_motion
 from etacore._kernels.routes cimport Line, PatternTable, pattern_at, pattern_t
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport (
     NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
 )
 
-cnp.import_array()
+from etacore.errors import ConfigError
+
+SPEED_TAU_S = <double>_SPEED_TAU_S
 
 cdef enum:
     MAX_STRIKES = 15             # four bits each, one byte: confirmations << 4 | strikes
@@ -41,6 +40,80 @@ cdef struct options_t:
     int64_t reset_after_us
     int strikes
     int trip_strikes             # the same for an unconfirmed vehicle with a trip id; 0 = never
+
+@cython.final
+cdef class SelectOptions:
+    """How positions are matched to a pattern's line.
+
+    Parameters
+    ----------
+    max_off_route_m : float
+        Farther from the line than this, a vehicle is off its route; from the part before the stop that it names, if it
+        names one.
+    max_speed_mps : float
+        Nothing drives faster; with the time since the last fix it bounds the way made.
+    slack_m : float
+        Added to that bound.
+    tolerance_m : float
+        How far behind its earlier progress a fix may lie by GPS noise; progress itself never goes back.
+    fit_m : float
+        When nothing that the vehicle can have reached is nearer than this, everything ahead is looked at.
+    restart_fit_m : float
+        A vehicle that is this near to an earlier part, and fits nowhere ahead, gets a strike.
+    restart_strikes : int
+        After so many strikes in a row a vehicle without a trip id starts anew. 0: never. At most 15.
+    trip_strikes : int
+        The same with a trip id: it was on its way to the start when it was first seen. 0: never. At most 15. Once three
+        fixes fitted the line and each brought it 10 m forward, a vehicle is on its trip and never starts anew.
+    near_equal_m : float
+        Passes of the line whose distances differ by less are equal; the earlier one is taken.
+    heading_penalty_m : float
+        Counted as distance, in squares, where the line leads against the vehicle's bearing.
+    reset_after_s : float
+        A vehicle that was silent for longer starts anew.
+
+    Raises
+    ------
+    ConfigError
+        If a value is negative or not finite, or strikes are more than 15.
+    """
+
+    cdef options_t values
+    cdef dict _given
+
+    def __init__(
+        self, *, double max_off_route_m=2000.0, double max_speed_mps=40.0, double slack_m=300.0,
+        double tolerance_m=50.0, double fit_m=150.0, double restart_fit_m=100.0, int restart_strikes=3,
+        int trip_strikes=5, double near_equal_m=30.0, double heading_penalty_m=60.0, double reset_after_s=3600.0,
+    ):
+        self._given = {
+            "max_off_route_m": max_off_route_m, "max_speed_mps": max_speed_mps, "slack_m": slack_m,
+            "tolerance_m": tolerance_m, "fit_m": fit_m, "restart_fit_m": restart_fit_m,
+            "restart_strikes": restart_strikes, "trip_strikes": trip_strikes, "near_equal_m": near_equal_m,
+            "heading_penalty_m": heading_penalty_m, "reset_after_s": reset_after_s,
+        }
+        for name, value in self._given.items():
+            if not (isfinite(value) and value >= 0):
+                raise ConfigError(f"{name} must be a finite number and not negative, not {value!r}")
+            if name.endswith("_strikes") and value > MAX_STRIKES:
+                raise ConfigError(f"{name} must be at most {MAX_STRIKES}, not {value!r}")
+        self.values.max_off_route_m = max_off_route_m
+        self.values.max_speed_mps = max_speed_mps
+        self.values.slack_m = slack_m
+        self.values.tolerance_m = tolerance_m
+        self.values.fit_m = fit_m
+        self.values.restart_fit_m = restart_fit_m
+        self.values.near_equal_m = near_equal_m
+        self.values.heading_penalty_m = heading_penalty_m
+        self.values.reset_after_us = <int64_t>min(reset_after_s * 1e6, <double>(1 << 62))
+        self.values.strikes = restart_strikes
+        self.values.trip_strikes = trip_strikes
+
+    def __getattr__(self, str name):
+        if name not in self._given:
+            raise AttributeError(f"there is no option {name!r}")
+        return self._given[name]
+
 
 # A line that goes back the way it came is as near on the way back; then the earlier place counts, not the last bit.
 cdef double SAME_M2 = 1e-3
@@ -282,95 +355,91 @@ cdef int32_t _stop_by_place(
     return _stop_after(pattern, progress_m[0])
 
 
-def select(
-    PatternTable table not None, cnp.ndarray arena not None, cnp.ndarray status not None,
-    cnp.ndarray stop_id not None, cnp.ndarray stop_sequence not None, cnp.ndarray current_status not None,
-    cnp.ndarray lat not None, cnp.ndarray lon not None, cnp.ndarray bearing_deg not None, cnp.ndarray time_us not None,
-    cnp.ndarray pattern_ix not None, cnp.ndarray trip_key not None, cnp.ndarray prev_progress_m not None,
-    cnp.ndarray prev_time_us not None, cnp.ndarray prev_strikes not None, tuple options not None,
-    cnp.ndarray first_stop not None, cnp.ndarray progress_m not None, cnp.ndarray strikes not None,
-    MotionPointers motion,
-):
-    """Next stop and progress of every OK row; see `etacore.pipeline.features.select_stops`."""
-    cdef Py_ssize_t i, n = cnp.PyArray_SIZE(pattern_ix)
-    cdef Py_ssize_t n_arena = cnp.PyArray_SIZE(arena)
-    cdef options_t o
-    cdef const char* text = <const char*>bytes_in(arena, b"arena", 0)
-    cdef uint8_t* statuses = bytes_out(status, b"status", n)
-    cdef const text_t* stop_ids = texts_in(stop_id, b"stop_id", n)
-    cdef const int32_t* sequences = int32_in(stop_sequence, b"stop_sequence", n)
-    cdef const int8_t* current = int8_in(current_status, b"current_status", n)
-    cdef const double* lats = double_in(lat, b"lat", n)
-    cdef const double* lons = double_in(lon, b"lon", n)
-    cdef const float* bearings = float_in(bearing_deg, b"bearing_deg", n)
-    cdef const int64_t* times = int64_in(time_us, b"time_us", n)
-    cdef const int32_t* patterns = int32_in(pattern_ix, b"pattern_ix", n)
-    cdef const uint64_t* trips = uint64_in(trip_key, b"trip_key", n)
-    cdef const double* progress_before = double_in(prev_progress_m, b"prev_progress_m", n)
-    cdef const int64_t* times_before = int64_in(prev_time_us, b"prev_time_us", n)
-    cdef const uint8_t* strikes_before = bytes_in(prev_strikes, b"prev_strikes", n)
-    cdef int32_t* first_stops = int32_out(first_stop, b"first_stop", n)
-    cdef double* progress = double_out(progress_m, b"progress_m", n)
-    cdef uint8_t* struck = bytes_out(strikes, b"strikes", n)
+def select_stops(Batch batch not None, PatternTable table not None, SelectOptions options not None):
+    """Choose the next stop of every vehicle and say how far along its pattern it is.
+
+    What the vehicle reports counts first: its ``current_stop_sequence``, then its ``stop_id`` (the stop after it when
+    it is ``STOPPED_AT``), then the first stop with a greater sequence; its place is then the nearest one between the
+    stop before and that stop. Otherwise its position is projected on the line: not behind its earlier progress, not
+    farther than it can have driven, on the earliest of equally near passes, and preferably where the line leads its
+    way. Without such words progress on a trip never goes back, except that a vehicle that was given its trip too early
+    may start anew until it is confirmed on it, see `SelectOptions`.
+
+    Parameters
+    ----------
+    batch : Batch
+        IN: ``stop_id``, ``stop_sequence``, ``current_status``, ``lat``, ``lon``, ``bearing_deg``, ``time_us``,
+        ``pattern_ix``, ``trip_key`` (0 for a vehicle without a trip id, which may begin its pattern anew), the columns
+        ``prev_*``. OUT: ``first_stop``, ``progress_m``, ``strikes``, and the motion: ``since_us``,
+        ``recent_speed_mps``, ``since_s``. ``status`` of OK rows becomes ``OFF_ROUTE`` or ``TRIP_FINISHED`` where that
+        is so.
+    table : PatternTable
+        Whose patterns the numbers are.
+    options : SelectOptions
+        Thresholds.
+
+    Raises
+    ------
+    ValueError
+        If a stop id lies outside the arena.
+    """
+    cdef Py_ssize_t i, n = batch.n_rows
+    cdef columns_t columns = batch.columns    # a copy: nothing written can change it
+    cdef options_t o = options.values
     cdef const pattern_t* pattern
     cdef point_t point
     cdef place_t place
     cdef int32_t stop
     cdef double before_m
     cdef Py_ssize_t bad = -1
-    if motion is not None:
-        motion.require(n)
-    (o.max_off_route_m, o.max_speed_mps, o.slack_m, o.tolerance_m, o.fit_m, o.restart_fit_m, o.near_equal_m,
-     o.heading_penalty_m, o.reset_after_us, o.strikes,
-     o.trip_strikes) = options
     with nogil:
         for i in range(n):
-            first_stops[i] = NO_STOP
-            progress[i] = NAN
-            struck[i] = 0
-            if statuses[i] != OK:
+            columns.first_stop[i] = NO_STOP
+            columns.progress_m[i] = NAN
+            columns.strikes[i] = 0
+            if columns.status[i] != OK:
                 continue
-            pattern = pattern_at(table, patterns[i])
+            pattern = pattern_at(table, columns.pattern_ix[i])
             if pattern == NULL or pattern.n_stops == 0:
-                statuses[i] = UNKNOWN_ROUTE
+                columns.status[i] = UNKNOWN_ROUTE
                 continue
-            if not inside(stop_ids[i], n_arena):
+            if not inside(columns.stop_id[i], columns.n_text):
                 bad = i
                 break
-            point = _point(lats[i], lons[i], bearings[i])
-            before_m = progress_before[i]
+            point = _point(columns.lat[i], columns.lon[i], columns.bearing_deg[i])
+            before_m = columns.prev_progress_m[i]
             if not isnan(before_m):
-                struck[i] = strikes_before[i]
-                if times[i] - times_before[i] > o.reset_after_us:
+                columns.strikes[i] = columns.prev_strikes[i]
+                if columns.time_us[i] - columns.prev_time_us[i] > o.reset_after_us:
                     before_m = NAN
-                    struck[i] = 0
+                    columns.strikes[i] = 0
             stop = _stop_said(
-                pattern, text, stop_ids[i], sequences[i], current[i], &point, before_m, &o)
+                pattern, <const char*>columns.text, columns.stop_id[i], columns.stop_sequence[i],
+                columns.current_status[i], &point, before_m, &o)
             if stop >= 0:
                 place = _before_stop(pattern, &point, stop, before_m, &o)
                 if place.square_m2 > o.max_off_route_m * o.max_off_route_m:
                     stop = NO_STOP
                 else:
-                    struck[i] = <uint8_t>(_confirmations(struck[i] >> 4, before_m, place, &o) << 4)
+                    columns.strikes[i] = <uint8_t>(_confirmations(columns.strikes[i] >> 4, before_m, place, &o) << 4)
                     before_m = place.s_m
             else:
                 stop = _stop_by_place(
-                    pattern, &point, trips[i] != 0, 1e-6 * <double>(times[i] - times_before[i]), &o, &before_m,
-                    &struck[i])
-            progress[i] = before_m
-            first_stops[i] = stop
+                    pattern, &point, columns.trip_key[i] != 0,
+                    1e-6 * <double>(columns.time_us[i] - columns.prev_time_us[i]), &o, &before_m, &columns.strikes[i])
+            columns.progress_m[i] = before_m
+            columns.first_stop[i] = stop
             if stop < 0:
-                statuses[i] = OFF_ROUTE
+                columns.status[i] = OFF_ROUTE
             elif stop >= pattern.n_stops:
-                statuses[i] = TRIP_FINISHED
-        if motion is not None and bad < 0 and n > 0:
-            motion.measure(
-                n, statuses, times, progress, first_stops, progress_before, times_before, o.reset_after_us)
+                columns.status[i] = TRIP_FINISHED
+        if bad < 0:
+            measure_motion(columns, n, o.reset_after_us)
     if bad >= 0:
         raise ValueError(f"the stop id of row {bad} lies outside the arena")
 
 
-def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m):
+def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m=30.0):
     """Metres along the line from a vehicle to a stop; see `etacore.pipeline.features.along_shape_distance`."""
     cdef point_t vehicle = _point(lat, lon, NAN)
     cdef point_t stop = _point(stop_lat, stop_lon, NAN)

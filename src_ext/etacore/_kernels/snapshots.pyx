@@ -1,25 +1,24 @@
 """Payloads of a batch -> columns, each payload read once, where it lies, with the GIL released around the batch."""
 
-cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.float cimport FLT_MAX
 from libc.math cimport NAN, fabs, isfinite, rint
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
+from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.isotime cimport NO_TIME, NO_DATE, date_t, posix_time_us, text_time_near_us, text_time_us
 from etacore._kernels.json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
 from etacore._kernels.jsonwrite cimport put_short
 from etacore._kernels.members cimport *
 from etacore._kernels.number cimport number_t, number_value, scan_numeric
 from etacore._kernels.resp cimport Values
-from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport *
 
 cdef enum:
     MAX_ID_BYTES = 256
     MAX_TIMESTAMP_BYTES = 64
+    DEFAULT_MAX_PAYLOAD_BYTES = 65536
 
 # The row being written; `used` bytes of the arena are taken.
 cdef struct row_t:
@@ -288,111 +287,101 @@ cdef void parse_spans(const span_t* spans, int64_t n, const columns_t* columns, 
             columns.status[row.ix] = parse_row(spans[row.ix].start, spans[row.ix].length, &row, limits)
 
 
-@cython.final
-cdef class ColumnPointers:
-    def __init__(
-        self,
-        uint8_t[::1] status not None,
-        text_t[::1] vehicle_id not None,
-        text_t[::1] route_id not None,
-        text_t[::1] trip_id not None,
-        text_t[::1] stop_id not None,
-        text_t[::1] timestamp not None,
-        uint8_t[::1] timestamp_is_number not None,
-        int8_t[::1] direction_id not None,
-        double[::1] lat not None,
-        double[::1] lon not None,
-        float[::1] speed_mps not None,
-        float[::1] bearing_deg not None,
-        int64_t[::1] time_us not None,
-        int32_t[::1] stop_sequence not None,
-        int8_t[::1] current_status not None,
-    ):
-        self._views = [
-            status, vehicle_id, route_id, trip_id, stop_id, timestamp, timestamp_is_number, direction_id,
-            lat, lon, speed_mps, bearing_deg, time_us, stop_sequence, current_status,
-        ]
-        self.capacity = status.shape[0]
-        if self.capacity == 0 or any(len(view) != self.capacity for view in self._views):
-            raise ValueError("the columns must have the same length, and at least one row")
-        self.columns.text = NULL
-        self.columns.status = &status[0]
-        self.columns.vehicle_id = &vehicle_id[0]
-        self.columns.route_id = &route_id[0]
-        self.columns.trip_id = &trip_id[0]
-        self.columns.stop_id = &stop_id[0]
-        self.columns.timestamp = &timestamp[0]
-        self.columns.timestamp_is_number = &timestamp_is_number[0]
-        self.columns.direction_id = &direction_id[0]
-        self.columns.lat = &lat[0]
-        self.columns.lon = &lon[0]
-        self.columns.speed_mps = &speed_mps[0]
-        self.columns.bearing_deg = &bearing_deg[0]
-        self.columns.time_us = &time_us[0]
-        self.columns.stop_sequence = &stop_sequence[0]
-        self.columns.current_status = &current_status[0]
-
-
-def parse_payloads(
-    payloads, ColumnPointers pointers not None, reserve_text,
-    int64_t earliest_us, int64_t latest_us, int64_t max_payload_bytes,
+def parse_snapshots(
+    Batch batch not None, payloads, *, int64_t max_future_us, int64_t max_age_us,
+    int64_t max_payload_bytes=DEFAULT_MAX_PAYLOAD_BYTES,
 ):
-    """Parse a batch; `reserve_text(n)` returns the arena, at least n bytes long. Returns the number of rows."""
+    """Parse payloads: row ``i`` of the batch becomes payload ``i``.
+
+    Nothing a payload says raises. All fields of an object are read; ``status`` is the first check that failed, in the
+    order of the status codes. Of a payload that is not a JSON object nothing is set.
+
+    Parameters
+    ----------
+    batch : Batch
+        OUT: the columns of the snapshots, and ``n``. IN: ``now_us``.
+    payloads : sequence of bytes or None, length n, or Values
+        JSON objects in UTF-8. None stands for a key that holds no string: ``EXPIRED``. In the reply to an MGET they
+        are read where they lie.
+    max_future_us : int
+        How far a snapshot's time may be ahead of ``now_us``.
+    max_age_us : int
+        How far behind; 0 or less is no limit.
+    max_payload_bytes : int, optional
+        Longer payloads are ``TOO_LARGE`` and not read.
+
+    Raises
+    ------
+    ValueError
+        If there are more payloads than the batch has places, or the reply is not complete.
+    TypeError
+        If a payload is neither bytes nor None.
+    """
+    cdef limits_t limits = limits_at(batch.now_us, max_future_us, max_age_us)
+    cdef Values values
+    cdef span_t* spans
+    cdef tuple held
+    limits.max_payload_bytes = max_payload_bytes
+    batch.resize(0)
+    if isinstance(payloads, Values):
+        values = payloads
+        if not values.is_complete or values.error is not None:
+            raise ValueError("the reply holds no values")
+        with memoryview(values.buffer):      # nobody can move the bytes meanwhile
+            parse_batch(values.spans, values.n, batch, &limits)
+        return
     # A tuple of our own keeps every payload alive while other threads run and may change the caller's list.
-    cdef tuple held = tuple(payloads)
-    cdef Py_ssize_t i, n = len(held)
-    cdef limits_t limits = [earliest_us, latest_us, max_payload_bytes]
+    held = tuple(payloads)
+    spans = spans_of(held)
+    try:
+        parse_batch(spans, len(held), batch, &limits)
+    finally:
+        free(spans)
+
+
+cdef limits_t limits_at(int64_t now_us, int64_t max_future_us, int64_t max_age_us) noexcept:
+    # Bounds that would leave the 64 bits are none.
+    cdef limits_t limits
+    limits.earliest_us = now_us - max_age_us
+    if max_age_us <= 0 or now_us < INT64_MIN + max_age_us:
+        limits.earliest_us = INT64_MIN
+    limits.latest_us = now_us + max_future_us
+    if max_future_us > 0 and now_us > INT64_MAX - max_future_us:
+        limits.latest_us = INT64_MAX
+    limits.max_payload_bytes = DEFAULT_MAX_PAYLOAD_BYTES
+    return limits
+
+
+cdef span_t* spans_of(tuple payloads) except NULL:
+    # Where each payload lies; the caller frees it.
+    cdef Py_ssize_t i, n = len(payloads)
     cdef span_t* spans = <span_t*>malloc((n + 1) * sizeof(span_t))
     if spans == NULL:
         raise MemoryError
-    try:
-        for i in range(n):
-            payload = held[i]
-            if payload is None:
-                spans[i].start = NULL
-                spans[i].length = 0
-            elif PyBytes_CheckExact(payload):
-                spans[i].start = <const uint8_t*>PyBytes_AS_STRING(payload)
-                spans[i].length = PyBytes_GET_SIZE(payload)
-            else:
-                raise TypeError(f"payload {i} is {type(payload).__name__}, not bytes or None")
-        parse_batch(spans, n, pointers, reserve_text, &limits)
-    finally:
-        free(spans)
-    return n
+    for i in range(n):
+        payload = payloads[i]
+        if payload is None:
+            spans[i].start = NULL
+            spans[i].length = 0
+        elif PyBytes_CheckExact(payload):
+            spans[i].start = <const uint8_t*>PyBytes_AS_STRING(payload)
+            spans[i].length = PyBytes_GET_SIZE(payload)
+        else:
+            free(spans)
+            raise TypeError(f"payload {i} is {type(payload).__name__}, not bytes or None")
+    return spans
 
 
-def parse_values(
-    Values values not None, ColumnPointers pointers not None, reserve_text,
-    int64_t earliest_us, int64_t latest_us, int64_t max_payload_bytes,
-):
-    """As `parse_payloads`, of payloads in the reply to an MGET, which stay where they are."""
-    cdef limits_t limits = [earliest_us, latest_us, max_payload_bytes]
-    if not values.is_complete or values.error is not None:
-        raise ValueError("the reply holds no values")
-    with memoryview(values.buffer):      # nobody can move the bytes meanwhile
-        parse_batch(values.spans, values.n, pointers, reserve_text, &limits)
-    return values.n
-
-
-cdef int parse_batch(
-    const span_t* spans, int64_t n, ColumnPointers pointers, reserve_text, const limits_t* limits
-) except -1:
-    cdef columns_t columns = pointers.columns
-    cdef uint8_t[::1] text
-    cdef int64_t needed
-    if n > pointers.capacity:
-        raise ValueError(f"{n} payloads do not fit into columns for {pointers.capacity}")
-    if n == 0:
-        return 0
-    needed = text_bytes_needed(spans, n, limits.max_payload_bytes)
-    text = reserve_text(needed)
-    if text.shape[0] < needed or text.shape[0] == 0:
-        raise ValueError("the arena is too small")
-    columns.text = &text[0]
-    with nogil:
-        parse_spans(spans, n, &columns, limits)
-    return 0
+cdef int parse_batch(const span_t* spans, int64_t n, Batch batch, const limits_t* limits) except -1:
+    cdef columns_t columns
+    if n > batch.capacity:
+        raise ValueError(f"{n} payloads do not fit into a batch for {batch.capacity}")
+    if n > 0:
+        batch.reserve_text(text_bytes_needed(spans, n, limits.max_payload_bytes))
+        columns = batch.columns    # a copy: nothing written can change it
+        with nogil:
+            parse_spans(spans, n, &columns, limits)
+    return batch.resize(n)
 
 
 def timestamp_us(value):
@@ -405,31 +394,3 @@ def timestamp_us(value):
     else:
         time_us = posix_time_us(value)
     return None if time_us == NO_TIME else time_us
-
-
-def text_list(
-    const uint8_t[::1] arena not None, const text_t[::1] texts not None, const int64_t[::1] rows not None,
-    bytes prefix not None,
-):
-    """The texts of some rows as a list of bytes, each after `prefix`: Redis keys, mostly.
-
-    ValueError for a row that the column does not have, or whose text lies outside the arena.
-    """
-    cdef Py_ssize_t i, n_prefix = len(prefix)
-    cdef text_t text
-    cdef bytes item
-    cdef char* to
-    cdef list items = []
-    for i in range(rows.shape[0]):
-        if not 0 <= rows[i] < texts.shape[0]:
-            raise ValueError(f"row {rows[i]} is outside a column of {texts.shape[0]}")
-        text = texts[rows[i]]
-        if not inside(text, arena.shape[0]):
-            raise ValueError(f"the text of row {rows[i]} lies outside the arena")
-        item = PyBytes_FromStringAndSize(NULL, n_prefix + text.length)
-        to = PyBytes_AS_STRING(item)
-        memcpy(to, PyBytes_AS_STRING(prefix), n_prefix)
-        if text.length:
-            memcpy(to + n_prefix, &arena[text.start], text.length)
-        items.append(item)
-    return items

@@ -9,7 +9,7 @@ from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cimport numpy as cnp
 
-from etacore._kernels.features cimport WindowFeatures, window_stop_t, window_t
+from etacore._kernels.features cimport Vectorizer, window_stop_t, window_t
 from etacore._kernels.forest cimport Library
 from etacore._kernels.isotime cimport NO_TIME, text_time_us
 from etacore._kernels.jsonwrite cimport MAX_ISO, MAX_NUMBER, delay_us, put_duration, put_iso, usable
@@ -235,13 +235,13 @@ cdef class Window:
                     self.window.lat, self.window.lon, self.stops[i].lat, self.stops[i].lon)
 
     def vectorize(
-        self, WindowFeatures features not None, double route_code=NAN, double leg_m=NAN, leg_s=None,
+        self, Vectorizer features not None, double route_code=NAN, double leg_m=NAN, leg_s=None,
     ):
         """Fill the feature rows.
 
         Parameters
         ----------
-        features : WindowFeatures
+        features : Vectorizer
         route_code : float
             Position of the route among the model's routes; NaN for another one.
         leg_m : float
