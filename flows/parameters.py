@@ -50,13 +50,13 @@ def existing(name: str, variable: str, value: Names) -> tuple[Path, ...]:
     """
     items = value if isinstance(value, list) else [value] if value or isinstance(value, int) else []
     given = [str(item) for item in items]
-    source = name if given else f"{name} (environment {variable})"
+    giver = name if given else f"{name} (environment {variable})"
     given = given or [text for text in os.environ.get(variable, "").split(os.pathsep) if text]
     if not given:
         raise ConfigError(f"{name} is not given", hint=f"give it, or set {variable}")
     for text in given:
         if not Path(text).exists():
-            raise ConfigError(f"{source}: {text} does not exist on this machine")
+            raise ConfigError(f"{giver}: {text} does not exist on this machine")
     return tuple(Path(text) for text in given)
 
 

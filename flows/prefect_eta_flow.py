@@ -40,7 +40,7 @@ from pydantic import SecretStr
 from etacore._kernels.resp import Values
 from etacore.config import SNAPSHOT_SOURCES
 from etacore.errors import EtacoreError
-from etacore.loop.runtime import Runtime
+from etacore.loop.runtime import Chunk, Runtime
 from etacore.pipeline.engine import Batch, summarize
 from flows.notify import Alert, Receiver, find_receivers, send
 from flows.parameters import Names, names
@@ -64,7 +64,7 @@ def _show_fetch(step: Callable[[], Values]) -> Values:
 
 
 @task(name="predict_for_snapshots", cache_policy=NO_CACHE, persist_result=False)
-def _show_predict(step: Callable[[], Batch]) -> Batch:
+def _show_predict(step: Callable[[], Chunk]) -> Chunk:
     return step()
 
 
@@ -83,14 +83,14 @@ class ShownRuntime(Runtime):
         return self._show(_show_fetch, partial(super().fetch_vehicle_snapshots, keys, ahead))
 
     def predict_for_snapshots(
-        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
-    ) -> Batch:
+        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, batch: Batch, started: float
+    ) -> Chunk:
         """See `Runtime`."""
-        return self._show(_show_predict, partial(super().predict_for_snapshots, keys, payloads, started))
+        return self._show(_show_predict, partial(super().predict_for_snapshots, keys, payloads, batch, started))
 
-    def write_predictions_to_redis(self, batch: Batch) -> int:
+    def write_predictions_to_redis(self, chunk: Chunk) -> int:
         """See `Runtime`."""
-        return self._show(_show_write, partial(super().write_predictions_to_redis, batch))
+        return self._show(_show_write, partial(super().write_predictions_to_redis, chunk))
 
     def _show(self, task_run: Callable[[Callable[[], T]], T], step: Callable[[], T]) -> T:
         """Do a step inside of a task run. What Prefect takes before and after it is no time of the pipeline."""

@@ -76,7 +76,6 @@ class Reporter(Silent):
         self._rules: Final = AlertRules(settings.zero_prediction_alert_threshold, settings.artifact_prefix)
         self._queue: Final[queue.Queue[Window | Alert | logging.LogRecord | None]] = queue.Queue(QUEUE_SIZE)
         self.thread: threading.Thread | None = None
-        self._loop: Loop | None = None
         self._api: Final = PrefectApi(flow_run_id)
         self.api_is_gone = False
         self._deadline: float | None = None
@@ -130,9 +129,8 @@ class Reporter(Silent):
 
     def start(self, loop: Loop) -> None:
         """Start the thread, with the context of the flow run."""
-        self._loop = loop
         context = contextvars.copy_context()
-        self.thread = threading.Thread(target=context.run, args=(self._work,), name="eta-reporter", daemon=True)
+        self.thread = threading.Thread(target=context.run, args=(self._work, loop), name="eta-reporter", daemon=True)
         self.thread.start()
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
@@ -150,7 +148,7 @@ class Reporter(Silent):
 
     # -- on the reporter's thread -----------------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _work(self, loop: Loop) -> None:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             while True:
                 item = self._queue.get()
@@ -162,19 +160,22 @@ class Reporter(Silent):
                     elif isinstance(item, logging.LogRecord):
                         self._ask_prefect(partial(self._send_line, item))
                     else:
-                        self._report(item)
+                        self._report(item, loop)
                 except Exception:
                     # Whatever went wrong here must not end the reporting of a loop that runs for months.
                     self.n_failed += 1
                     log.exception("a report failed")
 
-    def _report(self, window: Window) -> None:
+    def _report(self, window: Window, loop: Loop) -> None:
         self._n_polls += window.n_polls
         if self._run is None:
             return
-        steps: list[Callable[[], None]] = [partial(self._emit, window), partial(self._publish_progress, window)]
-        steps += [partial(self._publish_latency, metric) for metric in METRICS]
-        steps.append(self._look_for_promotion)
+        steps: list[Callable[[], None]] = [
+            partial(self._emit, window, loop.profiler),
+            partial(self._publish_progress, window),
+            *(partial(self._publish_latency, metric, loop.profiler) for metric in METRICS),
+            partial(self._look_for_promotion, loop),
+        ]
         for step in steps:
             if not self._ask_prefect(step):
                 return
@@ -207,8 +208,7 @@ class Reporter(Silent):
         }
         self._api.request("POST", "/logs/", json=[line])
 
-    def _emit(self, window: Window) -> None:
-        assert self._loop is not None
+    def _emit(self, window: Window, profiler: Profiler) -> None:
         latency = {
             metric: {
                 "count": f.count,
@@ -216,7 +216,7 @@ class Reporter(Silent):
                 "p99_ms": round(f.p99_ms, 3),
                 "max_ms": round(f.max_ms, 3),
             }
-            for metric, f in self._loop.profiler.reset_window().items()
+            for metric, f in profiler.reset_window().items()
         }
         event = Event(
             event=EVENT,
@@ -260,9 +260,7 @@ class Reporter(Silent):
             f"{self._settings.artifact_prefix}-progress",
         )
 
-    def _publish_latency(self, metric: str) -> None:
-        assert self._loop is not None
-        profiler = self._loop.profiler
+    def _publish_latency(self, metric: str, profiler: Profiler) -> None:
         text = latency_markdown(metric, profiler.csv_text(metric), profiler.snapshot()[metric])
         self._api.publish(
             "markdown",
@@ -271,7 +269,7 @@ class Reporter(Silent):
             artifact_key(self._settings.artifact_prefix, metric),
         )
 
-    def _look_for_promotion(self) -> None:
+    def _look_for_promotion(self, loop: Loop) -> None:
         block = self._settings.watched_block
         if block is None:
             return
@@ -286,8 +284,7 @@ class Reporter(Silent):
         self._model_key = model_key
         if model_key is not None:
             log.info("block %s now names model %s", block, model_key)
-            assert self._loop is not None
-            self._loop.request_swap(model_key)
+            loop.request_swap(model_key)
 
 
 class _Lines(logging.Handler):

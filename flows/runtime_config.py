@@ -174,7 +174,7 @@ def merge(
     if password is not None:
         values["redis_password"] = password
     values |= {name: value for name, value in given.items() if value is not None}
-    if any(source.get("redis_host") is not None for source in (given, block)):
+    if any(settings.get("redis_host") is not None for settings in (given, block)):
         values.pop("redis_url", None)
     values.pop("redis_password_secret", None)
     values.pop("runtime_settings_block", None)

@@ -178,8 +178,8 @@ def deploy(
     environment |= dict(_pair(text) for text in pairs)
     parameters = {"runtime_settings_block": _name(block_name)} if block_name else {}
     _check_pool(work_pool)
-    source = cast(Flow[Any, Any], Flow.from_source(source=str(ROOT), entrypoint=ENTRYPOINT))
-    source.deploy(
+    runtime = cast(Flow[Any, Any], Flow.from_source(source=str(ROOT), entrypoint=ENTRYPOINT))
+    runtime.deploy(
         name=name,
         work_pool_name=work_pool,
         parameters=parameters,
@@ -190,7 +190,7 @@ def deploy(
         print_next_steps=False,
         ignore_warnings=True,
     )
-    click.echo(f"deployed {source.name}/{name}: prefect deployment run '{source.name}/{name}'")
+    click.echo(f"deployed {runtime.name}/{name}: prefect deployment run '{runtime.name}/{name}'")
 
 
 def _name(text: str) -> str:

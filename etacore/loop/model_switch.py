@@ -24,7 +24,7 @@ log: Final = logging.getLogger("etacore.runtime")
 RETRY_PROMOTION_S: Final = 5.0
 
 
-class Promotions:
+class ModelSwitch:
     """Watches ``eta:active_model`` and serves requests; a model that does not load is refused, and the old one goes on.
 
     Parameters

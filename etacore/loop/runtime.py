@@ -18,7 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic, perf_counter
 from typing import Final
@@ -31,11 +31,11 @@ from etacore._kernels.batch import Batch
 from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RedisUnavailableError, TrackingUnavailableError
-from etacore.loop.aside import SetAside
-from etacore.loop.counters import Accounts, Observer, PollResult, RunSummary, Silent, Window
+from etacore.loop.counters import Counters, RunSummary
 from etacore.loop.latency import Profiler
-from etacore.loop.model_switch import Promotions, announced_key
-from etacore.loop.schedule import Polling, Source, open_source
+from etacore.loop.model_switch import ModelSwitch, announced_key
+from etacore.loop.observer import Observer, PollResult, Silent, Window
+from etacore.loop.schedule import Polling, Schedule, SetAside, open_schedule
 from etacore.pipeline.engine import Engine, system_clock_us
 from etacore.status import Status
 from etacore.store.store import RedisStore
@@ -55,14 +55,38 @@ WRONG_TYPE: Final = Status.WRONG_TYPE
 TOO_LARGE: Final = Status.TOO_LARGE
 
 
-@dataclass(frozen=True, slots=True)
-class _Travelling:
-    # A batch whose documents are on their way.
+@dataclass(slots=True, eq=False)
+class Chunk:
+    """Vehicles that are served together, on their way from one step of the loop to the next.
+
+    Attributes
+    ----------
+    batch : Batch
+    counts : dict of Status to int
+        What became of the vehicles up to now.
+    began : float
+        `time.perf_counter` at which their snapshots began to be read.
+    predicted_ms : float
+        How long it took to make their documents.
+    rows : ndarray of int64
+        Rows of the batch whose documents are sent; there from `Runtime.write_predictions_to_redis` on.
+    commands : memoryview
+        These documents, as they are sent; released once they are stored.
+    """
+
     batch: Batch
-    rows: NDArray[np.int64]
-    commands: memoryview
+    counts: dict[Status, int]
     began: float
     predicted_ms: float
+    rows: NDArray[np.int64] = field(init=False)
+    commands: memoryview = field(init=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Turn:
+    schedule: Schedule
+    counts: Counter[Status]
+    stop: threading.Event | None
 
 
 class Runtime:
@@ -93,31 +117,28 @@ class Runtime:
         self.config: Final = config
         self.profiler: Final = Profiler()
         self._observer: Final = observer or Silent()
-        self._accounts: Final = Accounts(config.window_seconds, self._observer)
+        self._counters: Final = Counters(config.window_seconds, self._observer)
         self._store: Final = RedisStore(config)
         self._store.ping()
-        self._promotions: Final = Promotions(config, self._store, self._observer.on_refusal)
-        self.engine: Final = Engine(self._promotions.initial(), config, clock)
+        self._model_switch: Final = ModelSwitch(config, self._store, self._observer.on_refusal)
+        self.engine: Final = Engine(self._model_switch.initial(), config, clock)
         self._polling: Final = Polling(config, self._store)
-        self._source: Source = self._polling
+        self._schedule: Schedule = self._polling
         # One is computed while the other travels.
-        self._batches: Final = [Batch(config.chunk_size), Batch(config.chunk_size)]
-        self._travelling: _Travelling | None = None
+        self._batches: Final = (Batch(config.chunk_size), Batch(config.chunk_size))
         self._aside: Final = SetAside()
         self._evicted_at = monotonic()
-        self._began = 0.0
         self.shown_s = 0.0
         """Seconds that somebody has taken so far to show steps; no part of any latency."""
-        self._took_ms: Final = {"redis_fetch": 0.0, "eta_inference": 0.0}
 
     @property
     def summary(self) -> RunSummary:
         """Totals since the start."""
-        return self._accounts.summary
+        return self._counters.summary
 
     def close(self) -> None:
         """Close the connections."""
-        self._source.close()
+        self._schedule.close()
         self._store.close()
 
     def request_swap(self, model_key: str) -> None:
@@ -125,7 +146,7 @@ class Runtime:
 
         Taken over before the next batch, or refused as a promotion is; of several requests the last one counts.
         """
-        self._promotions.request(model_key)
+        self._model_switch.request(model_key)
 
     # -- the loop ---------------------------------------------------------------------------------------------------
 
@@ -143,13 +164,13 @@ class Runtime:
             while not stop.is_set():
                 try:
                     if monotonic() >= open_at:
-                        source = open_source(self.config, self._store)
-                        if had_events and isinstance(source, Polling):
+                        schedule = open_schedule(self.config, self._store)
+                        if had_events and isinstance(schedule, Polling):
                             # They may come back, with the rights of the user or after another failover; until then the
                             # polling in hand, which knows who has waited longest, goes on.
                             open_at = monotonic() + self.config.resync_seconds
                         else:
-                            self._listen_to(source)
+                            self._follow(schedule)
                             open_at = inf
                     self._run_turn(stop)
                     if failures:
@@ -157,7 +178,7 @@ class Runtime:
                     failures = 0
                 except TrackingUnavailableError as error:
                     log.warning("%s; %s", error.message, error.hint)
-                    self._listen_to(Polling(self.config, self._store))
+                    self._follow(Polling(self.config, self._store))
                     had_events, open_at = True, monotonic() + self.config.resync_seconds
                 except RedisUnavailableError as error:
                     failures += 1
@@ -167,91 +188,97 @@ class Runtime:
                 self._keep_house()
                 if failures:
                     stop.wait(max(backoff.compute(min(failures, MAX_DOUBLINGS)), 0.05))
-                    self._source.restart()
+                    self._schedule.restart()
         finally:
             self._add_rest()
-            self._accounts.report()
+            self._counters.report()
             self.write_profile()
         return self.summary
 
-    def _listen_to(self, source: Source) -> None:
-        if source is not self._source:
+    def _follow(self, schedule: Schedule) -> None:
+        if schedule is not self._schedule:
             self._add_rest()
-            self._source.close()
-            self._source = source
+            self._schedule.close()
+            self._schedule = schedule
 
     def _add_rest(self) -> None:
-        if rest := self._source.sum_up(None, is_last=True):
-            self._accounts.add(rest)
+        if rest := self._schedule.sum_up(None, is_last=True):
+            self._counters.add(rest)
 
     def _run_turn(self, stop: threading.Event) -> None:
-        late_s = self._source.wait(stop)
-        turn = None
+        late_s = self._schedule.wait(stop)
+        result = None
         if late_s is None:
-            self._look_around(self._source)
+            self._look_around(self._schedule)
         elif not stop.is_set():
-            turn = self._turn(self._source, late_s, stop)
-        if result := self._source.sum_up(turn):
-            self._accounts.add(result)
+            result = self._serve_all(self._schedule, late_s, stop)
+        if poll := self._schedule.sum_up(result):
+            self._counters.add(poll)
 
     def poll(self, stop: threading.Event | None = None) -> PollResult:
         """Serve the whole fleet once; told to stop, no chunk but the first is begun."""
-        result = self._turn(self._polling, 0.0, stop)
-        self._accounts.add(result)
+        result = self._serve_all(self._polling, 0.0, stop)
+        self._counters.add(result)
         return result
 
-    def _turn(self, source: Source, late_s: float, stop: threading.Event | None) -> PollResult:
+    def _serve_all(self, schedule: Schedule, late_s: float, stop: threading.Event | None) -> PollResult:
+        """Serve every vehicle that is due now."""
         began = perf_counter()
-        self.engine.every_s = source.every_s
-        self._look_around(source)
-        keys, aside, counts = self._aside.sort(source.take())
+        self.engine.every_s = schedule.every_s
+        self._look_around(schedule)
+        keys, aside, counts = self._aside.sort(schedule.take())
         if aside:
-            source.put_off(aside)
+            schedule.put_off(aside)
         try:
-            self._serve(keys, counts, source, stop)
+            self._serve(keys, _Turn(schedule, counts, stop))
         except BaseException:
-            self._accounts.add_unfinished(counts)
+            self._counters.add_unfinished(counts)
             raise
         return PollResult(len(keys), counts, perf_counter() - began, late_s)
 
-    def _look_around(self, source: Source) -> None:
-        """At promoted models and changed routes."""
-        if source.take_model() or self._promotions.is_due:
-            self._promotions.look(self.engine)
-        routes = source.take_routes()
+    def _look_around(self, schedule: Schedule) -> None:
+        """Look at promoted models and changed routes."""
+        if schedule.take_model() or self._model_switch.is_due:
+            self._model_switch.look(self.engine)
+        routes = schedule.take_routes()
         if routes and self.engine.routes.look_again(routes, self._store.fetch, self.engine.clock()):
-            source.recheck()
+            schedule.recheck()
 
-    def _serve(
-        self, keys: Sequence[bytes], counts: Counter[Status], source: Source, stop: threading.Event | None
-    ) -> None:
-        """Chunk after chunk, counted once its documents are stored.
+    def _serve(self, keys: Sequence[bytes], turn: _Turn) -> None:
+        """Serve chunk after chunk, each counted once its documents are stored.
 
         Whatever has begun serves its first chunk: a stop that arrives meanwhile must not leave a poll without vehicles.
         """
         size = self.config.chunk_size
-        chunks = [keys[start : start + size] for start in range(0, len(keys), size)]
+        pieces = [keys[start : start + size] for start in range(0, len(keys), size)]
+        travelling: Chunk | None = None
         try:
-            for ix, chunk in enumerate(chunks):
-                if ix and stop is not None and stop.is_set():
+            for ix, piece in enumerate(pieces):
+                if ix and turn.stop is not None and turn.stop.is_set():
                     break
-                self._promotions.serve_request(self.engine)
+                self._model_switch.serve_request(self.engine)
                 began = self._own_time_s()
-                payloads = self.fetch_vehicle_snapshots(chunk, chunks[ix + 1] if ix + 1 < len(chunks) else None)
-                batch = self.predict_for_snapshots(chunk, payloads, began)
-                before = self._travelling
-                self._settle(counts)
-                if before is not None and _share_vehicles(before.batch, batch, self.engine.fleet.n):
-                    # What this chunk took for the state of a vehicle has moved on with the chunk before.
-                    batch = self.predict_for_snapshots(chunk, payloads, began)
-                self.write_predictions_to_redis(batch)
-                if chunk is not chunks[-1]:
-                    source.look_up()
+                batch = self._batches[ix % 2]  # the other one travels
+                payloads = self.fetch_vehicle_snapshots(piece, pieces[ix + 1] if ix + 1 < len(pieces) else None)
+                chunk = self.predict_for_snapshots(piece, payloads, batch, began)
+                before, travelling = travelling, None
+                if before is not None:
+                    self._settle(before, turn)
+                    if _share_vehicles(before.batch, batch, self.engine.fleet.n):
+                        # What this chunk took for the state of a vehicle has moved on with the chunk before.
+                        chunk = self.predict_for_snapshots(piece, payloads, batch, began)
+                self._sort_out(chunk, turn.schedule)
+                self.write_predictions_to_redis(chunk)
+                travelling = chunk
+                if piece is not pieces[-1]:
+                    turn.schedule.listen()
         except BaseException:
-            with suppress(EtacoreError):  # the first one says what happened
-                self._settle(counts)
+            if travelling is not None:
+                with suppress(EtacoreError):  # the first one says what happened
+                    self._settle(travelling, turn)
             raise
-        self._settle(counts)
+        if travelling is not None:
+            self._settle(travelling, turn)
 
     def _own_time_s(self) -> float:
         """A clock that stands still while somebody shows a step."""
@@ -260,102 +287,97 @@ class Runtime:
     # -- the three steps --------------------------------------------------------------------------------------------
 
     def fetch_vehicle_snapshots(self, keys: Sequence[bytes], ahead: Sequence[bytes] | None = None) -> Values:
-        """Raw payloads of the keys, where they were received; those of `ahead` are asked for, for the next call."""
+        """Fetch the payloads of some keys; those of `ahead` are asked for, for the next call.
+
+        The payloads stay where they were received.
+        """
         began = perf_counter()
         values = self._store.snapshots(keys)
         if ahead:
             self._store.ask(ahead)
-        self._took_ms["redis_fetch"] = (perf_counter() - began) * 1e3
-        self.profiler.record("redis_fetch", self._took_ms["redis_fetch"] / len(keys), len(keys))
+        self.profiler.record("redis_fetch", (perf_counter() - began) * 1e3 / len(keys), len(keys))
         return values
 
     def predict_for_snapshots(
-        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, started: float | None = None
-    ) -> Batch:
-        """Payloads to finished documents; see `etacore.pipeline.engine.Engine.process`."""
+        self, keys: Sequence[bytes], payloads: Sequence[bytes | None] | Values, batch: Batch, started: float
+    ) -> Chunk:
+        """Make finished documents of payloads, in `batch`; see `etacore.pipeline.engine.Engine.process`."""
         began = perf_counter()
-        self._began = self._own_time_s() if started is None else started
-        # Not the one that travels.
-        ix = 1 if self._travelling is not None and self._travelling.batch is self._batches[0] else 0
-        read_at = self._began + self.shown_s
-        batch = self.engine.process(keys, payloads, self._store.fetch, self._batches[ix], started=read_at)
-        self._batches[ix] = batch
-        found = batch.counts()
-        if EXPIRED in found or TOO_LARGE in found:
-            self._sort_out(batch)
-        self._took_ms["eta_inference"] = (perf_counter() - began) * 1e3
-        return batch
+        batch = self.engine.process(keys, payloads, self._store.fetch, batch, started=started + self.shown_s)
+        return Chunk(batch, batch.counts(), started, (perf_counter() - began) * 1e3)
 
-    def write_predictions_to_redis(self, batch: Batch) -> int:
+    def write_predictions_to_redis(self, chunk: Chunk) -> int:
         """Send the documents with their time to live on their way; returns how many they are.
 
-        They count as stored, and the vehicles' state moves on, before the next batch is sent.
+        They count as stored, and the vehicles' state moves on, before the next chunk is sent.
         """
-        parts = [part.documents for part in batch.parts if len(part.documents)]
+        parts = [part.documents for part in chunk.batch.parts if len(part.documents)]
         if len(parts) == 1:
-            rows, commands = parts[0].rows(), parts[0].commands
+            chunk.rows, chunk.commands = parts[0].rows(), parts[0].commands
         else:
-            rows = np.concatenate([part.rows() for part in parts] or [np.empty(0, np.int64)])
-            commands = memoryview(b"".join(part.commands for part in parts))
-        if len(rows):
+            chunk.rows = np.concatenate([part.rows() for part in parts] or [np.empty(0, np.int64)])
+            chunk.commands = memoryview(b"".join(part.commands for part in parts))
+        if len(chunk.rows):
             try:
-                self._store.begin_write(commands, len(rows))
+                self._store.begin_write(chunk.commands, len(chunk.rows))
             except BaseException:
-                commands.release()
+                chunk.commands.release()
                 raise
-        self._travelling = _Travelling(batch, rows, commands, self._began, self._took_ms["eta_inference"])
-        return len(rows)
+        return len(chunk.rows)
 
-    def _settle(self, counts: Counter[Status]) -> None:
-        """Wait until the documents that travel are stored, then let the state move on."""
-        travelling, self._travelling = self._travelling, None
-        if travelling is None:
-            return
-        batch, rows = travelling.batch, travelling.rows
+    def _settle(self, chunk: Chunk, turn: _Turn) -> None:
+        """Wait until the documents of a chunk that travels are stored, then let the state move on."""
+        batch, rows = chunk.batch, chunk.rows
         if len(rows):
             try:
                 failed, took_s = self._store.finish_write()
             finally:
-                travelling.commands.release()
-            batch.status[rows[failed]] = Status.WRITE_FAILED
-            self._source.put_off([batch.keys[row] for row in rows[failed]])
+                chunk.commands.release()
+            if failed:
+                batch.status[rows[failed]] = Status.WRITE_FAILED
+                chunk.counts = batch.counts()
+                turn.schedule.put_off([batch.keys[row] for row in rows[failed]])
             if n := len(rows) - len(failed):
-                self.profiler.record("eta_inference", travelling.predicted_ms / n, n)
+                self.profiler.record("eta_inference", chunk.predicted_ms / n, n)
                 self.profiler.record("redis_write", took_s * 1e3 / n, n)
-                self.profiler.record("pipeline_latency", (self._own_time_s() - travelling.began) * 1e3, n)
+                self.profiler.record("pipeline_latency", (self._own_time_s() - chunk.began) * 1e3, n)
         self.engine.commit(batch)
-        found = batch.counts()
-        for status, n in found.items():
-            counts[status] += n
-        if UNCHANGED in found:
-            self._check_unchanged(batch)
+        for status, n in chunk.counts.items():
+            turn.counts[status] += n
+        if UNCHANGED in chunk.counts:
+            self._check_unchanged(batch, turn.schedule)
 
-    def _check_unchanged(self, batch: Batch) -> None:
+    def _check_unchanged(self, batch: Batch, schedule: Schedule) -> None:
         """An unchanged snapshot needs nothing only as long as its prediction is there; else it is due again."""
         rows = (batch.status == UNCHANGED).nonzero()[0]
         prefix = self.config.keys.predictions.encode()
         gone = self._store.missing(batch.texts("vehicle_id", rows, prefix))
         if gone:
             self.engine.fleet.forget_prediction(batch.vehicle_ix[rows[gone]])
-            self._source.put_off([batch.keys[row] for row in rows[gone]])
+            schedule.put_off([batch.keys[row] for row in rows[gone]])
 
-    def _sort_out(self, batch: Batch) -> None:
-        """MGET answers nil for a key that is gone and for one that is no string: ask which it was."""
-        rows = (batch.status == EXPIRED).nonzero()[0]
-        if len(rows):
-            gone = [batch.keys[row] for row in rows]
-            wrong = self._store.not_strings(gone)
-            batch.status[rows[wrong]] = WRONG_TYPE
-            self._source.is_gone([key for key, is_wrong in zip(gone, wrong, strict=True) if not is_wrong])
+    def _sort_out(self, chunk: Chunk, schedule: Schedule) -> None:
+        """Set keys without a usable string aside, and tell those that are gone."""
+        batch = chunk.batch
+        if EXPIRED in chunk.counts:
+            # MGET answers nil for a key that is gone and for one that is no string: ask which it was.
+            rows = (batch.status == EXPIRED).nonzero()[0]
+            absent = [batch.keys[row] for row in rows]
+            wrong = self._store.not_strings(absent)
+            if any(wrong):
+                batch.status[rows[wrong]] = WRONG_TYPE
+                chunk.counts = batch.counts()
+            schedule.is_gone([key for key, is_wrong in zip(absent, wrong, strict=True) if not is_wrong])
         for status in (WRONG_TYPE, TOO_LARGE):
-            for row in (batch.status == status).nonzero()[0].tolist():
-                self._aside.add(batch.keys[row], status)
+            if status in chunk.counts:
+                for row in (batch.status == status).nonzero()[0].tolist():
+                    self._aside.add(batch.keys[row], status)
 
     # -- what is due from time to time ------------------------------------------------------------------------------
 
     def _keep_house(self) -> None:
-        if self._accounts.is_window_over:
-            self._accounts.report()
+        if self._counters.is_window_over:
+            self._counters.report()
             self.write_profile()
         if monotonic() - self._evicted_at >= EVICTION_INTERVAL_S:
             self._evicted_at = monotonic()
@@ -364,7 +386,7 @@ class Runtime:
     def _count_outage(self, error: RedisUnavailableError, *, first: bool) -> None:
         if first:
             log.warning("%s; waiting for it to return", error.message)
-        self._accounts.add_outage(error.message, first=first)
+        self._counters.add_outage(error.message, first=first)
 
     def write_profile(self) -> None:
         """Write the profiling files, if they are wanted; a full disk is no reason to stop."""

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from math import inf
+from random import uniform
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 from etacore.config import RuntimeConfig
 from etacore.errors import TrackingUnavailableError
-from etacore.loop.counters import PollResult
+from etacore.loop.observer import PollResult
 from etacore.status import Status
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
@@ -23,55 +24,109 @@ log: Final = logging.getLogger("etacore.runtime")
 BESIDE: Final = 1_000
 """Vehicles of a turn that nobody announced, beside those announced: a few milliseconds that these wait."""
 MAX_WAIT_S: Final = 0.2
-"""So soon a source that waits for changes notices that it is told to stop."""
+"""So soon a schedule that waits for changes notices that it is told to stop."""
 RETRY_S: Final = 1.0
 """So soon a vehicle that could not be served is tried again, though nobody announces it; and so soon all keys are
 searched for again where connections come and go."""
 MIN_SUM_S: Final = 0.1
 """Turns are summed up no more often, whatever the poll interval: 0 would leave nothing to wait for."""
+SET_ASIDE_S: Final = 10.0
+"""A key that holds no string, or far too much, is counted but not fetched again for about this long."""
 
 
-class Source(Protocol):
-    """Where the keys of a turn come from."""
+class SetAside:
+    """Keys that hold something no vehicle can be read from: other programs' keys below our prefix, mostly."""
+
+    def __init__(self) -> None:
+        self._until: dict[bytes, tuple[Status, float]] = {}
+        self._sorted_at = monotonic()
+
+    def __len__(self) -> int:
+        """How many keys are set aside, or were a moment ago."""
+        return len(self._until)
+
+    def add(self, key: bytes, reason: Status) -> None:
+        """Set a key aside, for a time that differs from key to key: they should not all come back in one poll."""
+        self._until[key] = reason, monotonic() + SET_ASIDE_S * uniform(0.5, 1.5)
+
+    def sort(self, keys: list[bytes]) -> tuple[list[bytes], list[bytes], Counter[Status]]:
+        """Take out the keys that are set aside.
+
+        Returns
+        -------
+        worth : list of bytes
+            The others, in their order.
+        aside : list of bytes
+        reasons : Counter
+            How many are aside, by reason.
+        """
+        if not self._until:
+            return keys, [], Counter()
+        now = monotonic()
+        if now - self._sorted_at >= 0.1 * SET_ASIDE_S:  # not for each of the few keys that were announced
+            self._sorted_at = now
+            self._until = {key: held for key, held in self._until.items() if held[1] > now}
+        aside = [key for key in keys if key in self._until]
+        if not aside:
+            return keys, [], Counter()
+        worth = [key for key in keys if key not in self._until]
+        return worth, aside, Counter(self._until[key][0] for key in aside)
+
+
+class Schedule:
+    """Says when a turn of the loop is due, and which vehicle keys it serves.
+
+    `wait`, `take` and `restart` are each schedule's own; the others suit one that looks at all keys in every turn and
+    has nothing to remember between two of them.
+    """
 
     every_s: float
     """An unchanged vehicle is looked at again after this time at the latest."""
 
     def wait(self, stop: threading.Event) -> float | None:
         """Wait for the next turn, or for a moment: how late it is in seconds, None if there is nothing to do yet."""
+        raise NotImplementedError
 
     def take(self) -> list[bytes]:
-        """Vehicle keys of this turn."""
-
-    def look_up(self) -> None:
-        """Called between two batches of a turn."""
-
-    def is_gone(self, keys: Sequence[bytes]) -> None:
-        """These keys were not there."""
-
-    def put_off(self, keys: Sequence[bytes]) -> None:
-        """These keys could not be served this time, but may be soon."""
-
-    def take_routes(self) -> list[bytes]:
-        """Keys of ``route_stops:`` that changed since the last call."""
-
-    def take_model(self) -> bool:
-        """Whether a look for a promoted model is due."""
-
-    def recheck(self) -> None:
-        """Vehicles that could not be served may be now."""
+        """Give the vehicle keys of this turn."""
+        raise NotImplementedError
 
     def restart(self) -> None:
-        """Redis was away: what was in hand may not have been served."""
+        """Begin anew after an outage of Redis: keys given before it may not have been served."""
+        raise NotImplementedError
+
+    def listen(self) -> None:
+        """Take in what was announced meanwhile; called between two chunks of a turn."""
+
+    def is_gone(self, keys: Sequence[bytes]) -> None:
+        """Note keys that were not there."""
+
+    def put_off(self, keys: Sequence[bytes]) -> None:
+        """Note keys that could not be served this time, but may be soon."""
+
+    def recheck(self) -> None:
+        """Look at all vehicles again soon: routes changed, and with them which vehicles can be served."""
+
+    def take_routes(self) -> list[bytes]:
+        """Give the keys of ``route_stops:`` that were announced since the last call.
+
+        Where nothing is announced, routes are looked at again every ``route_refresh_seconds``.
+        """
+        return []
+
+    def take_model(self) -> bool:
+        """Say whether to look for a promoted model now."""
+        return True
 
     def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
-        """What counts as a poll, if one is over now; `turn` is what has just been served, if anything was."""
+        """Say what counts as a poll, if one is over; `turn` is what has just been served, if anything was."""
+        return turn
 
     def close(self) -> None:
         """Give back what it holds."""
 
 
-class Polling:
+class Polling(Schedule):
     """All vehicles, found with SCAN, at every multiple of the poll interval: no drift, no burst after a slow poll."""
 
     def __init__(self, config: RuntimeConfig, store: RedisStore) -> None:
@@ -84,7 +139,7 @@ class Polling:
         self._is_first = True
 
     def wait(self, stop: threading.Event) -> float | None:
-        """See `Source`."""
+        """See `Schedule`."""
         now = monotonic()
         if self._is_first:
             self._is_first = False
@@ -96,7 +151,7 @@ class Polling:
         return max(monotonic() - self._tick, 0.0)
 
     def take(self) -> list[bytes]:
-        """See `Source`; of more keys than a turn may serve, those that have waited longest."""
+        """See `Schedule`; of more keys than a turn may serve, those that have waited longest."""
         keys = self._store.scan_vehicle_keys()
         if self._limit is None or self._limit >= len(keys):
             return keys
@@ -111,39 +166,12 @@ class Polling:
         self._served_at.update(dict.fromkeys(keys, monotonic()))
         return keys
 
-    def look_up(self) -> None:
-        """Nothing to see."""
-
-    def is_gone(self, keys: Sequence[bytes]) -> None:
-        """The next SCAN will tell."""
-
-    def put_off(self, keys: Sequence[bytes]) -> None:
-        """The next poll will see them."""
-
-    def take_routes(self) -> list[bytes]:
-        """Routes are looked at again every ``route_refresh_seconds``."""
-        return []
-
-    def take_model(self) -> bool:
-        """At every poll."""
-        return True
-
-    def recheck(self) -> None:
-        """The next poll will see them."""
-
     def restart(self) -> None:
-        """The next poll begins at once."""
+        """See `Schedule`; the next poll begins at once."""
         self._tick, self._is_first = monotonic(), True
 
-    def sum_up(self, turn: PollResult | None, *, is_last: bool = False) -> PollResult | None:
-        """Every turn is a poll."""
-        return turn
 
-    def close(self) -> None:
-        """Nothing to give back."""
-
-
-class Announced:
+class Announced(Schedule):
     """Vehicles whose keys Redis announces as changed (client tracking), as soon as they are announced.
 
     All vehicles that are known are looked at again every ``every_s``, because stored predictions expire though
@@ -174,12 +202,12 @@ class Announced:
         self._counts: Counter[Status] = Counter()
 
     def wait(self, stop: threading.Event) -> float | None:
-        """See `Source`."""
+        """See `Schedule`."""
         if not self._has_work and not self._has_model:
             due_s = min(self._scan_at, self._recheck_at, self._retry_at, self._sum_at) - monotonic()
             if due_s > 0 and not stop.is_set():
                 self._feed.wait(min(due_s, MAX_WAIT_S))
-        self.look_up()
+        self.listen()
         now = monotonic()
         return 0.0 if self._has_work or now >= min(self._scan_at, self._recheck_at, self._retry_at) else None
 
@@ -188,7 +216,7 @@ class Announced:
         return bool(self._waiting or self._beside or self._cursor)
 
     def take(self) -> list[bytes]:
-        """See `Source`."""
+        """See `Schedule`."""
         now = monotonic()
         if now >= self._retry_at:
             self._waiting.update(self._put_off)
@@ -220,8 +248,8 @@ class Announced:
         if self._cursor is None:
             self._known, self._found = self._found, {}
 
-    def look_up(self) -> None:
-        """Listen, so that the server need not keep what it has announced."""
+    def listen(self) -> None:
+        """See `Schedule`; the server need then not keep what it has announced."""
         changes = self._feed.take()
         if changes.vehicles:
             announced = dict.fromkeys(changes.vehicles)
@@ -235,20 +263,20 @@ class Announced:
             self._search_again()
 
     def is_gone(self, keys: Sequence[bytes]) -> None:
-        """See `Source`."""
+        """See `Schedule`."""
         for key in keys:
             if key not in self._waiting:  # else it has been written since
                 self._known.pop(key, None)
                 self._found.pop(key, None)
 
     def put_off(self, keys: Sequence[bytes]) -> None:
-        """See `Source`."""
+        """See `Schedule`."""
         if keys and not self._put_off:
             self._retry_at = monotonic() + RETRY_S
         self._put_off.update(dict.fromkeys(keys))
 
     def take_routes(self) -> list[bytes]:
-        """See `Source`."""
+        """See `Schedule`."""
         routes, self._routes = self._routes, []
         return routes
 
@@ -258,11 +286,11 @@ class Announced:
         return has_model
 
     def recheck(self) -> None:
-        """See `Source`."""
+        """See `Schedule`."""
         self._recheck_at = 0.0
 
     def restart(self) -> None:
-        """See `Source`; after a failover the old server may still be there, with nothing to announce."""
+        """See `Schedule`; after a failover the old server may still be there, with nothing to announce."""
         self._feed.reconnect()
         self._search_again()
 
@@ -291,7 +319,7 @@ class Announced:
         return summed
 
     def close(self) -> None:
-        """See `Source`."""
+        """See `Schedule`."""
         self._feed.close()
 
 
@@ -303,8 +331,8 @@ def _first(keys: dict[bytes, None], n: int) -> list[bytes]:
     return taken
 
 
-def open_source(config: RuntimeConfig, store: RedisStore) -> Source:
-    """What the configuration asks for; where Redis does not announce changes, polling, and one line says why.
+def open_schedule(config: RuntimeConfig, store: RedisStore) -> Schedule:
+    """Open what the configuration asks for; where Redis does not announce changes, polling, and one line says why.
 
     Raises
     ------
@@ -313,10 +341,10 @@ def open_source(config: RuntimeConfig, store: RedisStore) -> Source:
     """
     if config.snapshot_source == "events" or (config.snapshot_source == "auto" and not config.iterations):
         try:
-            source = Announced(config, store, ChangeFeed(config))
+            schedule = Announced(config, store, ChangeFeed(config))
         except TrackingUnavailableError as error:
             log.warning("%s; %s", error.message, error.hint)
         else:
             log.info("serving vehicles as Redis at %s announces their changes", store.where)
-            return source
+            return schedule
     return Polling(config, store)

@@ -26,7 +26,7 @@ from etacore.store.server import RedisServer
 from flows import prefect_eta_flow, runtime_deployment
 from flows.artifacts import artifact_key
 from flows.prefect_eta_flow import prefect_eta_runtime
-from flows.reporter import EVENT, Reporter
+from flows.reporter import EVENT, Loop, Reporter
 from flows.runtime_config import EtaRuntimeSettings, RunSettings, merge
 from tests.fleet import payload
 from tests.flows.conftest import FIRST, SECOND, Inbox
@@ -344,7 +344,7 @@ def test_a_reporter_that_hangs_drops_and_counts_and_does_not_hold_up_the_loop() 
     hang = threading.Event()
 
     class Hanging(Reporter):
-        def _report(self, window: Window) -> None:
+        def _report(self, window: Window, loop: Loop) -> None:
             hang.wait()
 
     reporter = Hanging(merge({}, {}, {}), flow_run_id=uuid4())

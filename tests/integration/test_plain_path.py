@@ -83,7 +83,7 @@ def test_the_loop_stores_what_the_plain_path_stores(two_sides, redis_server, reg
     runtime = Runtime(config, clock=clock)
     plain = PlainPath(choose_models(Registry(Path(registry_dir)), None), config, two_sides[1], clock)
     monkeypatch.setattr(runtime._store, "scan_vehicle_keys", lambda: list(keys))
-    monkeypatch.setattr("etacore.loop.aside.SET_ASIDE_S", 0.0)
+    monkeypatch.setattr("etacore.loop.schedule.SET_ASIDE_S", 0.0)
     seen: set[Status] = set()
     scopes: set[bytes] = set()
     for tick in range(6):

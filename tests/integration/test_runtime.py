@@ -14,7 +14,7 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
-from etacore.loop import model_switch as promotions
+from etacore.loop import model_switch
 from etacore.loop.runtime import Runtime, Silent, Window
 from etacore.pipeline.engine import system_clock_us
 from etacore.status import Status
@@ -361,7 +361,7 @@ def test_a_promoted_route_model_serves_its_route_only(
 def test_a_model_announced_too_early_is_served_once_it_is_there(
     config: RuntimeConfig, redis_client: redis.Redis, second_model_key: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(promotions, "RETRY_PROMOTION_S", 0.0)
+    monkeypatch.setattr(model_switch, "RETRY_PROMOTION_S", 0.0)
     folder = shutil.copytree(config.model_registry_dir, tmp_path / "registry")
     whole = (folder / "registry.json").read_bytes()
     entries = json.loads(whole)

@@ -9,7 +9,7 @@ import pytest
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
 from etacore.loop import model_switch as module
-from etacore.loop.model_switch import RETRY_PROMOTION_S, Promotions
+from etacore.loop.model_switch import RETRY_PROMOTION_S, ModelSwitch
 from etacore.models.registry import Registry
 from tests import models
 
@@ -47,14 +47,14 @@ def registry(tmp_path):
 
 
 class Bench:
-    """Promotions with an engine of no consequence."""
+    """The switch with an engine of no consequence."""
 
     def __init__(self, registry, **changes):
         self.refusals = []
         self.store, self.engine = Store(), Engine()
         config = RuntimeConfig(model_registry_dir=registry.path, **changes)
-        self.promotions = Promotions(config, self.store, lambda key, why: self.refusals.append(key))
-        self.engine.models = self.promotions.initial()
+        self.switch = ModelSwitch(config, self.store, lambda key, why: self.refusals.append(key))
+        self.engine.models = self.switch.initial()
 
     def announce(self, key):
         self.store.announcement = json.dumps({"model_key": key}).encode()
@@ -64,7 +64,7 @@ class Bench:
         return self.engine.models.default.key
 
     def look(self):
-        self.promotions.look(self.engine)
+        self.switch.look(self.engine)
         return self.serving
 
 
@@ -75,7 +75,7 @@ def test_an_announcement_is_taken_over_once(registry, clock, monkeypatch):
     assert bench.look() == "second"
     monkeypatch.setattr(Registry, "load", None)
     assert bench.look() == "second"
-    assert not bench.promotions.is_due
+    assert not bench.switch.is_due
 
 
 def test_a_refused_one_is_tried_again_in_time_and_told_once(registry, clock):
@@ -85,11 +85,11 @@ def test_a_refused_one_is_tried_again_in_time_and_told_once(registry, clock):
     assert bench.refusals == ["late"]
     models.add_table(registry, "late", metrics={"test_mae_seconds": 3.0})
     assert bench.look() == "first"
-    assert not bench.promotions.is_due
+    assert not bench.switch.is_due
     clock.now += RETRY_PROMOTION_S
-    assert bench.promotions.is_due
+    assert bench.switch.is_due
     assert bench.look() == "late"
-    assert not bench.promotions.is_due
+    assert not bench.switch.is_due
     assert bench.refusals == ["late"]
 
 
@@ -112,13 +112,13 @@ def test_a_refused_announcement_that_is_taken_back_is_no_longer_due(then, regist
     bench.announce("absent")
     bench.look()
     clock.now += RETRY_PROMOTION_S
-    assert bench.promotions.is_due
+    assert bench.switch.is_due
     bench.store.announcement = None
     if then:
         bench.announce(then)
     bench.look()
     clock.now += RETRY_PROMOTION_S
-    assert not bench.promotions.is_due
+    assert not bench.switch.is_due
 
 
 def test_with_a_model_of_its_own_nobody_asks(registry, clock):
@@ -139,12 +139,12 @@ def test_an_outage_is_told(registry, clock):
 
 def test_of_several_requests_the_last_one_counts(registry, clock):
     bench = Bench(registry)
-    bench.promotions.serve_request(bench.engine)
+    bench.switch.serve_request(bench.engine)
     for key in ("absent", "first", "second"):
-        bench.promotions.request(key)
-    bench.promotions.serve_request(bench.engine)
+        bench.switch.request(key)
+    bench.switch.serve_request(bench.engine)
     assert bench.serving == "second"
-    bench.promotions.request("absent")
-    bench.promotions.serve_request(bench.engine)
+    bench.switch.request("absent")
+    bench.switch.serve_request(bench.engine)
     assert bench.serving == "second"
     assert bench.refusals == ["absent"]
