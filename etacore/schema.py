@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from etacore._moved import forwarded
 from etacore.errors import SchemaError
+
+if not TYPE_CHECKING:  # else a checker would take any name for one of this module
+    __getattr__ = forwarded(__name__, moved=dict.fromkeys(("FAILED", "REJECTED", "Status"), "etacore.status"))
 
 NO_SEQUENCE: Final = -(2**31)
 """``stop_sequence`` of a snapshot that gives none."""
