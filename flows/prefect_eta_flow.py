@@ -13,13 +13,9 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Final, NoReturn, TypeVar, cast
 from uuid import UUID
-
-if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or loaded by its path
-    sys.path.insert(0, _root)
 
 from etacore.cli.app import EXIT_USAGE, hide_secret_arguments
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
-
-if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or loaded by its path
-    sys.path.insert(0, _root)
 
 import flows  # noqa: F401  (sets defaults of Prefect, so it comes first)
 

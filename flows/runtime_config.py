@@ -10,14 +10,10 @@ import itertools
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self, cast
-
-if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run or registered by its path
-    sys.path.insert(0, _root)
 
 import flows  # noqa: F401  (sets defaults of Prefect, so it comes first)
 

@@ -10,9 +10,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, NoReturn, cast
 
-if (_root := str(Path(__file__).resolve().parents[1])) not in sys.path:  # run by its path
-    sys.path.insert(0, _root)
-
 import flows
 
 # isort: split
@@ -40,7 +37,7 @@ from flows.prefect_eta_flow import FLOW_NAME
 from flows.runtime_config import SETTINGS, EtaRuntimeSettings, block_name, environment_settings
 from flows.shell import one_line
 
-ROOT: Final = Path(_root)
+ROOT: Final = Path(__file__).resolve().parents[1]
 WORK_POOLS: Final = ("eta-runtime-pool", "eta-training-pool")
 DEFAULT_BLOCKS: Final[dict[str, dict[str, Any]]] = {
     "eta-runtime": {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import tomllib
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_the_source_distribution_can_build_the_kernels(tmp_path, monkeypatch):
     assert {"setup.py", "pyproject.toml", "etacore/py.typed", "etacore/_kernels/index.pyi"} <= packed
     kernels = {str(path.relative_to(checkout)) for path in (checkout / "etacore").rglob("forest_*.c")}
     assert {name for name in packed if name.endswith((".so", ".c"))} == kernels != set()
+
+
+def test_the_flows_are_found_wherever_python_starts(tmp_path):
+    found = [sys.executable, "-c", "import flows; print(flows.__file__)"]
+    run = subprocess.run(found, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (run.stdout, run.stderr) == (f"{ROOT / 'flows/__init__.py'}\n", "")
+
+
+@pytest.mark.parametrize("flow", sorted(path.name for path in (ROOT / "flows").glob("*.py") if path.stem != "__init__"))
+def test_a_flow_looks_for_no_path(flow):
+    assert "sys.path" not in (ROOT / "flows" / flow).read_text()
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "bench", "lint", "sanitize", "build", "clean", "help"])
