@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.gate.errors import GateError
+from benchmarks.gate.former_names import KERNELS
 from benchmarks.gate.running import Bundle, command, environment, run
 from etacore.errors import CompileError
 from etacore.mlops.bundling.compile import find_compiler
@@ -32,7 +33,7 @@ MIN_INSTRUCTIONS: Final = 20_000
 """In fewer, the some hundred that depend on the layout of the heap would be a regression."""
 
 _TRIGGER: Final = "desc: Trigger: Client Request: "
-_ENTRY: Final = re.compile(r"__pyx_pw_7etacore_(\d+)(\w+)")
+_ENTRY: Final = re.compile(r"__pyx_pw_7etacore_(?:8_kernels_)?(\d+)(\w+)")
 _CLASS: Final = re.compile(r"(\d+)([A-Za-z_]\w*)")
 
 
@@ -48,7 +49,7 @@ class Count:
     unit : str
         What a unit is: ``vehicle``, ``row``, ``call`` or ``route``.
     n_instructions : dict
-        By kernel, an entry point such as ``_state.VehicleTable.screen`` with all that it calls; and for `WHOLE`.
+        By kernel, an entry point such as ``fleet.VehicleTable.screen`` with all that it calls; and for `WHOLE`.
     """
 
     workload: str
@@ -152,15 +153,17 @@ def read_dump(text: str) -> tuple[str, dict[str, int]]:
 
 
 def kernel_name(symbol: str) -> str | None:
-    """``_state.VehicleTable.screen`` for ``__pyx_pw_7etacore_6_state_12VehicleTable_11screen``.
+    """``fleet.VehicleTable.screen`` for ``__pyx_pw_7etacore_8_kernels_5fleet_12VehicleTable_11screen``.
 
-    Cython writes each name after its length, and functions after a number of their own. None for other symbols.
+    Cython writes each name after its length, and functions after a number of their own. Kernels of a tree without
+    folders have the names of today. None for other symbols.
     """
     found = _ENTRY.match(symbol)
     if found is None:
         return None
     length, rest = int(found[1]), found[2]
-    names, rest = [rest[:length]], rest[length + 1 :]
+    module, rest = rest[:length].lstrip("_"), rest[length + 1 :]
+    names = [KERNELS.get(module, module)]
     if (owner := _CLASS.match(rest)) and owner[2][int(owner[1]) : int(owner[1]) + 1] == "_":
         length = int(owner[1])
         names.append(owner[2][:length])

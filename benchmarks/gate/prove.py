@@ -33,7 +33,7 @@ static void slow_down(int64_t n)
 
 #define PATH(name)"""
 FOREST_WORKLOAD: Final = "forest, a batch"
-FOREST_KERNEL: Final = "_forest.Library.predict"
+FOREST_KERNEL: Final = "forest.Library.predict"
 SLOWED_PYX: Final = "_select"
 
 

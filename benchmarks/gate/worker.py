@@ -100,6 +100,9 @@ def _import_from(tree: Path) -> None:
     if Path(etacore.__file__).resolve().parent.parent != tree.resolve():
         sys.exit(f"etacore was imported from {etacore.__file__}, not from {tree}")
     sys.path[0] = str(ROOT)
+    from benchmarks.gate.former_names import FormerNames
+
+    sys.meta_path.append(FormerNames())
 
 
 def _prepare(cache: Path | None) -> dict[str, str]:

@@ -18,7 +18,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from time import monotonic, perf_counter
 from typing import Final
@@ -48,6 +48,9 @@ EVICTION_INTERVAL_S: Final = 60.0
 MAX_DOUBLINGS: Final = 10
 """Of the pause while Redis is away: redis-py raises 2 to their number, and beyond 1023 a float cannot hold that."""
 
+NO_ROWS: Final[NDArray[np.int64]] = np.empty(0, np.int64)
+NOTHING: Final = memoryview(b"")
+
 # A member of an enumeration takes longer to look up than a batch of one takes to count.
 EXPIRED: Final = Status.EXPIRED
 UNCHANGED: Final = Status.UNCHANGED
@@ -55,7 +58,6 @@ WRONG_TYPE: Final = Status.WRONG_TYPE
 TOO_LARGE: Final = Status.TOO_LARGE
 
 
-@dataclass(slots=True, eq=False)
 class Chunk:
     """Vehicles that are served together, on their way from one step of the loop to the next.
 
@@ -69,17 +71,21 @@ class Chunk:
     predicted_ms : float
         How long it took to make their documents.
     rows : ndarray of int64
-        Rows of the batch whose documents are sent; there from `Runtime.write_predictions_to_redis` on.
+        Rows of the batch whose documents were sent.
     commands : memoryview
-        These documents, as they are sent; released once they are stored.
+        These documents, as they were sent; released once they are stored.
     """
 
-    batch: Batch
-    counts: dict[Status, int]
-    began: float
-    predicted_ms: float
-    rows: NDArray[np.int64] = field(init=False)
-    commands: memoryview = field(init=False)
+    # No dataclass: Prefect looks into the fields of those that a step returns.
+    __slots__ = ("batch", "began", "commands", "counts", "predicted_ms", "rows")
+
+    def __init__(self, batch: Batch, began: float, predicted_ms: float) -> None:
+        self.batch = batch
+        self.counts = batch.counts()
+        self.began = began
+        self.predicted_ms = predicted_ms
+        self.rows = NO_ROWS
+        self.commands = NOTHING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -304,7 +310,7 @@ class Runtime:
         """Make finished documents of payloads, in `batch`; see `etacore.pipeline.engine.Engine.process`."""
         began = perf_counter()
         batch = self.engine.process(keys, payloads, self._store.fetch, batch, started=started + self.shown_s)
-        return Chunk(batch, batch.counts(), started, (perf_counter() - began) * 1e3)
+        return Chunk(batch, started, (perf_counter() - began) * 1e3)
 
     def write_predictions_to_redis(self, chunk: Chunk) -> int:
         """Send the documents with their time to live on their way; returns how many they are.
@@ -314,8 +320,8 @@ class Runtime:
         parts = [part.documents for part in chunk.batch.parts if len(part.documents)]
         if len(parts) == 1:
             chunk.rows, chunk.commands = parts[0].rows(), parts[0].commands
-        else:
-            chunk.rows = np.concatenate([part.rows() for part in parts] or [np.empty(0, np.int64)])
+        elif parts:
+            chunk.rows = np.concatenate([part.rows() for part in parts])
             chunk.commands = memoryview(b"".join(part.commands for part in parts))
         if len(chunk.rows):
             try:

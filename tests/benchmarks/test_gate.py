@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -18,14 +20,15 @@ from benchmarks.gate import sample as samples
 from benchmarks.gate.budgets import Budgets, Row, differs, judge, read_budgets, record, verdict_of, write_budgets
 from benchmarks.gate.callgrind import WHOLE, Count, Counted, kernel_name, read_dump
 from benchmarks.gate.errors import GateError
+from benchmarks.gate.former_names import MODULES
 from benchmarks.gate.running import Bundle
 from etacore.models.registry import Registry
 from etacore.store.server import RedisServer
 from tests.models import add_table
 
 TOOLS = {"compiler": "gcc 12", "numpy": "2.4", "python": "3.11"}
-PARSE = Count("parse", 100, "vehicle", {WHOLE: 50_000, "_a.parse": 40_000, "_a.small": 900})
-CALL = Count("estimator", 10, "call", {WHOLE: 90_000, "_b.read": 30_000})
+PARSE = Count("parse", 100, "vehicle", {WHOLE: 50_000, "a.parse": 40_000, "a.small": 900})
+CALL = Count("estimator", 10, "call", {WHOLE: 90_000, "b.read": 30_000})
 
 DUMP = """\
 # callgrind format
@@ -67,14 +70,16 @@ def slower(count, factor, kernel):
 
 
 def test_a_dump_gives_the_inclusive_counts_of_the_entry_points():
-    assert read_dump(DUMP) == ("parse", {WHOLE: 800, "_snapshots.parse_payloads": 707})
+    assert read_dump(DUMP) == ("parse", {WHOLE: 800, "snapshots.parse_payloads": 707})
 
 
 @pytest.mark.parametrize(
     ("symbol", "name"),
     [
-        ("__pyx_pw_7etacore_10_snapshots_1parse_payloads", "_snapshots.parse_payloads"),
-        ("__pyx_pw_7etacore_6_state_12VehicleTable_11screen", "_state.VehicleTable.screen"),
+        ("__pyx_pw_7etacore_8_kernels_9snapshots_1parse_payloads", "snapshots.parse_payloads"),
+        ("__pyx_pw_7etacore_8_kernels_5fleet_12VehicleTable_11screen", "fleet.VehicleTable.screen"),
+        ("__pyx_pw_7etacore_10_snapshots_1parse_payloads", "snapshots.parse_payloads"),
+        ("__pyx_pw_7etacore_6_state_12VehicleTable_11screen", "fleet.VehicleTable.screen"),
         ("__pyx_pf_7etacore_7_forest_7Library_2predict", None),
         ("memcpy", None),
     ],
@@ -84,9 +89,9 @@ def test_names_of_entry_points(symbol, name):
 
 
 def test_small_kernels_have_no_budget_of_their_own():
-    assert PARSE.kernels(0.02) == ["_a.parse"]
-    assert Count("parse", 1, "row", {WHOLE: 20_000, "_a.parse": 19_999}).kernels(0.02) == []
-    assert list(record([PARSE], TOOLS).recorded) == [("parse", "_a.parse"), ("parse", WHOLE)]
+    assert PARSE.kernels(0.02) == ["a.parse"]
+    assert Count("parse", 1, "row", {WHOLE: 20_000, "a.parse": 19_999}).kernels(0.02) == []
+    assert list(record([PARSE], TOOLS).recorded) == [("parse", "a.parse"), ("parse", WHOLE)]
 
 
 @pytest.mark.parametrize(
@@ -99,19 +104,19 @@ def test_verdicts(before, now, verdict):
 
 def test_ten_per_cent_in_one_kernel_is_over_and_nothing_else_is():
     allowed = record([PARSE, CALL], TOOLS)
-    rows = judge([slower(PARSE, 1.10, "_a.parse"), CALL], allowed, TOOLS)
+    rows = judge([slower(PARSE, 1.10, "a.parse"), CALL], allowed, TOOLS)
     over = [(row.workload, row.kernel) for row in rows if row.verdict == "over"]
-    assert over == [("parse", "_a.parse"), ("parse", WHOLE)]
+    assert over == [("parse", "a.parse"), ("parse", WHOLE)]
     assert {row.verdict for row in judge([PARSE, CALL], allowed, TOOLS)} == {"ok"}
 
 
 def test_a_kernel_that_is_no_longer_called_and_one_without_budget_are_told():
     allowed = record([PARSE], TOOLS)
-    renamed = Count("parse", 100, "vehicle", {WHOLE: 50_000, "_a.read": 40_000})
+    renamed = Count("parse", 100, "vehicle", {WHOLE: 50_000, "a.read": 40_000})
     assert [(row.kernel, row.verdict) for row in judge([renamed], allowed, TOOLS)] == [
-        ("_a.parse", "gone"),
+        ("a.parse", "gone"),
         (WHOLE, "ok"),
-        ("_a.read", "new"),
+        ("a.read", "new"),
     ]
     assert {row.verdict for row in judge([], allowed, TOOLS)} == {"gone"}
 
@@ -119,16 +124,16 @@ def test_a_kernel_that_is_no_longer_called_and_one_without_budget_are_told():
 @pytest.mark.parametrize(
     ("changed", "compared"),
     [
-        ({}, ["_a.parse", WHOLE, "_b.read", WHOLE]),
-        ({"python": "3.11.2"}, ["_a.parse"]),
-        ({"numpy": "2.0"}, ["_a.parse"]),
+        ({}, ["a.parse", WHOLE, "b.read", WHOLE]),
+        ({"python": "3.11.2"}, ["a.parse"]),
+        ({"numpy": "2.0"}, ["a.parse"]),
         ({"compiler": "clang 14"}, []),
         ({"compiler": "gcc 14", "python": "3.12"}, []),
     ],
 )
 def test_what_was_recorded_with_other_tools_is_not_compared(changed, compared):
     here = TOOLS | changed
-    slow = [slower(PARSE, 2, "_a.parse"), slower(CALL, 2, "_b.read")]
+    slow = [slower(PARSE, 2, "a.parse"), slower(CALL, 2, "b.read")]
     rows = judge(slow, record([PARSE, CALL], TOOLS), here)
     assert [row.kernel for row in rows if row.verdict == "over"] == compared
     assert {row.verdict for row in rows} <= {"over", "not compared"}
@@ -183,21 +188,21 @@ def test_the_budgets_of_this_tree_cover_every_stage_and_leave_less_than_ten_per_
 
 
 def test_trees_are_compared_kernel_by_kernel():
-    rows = compare.compare_counts([PARSE], [slower(PARSE, 1.2, "_a.parse"), CALL])
+    rows = compare.compare_counts([PARSE], [slower(PARSE, 1.2, "a.parse"), CALL])
     assert [(row.workload, row.kernel, row.verdict) for row in rows] == [
-        ("parse", "_a.parse", "over"),
+        ("parse", "a.parse", "over"),
         ("parse", WHOLE, "over"),
-        ("estimator", "_b.read", "new"),
+        ("estimator", "b.read", "new"),
         ("estimator", WHOLE, "new"),
     ]
     assert rows[0].ratio == pytest.approx(1.2)
 
 
 def test_a_kernel_with_another_name_is_judged_by_the_whole():
-    renamed = Count("parse", 100, "vehicle", {WHOLE: 60_000, "_a.read": 50_000})
+    renamed = Count("parse", 100, "vehicle", {WHOLE: 60_000, "a.read": 50_000})
     rows = compare.compare_counts([PARSE], [renamed])
     verdicts = {row.kernel: row.verdict for row in rows}
-    assert verdicts == {"_a.read": "new", "_a.parse": "gone", WHOLE: "over"}
+    assert verdicts == {"a.read": "new", "a.parse": "gone", WHOLE: "over"}
 
     assert show.in_one_line(rows, fails=("over",)) == "Over the limit: whole in 'parse' 1.200."
 
@@ -231,7 +236,7 @@ def test_sides_alternate():
     assert "".join(order) == "abbaab"
 
 
-ROWS = [Row("parse", "_a.parse", "vehicle", 400.0, 440.0, "over"), Row("parse", WHOLE, "vehicle", 500.0, 500.0, "ok")]
+ROWS = [Row("parse", "a.parse", "vehicle", 400.0, 440.0, "over"), Row("parse", WHOLE, "vehicle", 500.0, 500.0, "ok")]
 
 
 def test_reports(tmp_path, monkeypatch):
@@ -239,12 +244,12 @@ def test_reports(tmp_path, monkeypatch):
     summary.write_text("before\n")
     monkeypatch.setenv(show.SUMMARY_VARIABLE, str(summary))
     verdict = show.in_one_line(ROWS)
-    assert verdict == "Over the limit: _a.parse in 'parse' 1.100."
+    assert verdict == "Over the limit: a.parse in 'parse' 1.100."
     show.write_reports(ROWS, [], before="b", verdict=verdict, json=tmp_path / "gate.json", table=tmp_path / "gate.md")
-    assert "| parse | _a.parse | 400.0 | 440.0 | vehicle | 1.100 | **over** |" in (tmp_path / "gate.md").read_text()
+    assert "| parse | a.parse | 400.0 | 440.0 | vehicle | 1.100 | **over** |" in (tmp_path / "gate.md").read_text()
     assert summary.read_text() == "before\n" + (tmp_path / "gate.md").read_text()
     (first, _) = json.loads((tmp_path / "gate.json").read_text())["instructions"]
-    assert (first["kernel"], first["ratio"], first["verdict"]) == ("_a.parse", pytest.approx(1.1), "over")
+    assert (first["kernel"], first["ratio"], first["verdict"]) == ("a.parse", pytest.approx(1.1), "over")
 
 
 @pytest.fixture
@@ -264,10 +269,10 @@ def test_the_exit_code_tells(tmp_path, counted):
     assert run(commands.main, ["count", "--budgets", path]).exit_code == 2
     assert run(commands.main, ["record", "--budgets", path]).exit_code == 0
     assert run(commands.main, ["count", "--budgets", path]).exit_code == 0
-    counted.counts[0] = slower(PARSE, 1.10, "_a.parse")
+    counted.counts[0] = slower(PARSE, 1.10, "a.parse")
     result = run(commands.main, ["count", "--budgets", path])
     assert result.exit_code == 1
-    assert "Over the limit: _a.parse in 'parse' 1.100; whole in 'parse' 1.080." in result.output
+    assert "Over the limit: a.parse in 'parse' 1.100; whole in 'parse' 1.080." in result.output
     counted.failed["encode"] = "TypeError"
     result = run(commands.main, ["count", "--budgets", path])
     assert result.exit_code == 2
@@ -327,6 +332,44 @@ def test_a_tree_has_the_modules_that_it_has(tmp_path):
         [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert "No module named 'etacore.schema'" in done.stderr
+
+
+def test_a_tree_without_folders_is_measured_by_its_former_names(tmp_path):
+    package = tmp_path / "etacore"
+    (package / "mlops").mkdir(parents=True)
+    for name in ("__init__", "schema", "mlops/__init__", "mlops/bitmask"):
+        (package / f"{name}.py").touch()
+    (package / "engine.py").write_text("from etacore.model import Model\nclass Models: pass\n")
+    (package / "model.py").write_text("class Model: pass\n")
+    program = """
+import sys
+from pathlib import Path
+from benchmarks.gate.worker import _import_from
+_import_from(Path(sys.argv[1]))
+from etacore.mlops.bundling import bitmask
+from etacore.models.choice import Models
+from etacore.models.model import Model
+import etacore.pipeline.engine, etacore.engine, etacore.schema
+print(bitmask.__name__, Models.__module__, Model.__module__, etacore.pipeline.engine is etacore.engine)
+import etacore.pipeline.batch
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "etacore.mlops.bitmask etacore.engine etacore.model True\n"
+    assert "No module named 'etacore.pipeline.batch'" in done.stderr
+
+
+def test_former_names_are_those_of_modules_that_workloads_import():
+    used = set()
+    for file in ("fleet", "gate/replies", "gate/sample", "gate/worker", "gate/workloads"):
+        for node in ast.walk(ast.parse((ROOT / f"benchmarks/{file}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("etacore"):
+                used |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    assert set(MODULES) <= used
+    assert all(find_spec(name) is not None for name in MODULES)
+    folders = {name for name in used if name.count(".") > 1 and (ROOT / f"{name.replace('.', '/')}.py").exists()}
+    assert folders <= set(MODULES)
 
 
 def test_without_origin_the_base_is_the_last_commit(repository):
