@@ -14,9 +14,9 @@ from prefect import flow
 
 from etacore.config import RuntimeConfig, names_redis
 from etacore.errors import EtacoreError, RegistryError
-from etacore.loop.runtime import announced_key
 from etacore.models.registry import Registry, open_registry
 from etacore.models.short_ids import resolve_key
+from etacore.store.announcement import announced_key
 from etacore.store.store import RedisStore
 from flows.mlops_run import (
     CONTEXT,
@@ -106,11 +106,10 @@ def _announced(config: RuntimeConfig) -> tuple[list[str], EtacoreError | None]:
         return [], None
     try:
         with RedisStore(config) as store:
-            announcement = store.active_model()
+            key = announced_key(store.active_model())
     except EtacoreError as error:
         log.warning("%s; what it announces is not known", error.message)
         return [], error
-    key = announced_key(announcement) if announcement else None
     return ([] if key is None else [key]), None
 
 

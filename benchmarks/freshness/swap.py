@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import orjson
 import redis
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from benchmarks.freshness.schedule import Probes, Producer
 from benchmarks.freshness.wire import Wire
 from etacore.config import KeyNames
 from etacore.models.registry import Registry
+from etacore.store.announcement import encode_announcement
 
 KEYS: Final = tuple(f"xgboost_benchmark_spatial-temporal_global_20260120_12000{i}" for i in range(2))
 N_TREES_B: Final = 190
@@ -89,7 +89,7 @@ def two_models() -> Path:
 def announcement(model_key: str) -> bytes:
     """What a promotion stores in ``eta:active_model``."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return orjson.dumps({"model_key": model_key, "promoted_at": now, "source": "benchmark"})
+    return encode_announcement(model_key, now, "benchmark")
 
 
 def measure_swaps(producer: Producer, source: Source, n_swaps: int) -> Swap:

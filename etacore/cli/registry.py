@@ -141,9 +141,9 @@ def _registry(options: dict[str, Any], *, offline: bool, must_know: bool) -> tup
     """The registry, and the key that is announced (if a Redis is named) or was promoted last, if any."""
     from etacore.config import RuntimeConfig, names_redis
     from etacore.errors import EtacoreError, RegistryError
-    from etacore.loop.runtime import announced_key
     from etacore.mlops.promotion.history import last_promoted
     from etacore.models.registry import open_registry
+    from etacore.store.announcement import announced_key
     from etacore.store.store import RedisStore
 
     config = RuntimeConfig.from_mapping(options)
@@ -152,8 +152,7 @@ def _registry(options: dict[str, Any], *, offline: bool, must_know: bool) -> tup
     if names_redis(options) and not offline:
         try:
             with RedisStore(config) as store:
-                announcement = store.active_model()
-            key = announced_key(announcement) if announcement else None
+                key = announced_key(store.active_model())
         except EtacoreError as err:
             if must_know:
                 hint = "what is active is not known without it; --offline goes by the promotion history"

@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Final
 from zoneinfo import ZoneInfo
 
-import orjson
 import redis
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from etacore.demo.view import DemoFrame, DemoSummary, DemoView
 from etacore.loop.runtime import Runtime
 from etacore.mlops.transit.patterns import SEED_TTL_S
 from etacore.status import REJECTED, Status
+from etacore.store.announcement import encode_announcement
 from etacore.store.server import RedisServer
 
 CITY_START: Final = datetime(2026, 3, 3, 17, 0, tzinfo=ZoneInfo(TIME_ZONE))
@@ -85,8 +85,7 @@ class _Task(threading.Thread):
 
 def announce(client: redis.Redis, model_key: str) -> None:
     """Name a model as the active one, as a promotion does."""
-    said = {"model_key": model_key, "promoted_at": datetime.now(UTC).isoformat(), "source": "demo"}
-    client.set(KeyNames().active_model, orjson.dumps(said))
+    client.set(KeyNames().active_model, encode_announcement(model_key, datetime.now(UTC).isoformat(), "demo"))
 
 
 class _Sender:

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Final
 
-import orjson
-
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RegistryError
 from etacore.models.choice import Models, choose_models
@@ -17,6 +15,7 @@ from etacore.models.model import Model
 from etacore.models.registry import open_registry
 from etacore.models.short_ids import resolve_key
 from etacore.pipeline.engine import Engine
+from etacore.store.announcement import announced_key
 from etacore.store.store import RedisStore
 
 log: Final = logging.getLogger("etacore.runtime")
@@ -116,12 +115,3 @@ class ModelSwitch:
 def _take_over(engine: Engine, model: Model) -> None:
     engine.models = engine.models.with_promoted(model)
     log.info("now serving %s", model.key)
-
-
-def announced_key(announcement: bytes) -> str | None:
-    """Model key of an ``eta:active_model`` value; None if it is no announcement."""
-    try:
-        key = orjson.loads(announcement)["model_key"]
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return None
-    return key if isinstance(key, str) else None

@@ -33,14 +33,14 @@ from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError, RedisUnavailableError, TrackingUnavailableError
 from etacore.loop.counters import Counters, RunSummary
 from etacore.loop.latency import Profiler
-from etacore.loop.model_switch import ModelSwitch, announced_key
+from etacore.loop.model_switch import ModelSwitch
 from etacore.loop.observer import Observer, PollResult, Silent, Window
 from etacore.loop.schedule import Polling, Schedule, SetAside, open_schedule
 from etacore.pipeline.engine import Engine, system_clock_us
 from etacore.status import Status
 from etacore.store.store import RedisStore
 
-__all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window", "announced_key"]
+__all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window"]
 
 log: Final = logging.getLogger("etacore.runtime")
 

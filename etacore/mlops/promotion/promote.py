@@ -9,16 +9,14 @@ from datetime import UTC, datetime
 from time import perf_counter
 from typing import Final
 
-import orjson
-
 from etacore.errors import EtacoreError, ModelNotFoundError, PromotionError
-from etacore.loop.runtime import announced_key
 from etacore.mlops.promotion.bundle_check import examine_bundle, predict_sample
 from etacore.mlops.promotion.evidence import Evidence, find_evidence, recommended_key
 from etacore.mlops.promotion.history import ROLLBACK, Record, append_record, read_history, ways_back
 from etacore.models.model import Model
 from etacore.models.registry import Registry
 from etacore.models.short_ids import resolve_key
+from etacore.store.announcement import announced_key, encode_announcement
 from etacore.store.store import RedisStore
 
 UpdateBlock = Callable[[str | None], str | None]
@@ -106,8 +104,7 @@ def active_model(registry: Registry, store: RedisStore | None) -> str | None:
     RegistryError
         If the history is damaged.
     """
-    announcement = store.active_model() if store is not None else None
-    key = announced_key(announcement) if announcement else None
+    key = announced_key(store.active_model()) if store is not None else None
     if key is not None:
         return key
     history = read_history(registry)
@@ -350,8 +347,7 @@ def _switch(
                 ) from err
             undo.callback(_quietly, update_block, before)
         undo.callback(_quietly, store.announce_model, announced)
-        text = {"model_key": record.model_key, "promoted_at": record.promoted_at, "source": record.source}
-        store.announce_model(orjson.dumps(text))
+        store.announce_model(encode_announcement(record.model_key, record.promoted_at, record.source))
         if remember:
             append_record(registry, record)
         undo.pop_all()
