@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from etacore.files import write_whole
 from etacore.models.forest import sha256_hex
 from etacore.models.model import Model
 from etacore.models.registry import Registry
@@ -174,9 +175,7 @@ def model_path() -> Path:
         data = xgboost.DMatrix(X, y, feature_names=list(BASE_FEATURES))
         model = xgboost.train(parameters, data, num_boost_round=200)
         CACHE.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.json")
-        model.save_model(partial)
-        partial.replace(path)
+        write_whole(path, bytes(model.save_raw("json")))
     return path
 
 

@@ -26,6 +26,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError
+from etacore.files import write_whole
 
 BLOCK_SLUG: Final = "eta-runtime-settings"
 BLOCKS_PER_CALL: Final = 200
@@ -325,9 +326,7 @@ def _keep_copy(name: str, block: Mapping[str, Any]) -> None:
     path = _copy_path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(dict(block)))
-        draft.replace(path)
+        write_whole(path, json.dumps(dict(block)).encode())
     except OSError:
         return
 

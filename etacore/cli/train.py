@@ -98,10 +98,9 @@ def train(dataset: str, **options: Any) -> None:
 
 def _write(path: Path, text: str) -> None:
     from etacore.errors import ConfigError
-    from etacore.mlops.files import whole_file
+    from etacore.files import write_whole
 
     try:
-        with whole_file(path) as draft:
-            draft.write_text(text, encoding="utf-8")
+        write_whole(path, text.encode())
     except OSError as err:
         raise ConfigError(f"{path} cannot be written: {err.strerror or err}") from None

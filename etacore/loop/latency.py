@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore._kernels.histogram import Histogram
+from etacore.files import whole_file
 
 METRICS: Final = ("redis_fetch", "eta_inference", "redis_write", "pipeline_latency")
 N_BINS: Final = 10
@@ -159,7 +159,8 @@ class Profiler:
         paths = []
         for metric in METRICS:
             path = target / f"{metric}_times.csv"
-            _write_atomically(path, self.csv_text(metric))
+            with whole_file(path, synced=False) as draft:  # the loop does not wait for the disk
+                draft.write_text(self.csv_text(metric), encoding="utf-8", newline="")
             paths.append(path)
         return paths
 
@@ -204,14 +205,3 @@ def _figures(metric: str, histogram: Histogram) -> MetricSnapshot:
 
 def _markdown_table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows)]
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    # In the same folder, so that the rename stays within one file system; named apart for each writer.
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    try:
-        with draft.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import ModelLoadError
-from etacore.models.files import read_checked
+from etacore.models.bundle import read_checked
 from etacore.models.forest import CPU, PLATFORM, Forest
 from etacore.models.manifest import Manifest
 from etacore.models.predictors import MeanTable, Polynomial, Predictor, load_predictor

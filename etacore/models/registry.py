@@ -26,15 +26,8 @@ import orjson
 
 from etacore.config import DEFAULT_REGISTRY_DIR, SHIPPED_REGISTRY_DIR
 from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
-from etacore.models.files import (
-    check_files,
-    delete_folder,
-    link_folder,
-    read_manifest,
-    sweep,
-    write_folder,
-    write_whole,
-)
+from etacore.files import delete_folder, link_folder, sweep, write_folder, write_whole
+from etacore.models.bundle import check_files, read_manifest
 from etacore.models.manifest import MANIFEST_FILE, Manifest, check_model_key, make_model_key
 from etacore.models.model import Model, load_model
 from etacore.models.registry_index import EMPTY, INDEX_FILE, Entry, Index, index_entry, read_index

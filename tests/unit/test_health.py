@@ -188,9 +188,11 @@ def test_damaged_indexes(registry):
 def test_what_a_dead_writer_left(registry):
     add(registry, "a")
     (registry.path / ".tmp-99-ab").mkdir()
-    (registry.path / ".registry.json.new").write_text("")
+    drafts = [".registry.json.99.1.partial", ".registry.json.new"]
+    for name in drafts:
+        (registry.path / name).write_text("")
     found = kinds(registry)
-    assert list(found) == [("leftover", ".registry.json.new"), ("leftover", ".tmp-99-ab")]
+    assert list(found) == [("leftover", name) for name in (*drafts, ".tmp-99-ab")]
     add(registry, "b")
     assert kinds(registry) == {}
 

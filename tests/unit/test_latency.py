@@ -3,7 +3,6 @@ import io
 import os
 import threading
 from dataclasses import FrozenInstanceError
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,10 +89,10 @@ def test_files_can_be_read_by_others(profiler, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_draft(profiler, tmp_path, monkeypatch):
     profiler.write_csvs(tmp_path)
 
-    def fail(self, target):
+    def fail(draft, target):
         raise OSError("disk full")
 
-    monkeypatch.setattr(Path, "replace", fail)
+    monkeypatch.setattr(os, "replace", fail)
     profiler.record("redis_fetch", 3.0)
     with pytest.raises(OSError, match="disk full"):
         profiler.write_csvs(tmp_path)

@@ -6,12 +6,12 @@ import json
 
 import pytest
 
+from etacore import files
 from etacore.errors import PromotionError, RedisUnavailableError, RegistryError
 from etacore.mlops.promotion import promote as module
 from etacore.mlops.promotion.evidence import BASELINE
 from etacore.mlops.promotion.history import HISTORY_FILE, read_history
 from etacore.mlops.promotion.promote import PromotionConfig, active_model, promote, rollback
-from etacore.models import files as bundle_files
 from etacore.models.registry import Registry
 from tests import models
 
@@ -128,7 +128,7 @@ def test_a_better_model_goes_through(registry, store):
         "difference_s": -6.0,
     }
     assert [record.model_key for record in read_history(registry)] == ["old", "new"]
-    assert sorted(p.name for p in registry.path.iterdir() if p.suffix == ".new") == []
+    assert sorted(p.name for p in registry.path.iterdir() if p.suffix == ".partial") == []
 
 
 @pytest.mark.parametrize(("mae_s", "passes"), [(95.0, True), (95.1, False), (100.0, False), (120.0, False)])
@@ -411,7 +411,7 @@ def test_the_block_comes_first_and_the_history_last(registry, store, monkeypatch
     assert steps == [("block", "new", "old"), ("history", "new")]
 
 
-@pytest.mark.parametrize("step", ["get", "set", "block", "write_synced", "replace", "sync_folder", "interrupt"])
+@pytest.mark.parametrize("step", ["get", "set", "block", "sync_file", "replace", "sync_folder", "interrupt"])
 @pytest.mark.parametrize("block", ["old", "a key of its own", None])
 def test_a_failure_at_any_step_takes_everything_back(registry, store, monkeypatch, step, block):
     set_active(registry, store)
@@ -435,16 +435,16 @@ def test_a_failure_at_any_step_takes_everything_back(registry, store, monkeypatc
         if step in ("get", "set"):
             store.failing = step
         elif step == "replace":
-            patch.setattr(bundle_files.os, "replace", fail)
+            patch.setattr(files.os, "replace", fail)
         elif step == "interrupt":
             patch.setattr(module, "append_record", fail)
             error = KeyboardInterrupt
         elif step != "block":
-            patch.setattr(bundle_files, step, fail)
+            patch.setattr(files, step, fail)
         with pytest.raises(error):
             promote(registry, "new", store, PromotionConfig(force_reason="x"), update_block=update_block)
     assert (store.announcement, blocks[-1]) == (announcement, block)
-    after = {name: data for name, data in tree(registry.path).items() if not name.endswith(".new")}
+    after = tree(registry.path)
     if step == "sync_folder":  # it is written, and only not known to be on disk
         after[HISTORY_FILE] = before[HISTORY_FILE]
     assert after == before

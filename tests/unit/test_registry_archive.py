@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from etacore import files
 from etacore.errors import ModelNotFoundError, RegistryError
-from etacore.models import files as bundle_files
 from etacore.models.registry import Registry
 from tests import models
 
@@ -84,7 +84,7 @@ def test_archiving_a_second_model_of_the_name_keeps_the_newer(registry):
 
 @pytest.mark.parametrize("back", [False, True], ids=["archive", "restore"])
 @pytest.mark.parametrize("nth", range(9))
-@pytest.mark.parametrize("step", ["copytree", "rename", "write_synced", "replace", "sync_folder"])
+@pytest.mark.parametrize("step", ["copytree", "rename", "sync_file", "replace", "sync_folder"])
 def test_a_failure_while_moving_loses_nothing(registry, monkeypatch, step, nth, back):
     """Whichever call fails: every model is whole and listed in exactly one of the two, and the move can be made."""
     for key in "abc":
@@ -93,7 +93,7 @@ def test_a_failure_while_moving_loses_nothing(registry, monkeypatch, step, nth, 
     moved = ["a", "b"]
     if back:
         registry.archive(moved)
-    owner = {"copytree": shutil, "rename": os, "replace": os}.get(step, bundle_files)
+    owner = {"copytree": shutil, "rename": os, "replace": os}.get(step, files)
     real, calls = getattr(owner, step), iter(range(99))
 
     def fail(*arguments, **options):

@@ -15,6 +15,7 @@ import polars as pl
 
 from etacore import __version__
 from etacore.errors import CompileError, DatasetError
+from etacore.files import write_whole
 from etacore.mlops.dataset.assemble import assemble, n_past_midnight, why_dropped
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import count_oddities
@@ -24,7 +25,6 @@ from etacore.mlops.dataset.layout import check_frame, dataset_path, write_datase
 from etacore.mlops.dataset.plan import MAX_EXAMPLES, Plan, make_plan
 from etacore.mlops.dataset.report import BuildReport
 from etacore.mlops.dataset.show import days
-from etacore.mlops.files import whole_file
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions, from_us
@@ -90,8 +90,7 @@ class BuiltDataset:
             facts=facts,
         )
         try:
-            with whole_file(path.with_name(f"{config.name}.report.md")) as draft:
-                draft.write_text(self.report.to_markdown(), encoding="utf-8")
+            write_whole(path.with_name(f"{config.name}.report.md"), self.report.to_markdown().encode())
         except OSError as error:
             raise DatasetError(f"the report beside {path} cannot be written ({error.strerror})") from None
         return path

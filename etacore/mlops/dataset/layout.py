@@ -21,8 +21,8 @@ import polars as pl
 import pyarrow.parquet as pq
 
 from etacore.errors import DatasetError
+from etacore.files import whole_file
 from etacore.mlops.dataset.columns import COLUMNS, CONTRACT_COLUMNS, MORE_COLUMNS, NULLABLE, TIMESTAMP, check_frame
-from etacore.mlops.files import whole_file
 
 __all__ = [
     "COLUMNS",

@@ -24,9 +24,9 @@ from typing import Any, Final
 import orjson
 
 from etacore.errors import EvaluationError
+from etacore.files import write_whole
 from etacore.mlops.evaluation.bootstrap import Comparison
 from etacore.mlops.evaluation.results import FAN_QUANTILES, Findings, Result, Slice
-from etacore.mlops.files import whole_file
 
 FORMAT: Final = 1
 FOLDER: Final = "evaluations"
@@ -102,8 +102,7 @@ def keep(evaluation: Findings, registry_path: Path) -> Path:
         while path.exists():
             number += 1
             path = folder / f"{stem}_{number}.json"
-        with whole_file(path) as draft:
-            draft.write_bytes(to_json(evaluation))
+        write_whole(path, to_json(evaluation))
     except OSError as err:
         raise EvaluationError(
             f"the evaluation cannot be kept in {folder}: {err.strerror or err}",

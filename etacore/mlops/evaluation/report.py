@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from etacore.errors import EvaluationError
+from etacore.files import write_whole
 from etacore.mlops.evaluation import document, plots, tables
 from etacore.mlops.evaluation.results import Findings
 from etacore.mlops.evaluation.tables import TextTable
-from etacore.mlops.files import whole_file
 from etacore.mlops.fitted_table import Column, FittedTable
 from etacore.models.short_ids import short_ids
 
@@ -155,8 +155,7 @@ def write_evaluation(evaluation: Findings, folder: Path | str) -> list[Path]:
             REPORT_FILE: to_markdown(evaluation, images=pictures).encode(),
         }
         for name, content in contents.items():
-            with whole_file(folder / name) as draft:
-                draft.write_bytes(content)
+            write_whole(folder / name, content)
             written.append(folder / name)
     except OSError as err:
         raise EvaluationError(f"the report cannot be written to {folder}: {err.strerror or err}") from None

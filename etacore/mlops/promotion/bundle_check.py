@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import EtacoreError, ModelLoadError, RegistryError, SchemaError
-from etacore.models.files import read_checked
+from etacore.models.bundle import read_checked
 from etacore.models.manifest import MANIFEST_FILE, Manifest
 from etacore.models.model import Model, load_model
 from etacore.models.registry import Registry

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from etacore.errors import RegistryError
+from etacore.files import leftovers
 from etacore.mlops.promotion.bundle_check import Finding, examine_bundle
 from etacore.mlops.promotion.history import HISTORY_FILE, read_history
 from etacore.mlops.promotion.retention import MAX_AGE_DAYS, Archived, archive, stale_keys
-from etacore.models.files import leftovers
 from etacore.models.manifest import MANIFEST_FILE, RESERVED
 from etacore.models.registry import Registry
 from etacore.models.registry_index import INDEX_FILE
@@ -208,7 +208,6 @@ def _stale(registry: Registry, max_age_days: float, now: datetime) -> Iterator[F
 
 def _leftovers(path: Path) -> Iterator[Finding]:
     for folder in (path, path / "archive"):
-        found = leftovers(folder) + sorted(folder.glob(".*.json.new"))
-        for one in found:
+        for one in leftovers(folder):
             text = "a writer left it that died, or is at work"
             yield Finding("leftover", one.name, "warning", text, "the next writer clears it away")

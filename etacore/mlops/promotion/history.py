@@ -9,7 +9,7 @@ from typing import Any, Final
 import orjson
 
 from etacore.errors import RegistryError
-from etacore.models.files import write_whole
+from etacore.files import write_whole
 from etacore.models.json_reader import Reader
 from etacore.models.registry import Registry
 

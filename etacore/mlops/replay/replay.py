@@ -27,6 +27,7 @@ from rich.console import Console
 from etacore.accuracy import COLUMNS
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, FeedError
+from etacore.files import write_whole
 from etacore.mlops.fitted_table import Column, FittedTable
 from etacore.mlops.progress import Progress, console_progress, silent
 from etacore.mlops.replay.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
@@ -404,7 +405,7 @@ def replay_to_console(
         result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
     if json_path is not None:
-        json_path.write_text(json.dumps(result.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_whole(json_path, f"{json.dumps(result.to_dict(), indent=2, allow_nan=False)}\n".encode())
     return result
 
 

@@ -20,7 +20,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from etacore._kernels.batch import Batch
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.mlops.files import whole_file
+from etacore.files import whole_file
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.realtime import STATUS_NAMES
 from etacore.pipeline.engine import system_clock_us

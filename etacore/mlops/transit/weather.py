@@ -18,7 +18,7 @@ import httpx
 import polars as pl
 
 from etacore.errors import DatasetError, FeedError
-from etacore.mlops.files import whole_file
+from etacore.files import whole_file
 from etacore.mlops.transit.tables import numbers, read_table, times_us
 
 GRID_DEG: Final = 0.25
