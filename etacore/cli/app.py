@@ -186,13 +186,13 @@ def doctor(**options: Any) -> None:
     config = RuntimeConfig.from_mapping(options)
     healthy = True
     for finding in examine(config):
-        mark = {"ok": click.style("ok  ", fg="green"), "warn": click.style("note", fg="yellow")}.get(
-            finding.verdict, click.style("FAIL", fg="red")
+        mark = {"ok": click.style("ok  ", fg="green"), "warning": click.style("note", fg="yellow")}.get(
+            finding.severity, click.style("FAIL", fg="red")
         )
-        click.echo(f"{mark}  {finding.subject}: {finding.text}")
+        click.echo(": ".join(filter(None, (f"{mark}  {finding.kind}", finding.key, finding.text))))
         if finding.advice:
             click.echo(f"      -> {finding.advice}")
-        healthy &= finding.verdict != "fail"
+        healthy &= finding.severity != "error"
     sys.exit(0 if healthy else 1)
 
 

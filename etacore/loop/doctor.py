@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
+from etacore.finding import Finding
 from etacore.models.registry import open_registry
 from etacore.models.short_ids import resolve_key
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    verdict: Literal["ok", "warn", "fail"]
-    text: str
-    advice: str = ""
 
 
 def examine(config: RuntimeConfig) -> Iterator[Finding]:
@@ -39,19 +28,20 @@ def _redis(config: RuntimeConfig) -> Iterator[Finding]:
         with RedisStore(config) as store:
             store.ping()
             version = store.server_version()
-            yield Finding("redis", "ok", f"{store.where}, version {version}" if version else store.where)
+            yield Finding("redis", "", "ok", f"{store.where}, version {version}" if version else store.where)
             n_vehicles = len(store.scan_vehicle_keys())
             if n_vehicles:
-                yield Finding("vehicles", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
+                yield Finding("vehicles", "", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
             else:
                 yield Finding(
                     "vehicles",
-                    "warn",
+                    "",
+                    "warning",
                     f"no key matches {config.keys.vehicle_pattern}",
                     "start the producer, or check redis_db and the key pattern",
                 )
     except EtacoreError as error:
-        yield Finding("redis", "fail", error.message, error.hint or "")
+        yield Finding("redis", "", "error", error.message, error.hint or "")
     else:
         yield _events(config)
 
@@ -60,8 +50,8 @@ def _events(config: RuntimeConfig) -> Finding:
     try:
         ChangeFeed(config).close()
     except EtacoreError as error:
-        return Finding("events", "warn", error.message, error.hint or "")
-    return Finding("events", "ok", "client tracking works: changes are served as they come")
+        return Finding("events", "", "warning", error.message, error.hint or "")
+    return Finding("events", "", "ok", "client tracking works: changes are served as they come")
 
 
 def _models(config: RuntimeConfig) -> Iterator[Finding]:
@@ -71,35 +61,37 @@ def _models(config: RuntimeConfig) -> Iterator[Finding]:
             [resolve_key(registry, config.model_key, advice="set model_key")] if config.model_key else registry.keys()
         )
     except EtacoreError as error:
-        yield Finding("registry", "fail", error.message, error.hint or "")
+        yield Finding("registry", "", "error", error.message, error.hint or "")
         return
     for key, reason in registry.refused().items():
-        yield Finding("model", "fail", f"{key}: {reason}")
+        yield Finding("model", key, "error", reason)
     if not keys:
         yield Finding(
             "registry",
-            "fail",
+            "",
+            "error",
             f"{registry.path} holds no model",
             "set MODEL_REGISTRY_DIR, or add one with `etacore compile MODEL`",
         )
         return
-    yield Finding("registry", "ok", f"{registry.path}, {len(keys)} model{'s' if len(keys) > 1 else ''}")
+    yield Finding("registry", "", "ok", f"{registry.path}, {len(keys)} model{'s' if len(keys) > 1 else ''}")
     for key in keys:
         try:
             model = registry.load(key)
         except EtacoreError as error:
-            yield Finding("model", "fail", f"{key}: {error.message}", error.hint or "")
+            yield Finding("model", key, "error", error.message, error.hint or "")
         else:
-            yield Finding("model", "ok", f"{key}: hash and schema match, {len(model.features)} features, {model.scope}")
+            yield Finding("model", key, "ok", f"hash and schema match, {len(model.features)} features, {model.scope}")
 
 
 def _compiler() -> Finding:
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
-            return Finding("compiler", "ok", path)
+            return Finding("compiler", "", "ok", path)
     return Finding(
         "compiler",
-        "warn",
+        "",
+        "warning",
         "none found: models compiled elsewhere can be served, new ones cannot be compiled here",
         "apt-get install gcc libc6-dev",
     )
@@ -108,5 +100,5 @@ def _compiler() -> Finding:
 def _tools() -> Finding:
     absent = [name for name in ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
     if absent:
-        return Finding("training", "warn", f"{', '.join(absent)} not installed", "pip install 'etacore[train]'")
-    return Finding("training", "ok", "xgboost, treelite and tl2cgen are installed")
+        return Finding("training", "", "warning", f"{', '.join(absent)} not installed", "pip install 'etacore[train]'")
+    return Finding("training", "", "ok", "xgboost, treelite and tl2cgen are installed")

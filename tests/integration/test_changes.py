@@ -10,7 +10,8 @@ import redis
 
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError, TrackingUnavailableError
-from etacore.loop.doctor import Finding, examine
+from etacore.finding import Finding
+from etacore.loop.doctor import examine
 from etacore.store.changes import CLIENT_NAME, ChangeFeed, Changes
 from etacore.store.server import RedisServer
 from tests.fake_server import OK, PONG, fake_server
@@ -245,20 +246,20 @@ def test_tls(tls_port, redis_client):
 
 
 def events_of(config: RuntimeConfig) -> list[Finding]:
-    return [finding for finding in examine(config) if finding.subject == "events"]
+    return [finding for finding in examine(config) if finding.kind == "events"]
 
 
 def test_doctor_tries_it_and_writes_nothing(redis_server, redis_client, tmp_path):
     before = redis_client.info("persistence")["rdb_changes_since_last_save"]
     config = RuntimeConfig(redis_url=redis_server.url, model_registry_dir=tmp_path)
-    assert events_of(config) == [Finding("events", "ok", "client tracking works: changes are served as they come")]
+    assert events_of(config) == [Finding("events", "", "ok", "client tracking works: changes are served as they come")]
     assert redis_client.info("persistence")["rdb_changes_since_last_save"] == before
     assert CLIENT_NAME not in {entry["name"] for entry in redis_client.client_list()}
 
 
 def test_doctor_says_why_there_are_no_events(no_tracking):
     (finding,) = events_of(no_tracking)
-    assert finding.verdict == "warn"
+    assert finding.severity == "warning"
     assert "CLIENT TRACKING" in finding.text
     assert "client|tracking" in finding.advice
 
@@ -271,9 +272,9 @@ def test_doctor_can_talk_to_a_server_from_before_resp3():
         return {b"PING": PONG, b"SCAN": scanned, b"INFO": b"$0\r\n\r\n"}.get(command[0], OK)
 
     with fake_server(answer) as server:
-        found = {finding.subject: finding for finding in examine(RuntimeConfig(redis_port=server.port))}
-    assert found["redis"].verdict == found["vehicles"].verdict == "ok"
-    assert found["events"].verdict == "warn"
+        found = {finding.kind: finding for finding in examine(RuntimeConfig(redis_port=server.port))}
+    assert found["redis"].severity == found["vehicles"].severity == "ok"
+    assert found["events"].severity == "warning"
     assert "HELLO 3" in found["events"].text
 
 

@@ -3,48 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import EtacoreError, ModelLoadError, RegistryError, SchemaError
+from etacore.finding import Finding
 from etacore.models.bundle import read_checked
 from etacore.models.manifest import MANIFEST_FILE, Manifest
 from etacore.models.model import Model, load_model
 from etacore.models.registry import Registry
 from etacore.schema import WEATHER_FEATURES
 
-Severity = Literal["error", "warning", "note"]
-
 SAMPLE_ROWS: Final = 256
 _SEED: Final = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something about a registry that somebody should know.
-
-    Attributes
-    ----------
-    kind : str
-        ``missing``, ``corrupt``, ``hash_mismatch``, ``unloadable``, ``unknown_schema``, ``needs_weather``,
-        ``unchecked``, ``unregistered``, ``stale``, ``legacy``, ``leftover`` or ``active_missing``.
-    key : str
-        Model key, or name of the file or folder.
-    severity : str
-        ``error``: something is broken; ``warning``: look at it; ``note``: good to know.
-    text : str
-        What was found.
-    advice : str
-        What to do about it.
-    """
-
-    kind: str
-    key: str
-    severity: Severity
-    text: str
-    advice: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +42,8 @@ def examine_bundle(registry: Registry, key: str) -> Examined:
     Returns
     -------
     Examined
-        With what is wrong, the first thing of its kind only.
+        With what is wrong, the first thing of its kind only: ``missing``, ``corrupt``, ``hash_mismatch``,
+        ``unloadable``, ``unknown_schema``, ``needs_weather`` or ``unchecked``.
     """
     folder = registry.folder(key)
     if not (folder / MANIFEST_FILE).is_file():

@@ -10,14 +10,15 @@ from typing import Any, Final
 
 from etacore.errors import RegistryError
 from etacore.files import leftovers
-from etacore.mlops.promotion.bundle_check import Finding, examine_bundle
+from etacore.finding import Finding
+from etacore.mlops.promotion.bundle_check import examine_bundle
 from etacore.mlops.promotion.history import HISTORY_FILE, read_history
 from etacore.mlops.promotion.retention import MAX_AGE_DAYS, Archived, archive, stale_keys
 from etacore.models.manifest import MANIFEST_FILE, RESERVED
 from etacore.models.registry import Registry
 from etacore.models.registry_index import INDEX_FILE
 
-__all__ = ["MAX_AGE_DAYS", "Archived", "Finding", "HealthReport", "archive", "check_registry"]
+__all__ = ["MAX_AGE_DAYS", "Archived", "HealthReport", "archive", "check_registry"]
 
 _ORDER: Final = {"error": 0, "warning": 1, "note": 2}
 _PICKLES: Final = (".pkl", ".pickle", ".joblib")
@@ -35,7 +36,8 @@ class HealthReport:
     n_models, n_archived : int
         Models of the index that were examined, and models in the archive.
     findings : tuple of Finding
-        Errors first.
+        Errors first. Kinds are those of `examine_bundle`, and ``unregistered``, ``stale``, ``legacy``, ``leftover``
+        and ``active_missing``.
     """
 
     path: str
