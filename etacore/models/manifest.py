@@ -197,11 +197,7 @@ class Manifest:
         SchemaError
             If a feature is unknown to this version.
         """
-        try:
-            raw = orjson.loads(data)
-        except orjson.JSONDecodeError as err:
-            raise RegistryError(f"{name} is not JSON: {err}") from None
-        read = _Reader(raw, name)
+        read = _Reader(_Reader.decode(data, name), name)
         version = read.integer("format_version")
         if version != FORMAT_VERSION:
             read.fail("format_version", f"is {version}, this version reads {FORMAT_VERSION}", "upgrade etacore")
@@ -225,7 +221,7 @@ class Manifest:
                     sha256=entry.sha256(),
                     **{k: entry.text(k) for k in ("platform", "cpu", "backend", "compiler")},
                 )
-                for entry in (read.inner(f"libraries[{i}]", e) for i, e in enumerate(read.sequence("libraries")))
+                for entry in read.objects("libraries")
             ),
             parity=read.optional("parity", read.parity),
             metrics={k: read.metric(k, v) for k, v in read.mapping("metrics").items()},

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from etacore.errors import ModelLoadError
+from etacore.models.json_reader import Reader, shown
 
 __all__ = ["PREDICTORS", "MeanTable", "Polynomial", "Predictor", "Term", "load_predictor"]
 
@@ -206,67 +206,69 @@ def load_predictor(content: bytes, n_features: int, name: str) -> Polynomial | M
     ModelLoadError
         If the content is not such a predictor for this number of features; names the file and the field.
     """
-    if len(content) > MAX_BYTES:
-        raise ModelLoadError(f"{name} has {len(content)} bytes, at most {MAX_BYTES} are read")
-    try:
-        raw = orjson.loads(content)
-    except orjson.JSONDecodeError as err:
-        raise ModelLoadError(f"{name} is not JSON: {err}") from None
-    if not isinstance(raw, dict):
-        raise ModelLoadError(f"{name} is not a JSON object")
-    kind = raw.get("kind")
+    read = _Reader(_Reader.decode(content, name, MAX_BYTES), name)
+    kind = read.raw.get("kind")
     if kind not in ("polynomial", "mean_table"):
-        _refuse(name, "kind", f"is {_shown(kind)}, not 'polynomial' or 'mean_table'")
-    return _polynomial(raw, n_features, name) if kind == "polynomial" else _mean_table(raw, n_features, name)
+        read.fail("kind", f"is {shown(kind)}, not 'polynomial' or 'mean_table'")
+    return _polynomial(read, n_features) if kind == "polynomial" else _mean_table(read, n_features)
 
 
-def _polynomial(raw: dict[str, Any], n_features: int, name: str) -> Polynomial:
-    _check_names(raw, {"kind", "intercept", "terms"}, name, "")
-    terms = raw["terms"]
+def _polynomial(read: _Reader, n_features: int) -> Polynomial:
+    read.only(("kind", "intercept", "terms"))
+    terms = read.raw["terms"]
     if not isinstance(terms, list) or len(terms) > MAX_TERMS:
-        _refuse(name, "terms", f"is not a list of at most {MAX_TERMS} objects")
-    read = []
-    for i, term in enumerate(terms):
-        where = f"terms[{i}]"
-        if not isinstance(term, dict):
-            _refuse(name, where, f"is {_shown(term)}, not an object")
-        _check_names(term, set(Term._fields), name, f"{where}.")
-        feature = _whole(term["feature"], 0, n_features - 1, name, f"{where}.feature")
-        power = _whole(term["power"], 1, MAX_POWER, name, f"{where}.power")
-        mean, scale, coefficient = (_finite(term[key], name, f"{where}.{key}") for key in Term._fields[2:])
-        if scale <= 0:
-            _refuse(name, f"{where}.scale", f"is {scale!r}, not above 0")
-        read.append(Term(feature, power, mean, scale, coefficient))
-    return Polynomial(_finite(raw["intercept"], name, "intercept"), read, n_features)
+        read.fail("terms", f"is not a list of at most {MAX_TERMS} objects")
+    return Polynomial(read.finite("intercept"), [term.term(n_features) for term in read.objects("terms")], n_features)
 
 
-def _mean_table(raw: dict[str, Any], n_features: int, name: str) -> MeanTable:
-    _check_names(raw, {"kind", "keys", "values", "default"}, name, "")
-    keys, values = raw["keys"], raw["values"]
-    for key, value in (("keys", keys), ("values", values)):
-        if not isinstance(value, list):
-            _refuse(name, key, f"is {_shown(value)}, not a list")
+def _mean_table(read: _Reader, n_features: int) -> MeanTable:
+    read.only(("kind", "keys", "values", "default"))
+    keys, values = read.sequence("keys"), read.sequence("values")
     if len(keys) != len(values):
-        _refuse(name, "values", f"holds {len(values)} numbers for {len(keys)} keys")
+        read.fail("values", f"holds {len(values)} numbers for {len(keys)} keys")
     for i, key in enumerate(keys):
         if not isinstance(key, list) or len(key) != n_features or not all(type(number) is int for number in key):
-            _refuse(name, f"keys[{i}]", f"is {_shown(key)}, not {n_features} whole numbers, one for each feature")
+            read.fail(f"keys[{i}]", f"is {shown(key)}, not {n_features} whole numbers, one for each feature")
     try:
         table = np.array(keys, np.int64).reshape(len(keys), n_features)
     except OverflowError:
-        _refuse(name, "keys", "holds a number beyond 64 bits")
+        read.fail("keys", "holds a number beyond 64 bits")
     # A feature is a float32: a number that is none would never be found, or be taken for its neighbour.
     strange = np.argwhere((np.abs(table) > 2**31) | (table.astype(np.float32) != table))
     if len(strange):
         row, column = strange[0]
-        _refuse(name, f"keys[{row}]", f"holds {table[row, column]}, which is not a number that a float32 holds")
+        read.fail(f"keys[{row}]", f"holds {table[row, column]}, which is not a number that a float32 holds")
     for i, value in enumerate(values):
-        _finite(value, name, f"values[{i}]")
-    default = _finite(raw["default"], name, "default")
+        if not _is_finite(value):
+            read.fail(f"values[{i}]", f"is {shown(value)}, not a finite number")
+    default = read.finite("default")
     try:
         return MeanTable(table, np.array(values, np.float64), default)
     except ValueError as err:
-        _refuse(name, "keys", f"cannot be used: {err}")
+        read.fail("keys", f"cannot be used: {err}")
+
+
+class _Reader(Reader):
+    error = ModelLoadError
+    hint = "save the model again, or restore the bundle"
+
+    def term(self, n_features: int) -> Term:
+        self.only(Term._fields)
+        feature = self.whole("feature", 0, n_features - 1)
+        power = self.whole("power", 1, MAX_POWER)
+        mean, scale, coefficient = (self.finite(key) for key in Term._fields[2:])
+        if scale <= 0:
+            self.fail("scale", f"is {scale!r}, not above 0")
+        return Term(feature, power, mean, scale, coefficient)
+
+    def finite(self, key: str) -> float:
+        value = self.raw[key]
+        return float(value) if _is_finite(value) else self.fail(key, f"is {shown(value)}, not a finite number")
+
+
+def _is_finite(value: object) -> bool:
+    # float32 is what a prediction is: a larger number could only become an infinity.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 3e38
 
 
 def _check_arrays(X: object, out: object, n_features: int) -> None:  # noqa: N803
@@ -278,31 +280,3 @@ def _check_arrays(X: object, out: object, n_features: int) -> None:  # noqa: N80
         raise ValueError(f"X has {X.shape[1]} columns, the model takes {n_features}")
     if len(out) != len(X):
         raise ValueError(f"out has {len(out)} rows, X has {len(X)}")
-
-
-def _check_names(raw: dict[str, Any], wanted: set[str], name: str, where: str) -> None:
-    if absent := sorted(wanted - raw.keys()):
-        _refuse(name, f"{where}{absent[0]}", "is missing")
-    if unknown := sorted(raw.keys() - wanted):
-        _refuse(name, f"{where}{_shown(unknown[0])}", "is not known to this version")
-
-
-def _whole(value: object, low: int, high: int, name: str, where: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        _refuse(name, where, f"is {_shown(value)}, not a whole number from {low} to {high}")
-    return value
-
-
-def _finite(value: object, name: str, where: str) -> float:
-    # float32 is what a prediction is: a larger number could only become an infinity.
-    if type(value) not in (int, float) or not abs(value) < 3e38:  # type: ignore[arg-type]
-        _refuse(name, where, f"is {_shown(value)}, not a finite number")
-    return float(value)  # type: ignore[arg-type]
-
-
-def _shown(value: object) -> str:
-    return repr(value)[:80]
-
-
-def _refuse(name: str, where: str, reason: str) -> NoReturn:
-    raise ModelLoadError(f"{name}: field {where} {reason}", hint="save the model again, or restore the bundle")

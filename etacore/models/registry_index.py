@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from etacore.errors import RegistryError
 from etacore.models.forest import sha256_hex
+from etacore.models.json_reader import Reader
 from etacore.models.manifest import Manifest, finite_or_none, parse_time
 from etacore.schema import WEATHER_FEATURES
 
@@ -126,14 +127,20 @@ def _entry(key: str, raw: dict[str, Any], path: Path) -> Entry:
             f"{path}: entry {key!r} has format {raw['format']!r}, this version knows {INDEX_FORMAT}",
             hint="a newer etacore wrote it: update this one",
         )
-    try:
-        route_id, metrics, features = raw["route_id"], raw["metrics"], raw["features"]
-        if not isinstance(metrics, dict) or not isinstance(features, list):
-            raise TypeError("unexpected content")
-        texts = (raw["model_type"], raw["dataset"], "" if route_id is None else route_id, *features)
-        if not all(isinstance(text, str) for text in texts):
-            raise TypeError("a text is not a text")
-        saved_at = parse_time(raw["saved_at"])
-        return Entry(key, raw["model_type"], route_id, raw["dataset"], saved_at, metrics, tuple(features))
-    except (KeyError, TypeError, ValueError) as err:
-        raise RegistryError(f"{path}: entry {key!r} is damaged: {err!r}", hint="restore it from a backup") from None
+    read = _Reader(raw, f"{path}: entry {key!r}")
+    features = read.sequence("features")
+    if not all(isinstance(feature, str) for feature in features):
+        read.fail("features", "is not a list of texts")
+    return Entry(
+        key=key,
+        model_type=read.text("model_type"),
+        route_id=read.optional("route_id", read.text),
+        dataset=read.text("dataset"),
+        saved_at=read.converted("saved_at", "an ISO 8601 time", parse_time)[1],
+        metrics=read.mapping("metrics"),
+        features=tuple(features),
+    )
+
+
+class _Reader(Reader):
+    hint = "restore it from a backup"

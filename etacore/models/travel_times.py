@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from etacore.errors import ModelLoadError
+from etacore.models.json_reader import Reader, shown
 
 MAX_BYTES: Final = 256 * 2**20
 N_HOURS: Final = 24
@@ -96,19 +97,15 @@ class TypicalTimes:
         ModelLoadError
             If it is not such a table; names the file and the field.
         """
-        if len(content) > MAX_BYTES:
-            raise ModelLoadError(f"{name} has {len(content)} bytes, at most {MAX_BYTES} are read")
-        try:
-            raw = orjson.loads(content)
-        except orjson.JSONDecodeError as err:
-            raise ModelLoadError(f"{name} is not JSON: {err}") from None
-        if not isinstance(raw, dict) or raw.keys() != {"routes"} or not isinstance(raw["routes"], dict):
-            _refuse(name, "routes", "is not an object, or not the only field")
+        raw = _Reader.decode(content, name, MAX_BYTES)
+        read = _Reader(raw if isinstance(raw, dict) else {}, name)
+        if read.raw.keys() != {"routes"} or not isinstance(read.raw["routes"], dict):
+            read.fail("routes", "is not an object, or not the only field")
+        routes = read.inner("routes", read.raw["routes"])
         legs: dict[str, dict[str, tuple[float, list[float]]]] = {}
-        for route, stops in raw["routes"].items():
-            if not isinstance(stops, dict):
-                _refuse(name, f"routes.{route}", "is not an object of stops")
-            legs[route] = {stop: _leg(leg, name, f"routes.{route}.{stop}") for stop, leg in stops.items()}
+        for route in routes.raw:
+            stops = routes.inner(route, routes.raw[route])
+            legs[route] = {stop: stops.inner(stop, leg).leg() for stop, leg in stops.raw.items()}
         return cls(legs)
 
 
@@ -119,20 +116,19 @@ def _hours(seconds: Sequence[float] | NDArray[np.float32]) -> NDArray[np.float32
     return hours
 
 
-def _leg(raw: Any, name: str, where: str) -> tuple[float, list[float]]:
-    if not isinstance(raw, dict) or raw.keys() != {"m", "s"}:
-        _refuse(name, where, 'is not an object of "m" and "s"')
-    leg_m, seconds = raw["m"], raw["s"]
-    if leg_m is not None and not _usable(leg_m):
-        _refuse(name, f"{where}.m", f"is {leg_m!r:.80}, not a length in metres or null")
-    if not isinstance(seconds, list) or len(seconds) != N_HOURS or not all(map(_usable, seconds)):
-        _refuse(name, f"{where}.s", f"is not a list of {N_HOURS} finite numbers from 0 on")
-    return (math.nan if leg_m is None else leg_m), seconds
+class _Reader(Reader):
+    error = ModelLoadError
+    hint = "train the model again, or restore the bundle"
+
+    def leg(self) -> tuple[float, list[float]]:
+        self.only(("m", "s"))
+        leg_m, seconds = self.raw["m"], self.raw["s"]
+        if leg_m is not None and not _usable(leg_m):
+            self.fail("m", f"is {shown(leg_m)}, not a length in metres or null")
+        if not isinstance(seconds, list) or len(seconds) != N_HOURS or not all(map(_usable, seconds)):
+            self.fail("s", f"is not a list of {N_HOURS} finite numbers from 0 on")
+        return (math.nan if leg_m is None else leg_m), seconds
 
 
 def _usable(value: object) -> bool:
-    return type(value) in (int, float) and 0 <= value < 1e9  # type: ignore[operator]
-
-
-def _refuse(name: str, where: str, reason: str) -> NoReturn:
-    raise ModelLoadError(f"{name}: field {where} {reason}", hint="train the model again, or restore the bundle")
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9

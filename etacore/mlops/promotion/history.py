@@ -118,15 +118,13 @@ def ways_back(history: Sequence[Record], active: str | None) -> list[str]:
 def _read(registry: Registry) -> list[Any]:
     path = registry.path / HISTORY_FILE
     try:
-        raw = orjson.loads(path.read_bytes())
+        raw = _Reader.decode(path.read_bytes(), str(path))
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as err:
         raise RegistryError(f"{path} cannot be read: {err.strerror or err}") from err
-    except orjson.JSONDecodeError as err:
-        raise RegistryError(f"{path} is not JSON: {err}", hint="restore it from a backup, or move it away") from None
     if not isinstance(raw, list):
-        raise RegistryError(f"{path} is not a JSON list of promotions", hint="restore it from a backup")
+        raise RegistryError(f"{path} is not a JSON list of promotions", hint=_Reader.hint)
     return raw
 
 
@@ -144,5 +142,7 @@ def _record(raw: object, name: str) -> Record:
 
 
 class _Reader(Reader):
+    hint = "restore it from a backup, or move it away"
+
     def given(self, key: str, read: Any) -> Any:
         return self.optional(key, read) if key in self.raw else None
