@@ -150,22 +150,7 @@ class Forest:
         low: float = -math.inf,
         high: float = math.inf,
     ) -> None:
-        """Predict every row; NaN in `X` is what XGBoost calls missing.
-
-        Parameters
-        ----------
-        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
-            Only read.
-        out : ndarray of float32, shape (n_rows,)
-            Overwritten with predictions in the unit of the training target (seconds).
-        low, high : float
-            Bounds that results are clipped to.
-
-        Raises
-        ------
-        ValueError
-            If a shape or dtype does not fit.
-        """
+        """Predict every row as `etacore.models.predictors.Predictor` says; NaN in `X` is what XGBoost calls missing."""
         self.library.predict(X, out, low, high)
 
 

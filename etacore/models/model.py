@@ -94,18 +94,7 @@ class Model:
         """Seconds to arrival for every row of `X`, clipped to ``clip_s``. Safe to call from several threads.
 
         A row that cannot be predicted gets NaN, never an infinity; the encoder shows such a stop with an error.
-
-        Parameters
-        ----------
-        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
-            Only read. NaN is missing.
-        out : ndarray of float32, shape (n_rows,)
-            Overwritten.
-
-        Raises
-        ------
-        ValueError
-            If a shape or dtype does not fit.
+        Arguments are those of `etacore.models.predictors.Predictor.predict`.
         """
         self.predictor.predict(X, out, *self.clip_s)
 

@@ -33,7 +33,45 @@ class Predictor(Protocol):
         low: float = -math.inf,
         high: float = math.inf,
     ) -> None:
-        """Predict every row of `X` into `out`, clipped to [low, high]; see `etacore.models.forest.Forest.predict`."""
+        """Predict every row.
+
+        Parameters
+        ----------
+        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
+            Only read.
+        out : ndarray of float32, shape (n_rows,)
+            Overwritten with predictions in the unit of the training target (seconds).
+        low, high : float
+            Bounds that results are clipped to.
+
+        Raises
+        ------
+        ValueError
+            If a shape or dtype does not fit.
+        """
+
+
+class _Small:
+    """A predictor that is a few numpy operations: arrays are checked, and results clipped, in one place."""
+
+    __slots__ = ("n_features",)
+    n_features: int
+
+    def predict(
+        self,
+        X: NDArray[np.float32],  # noqa: N803
+        out: NDArray[np.float32],
+        low: float = -math.inf,
+        high: float = math.inf,
+    ) -> None:
+        """Predict every row; see `Predictor.predict`."""
+        _check_arrays(X, out, self.n_features)
+        with np.errstate(over="ignore"):
+            np.clip(self._seconds(X), low, high, out=out, casting="same_kind")
+        out[np.isinf(out)] = np.nan  # beyond float32, and not clipped
+
+    def _seconds(self, X: NDArray[np.float32]) -> NDArray[np.floating]:  # noqa: N803
+        raise NotImplementedError
 
 
 class Term(NamedTuple):
@@ -46,7 +84,7 @@ class Term(NamedTuple):
     coefficient: float
 
 
-class Polynomial:
+class Polynomial(_Small):
     """``intercept + sum(coefficient * ((x ** power - mean) / scale))``, summed in float64 in the order of the terms.
 
     A row with a NaN in a column that a term uses gets NaN, and so does one whose sum overflows: the stop is then
@@ -61,7 +99,7 @@ class Polynomial:
         Columns of the matrix it predicts.
     """
 
-    __slots__ = ("intercept", "n_features", "terms")
+    __slots__ = ("intercept", "terms")
     kind: Final = "polynomial"
 
     def __init__(self, intercept: float, terms: Sequence[Term], n_features: int) -> None:
@@ -69,30 +107,7 @@ class Polynomial:
         self.terms = tuple(terms)
         self.n_features = n_features
 
-    def predict(
-        self,
-        X: NDArray[np.float32],  # noqa: N803
-        out: NDArray[np.float32],
-        low: float = -math.inf,
-        high: float = math.inf,
-    ) -> None:
-        """Predict every row.
-
-        Parameters
-        ----------
-        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
-            Only read.
-        out : ndarray of float32, shape (n_rows,)
-            Overwritten with seconds.
-        low, high : float
-            Bounds that results are clipped to.
-
-        Raises
-        ------
-        ValueError
-            If a shape or dtype does not fit.
-        """
-        _check_arrays(X, out, self.n_features)
+    def _seconds(self, X: NDArray[np.float32]) -> NDArray[np.float64]:  # noqa: N803
         with np.errstate(over="ignore", invalid="ignore"):
             total = np.full(len(X), self.intercept)
             for feature, power, mean, scale, coefficient in self.terms:
@@ -103,11 +118,10 @@ class Polynomial:
                     value *= column
                 total += coefficient * ((value - mean) / scale)
             total[~np.isfinite(total)] = np.nan
-            np.clip(total, low, high, out=out, casting="same_kind")
-        out[np.isinf(out)] = np.nan  # beyond float32, and not clipped
+        return total
 
 
-class MeanTable:
+class MeanTable(_Small):
     """A mean by key; rows whose key is unknown, or holds a NaN or a fraction, get the default.
 
     Parameters
@@ -125,7 +139,7 @@ class MeanTable:
         If a key comes twice, or the columns hold too many different numbers.
     """
 
-    __slots__ = ("_codes", "_levels", "_values", "default", "n_features")
+    __slots__ = ("_codes", "_levels", "_values", "default")
     kind: Final = "mean_table"
 
     def __init__(self, keys: NDArray[np.int64], values: NDArray[np.float64], default: float) -> None:
@@ -145,45 +159,20 @@ class MeanTable:
         if len(twice):
             raise ValueError(f"key {keys[order[twice[0]]].tolist()} comes twice")
 
-    def predict(
-        self,
-        X: NDArray[np.float32],  # noqa: N803
-        out: NDArray[np.float32],
-        low: float = -math.inf,
-        high: float = math.inf,
-    ) -> None:
-        """Look every row up.
-
-        Parameters
-        ----------
-        X : ndarray of float32, shape (n_rows, n_features), C-contiguous
-            Whole numbers; only read.
-        out : ndarray of float32, shape (n_rows,)
-            Overwritten with seconds.
-        low, high : float
-            Bounds that results are clipped to.
-
-        Raises
-        ------
-        ValueError
-            If a shape or dtype does not fit.
-        """
-        _check_arrays(X, out, self.n_features)
+    def _seconds(self, X: NDArray[np.float32]) -> NDArray[np.float32]:  # noqa: N803
         if not len(self._codes):
-            out.fill(self.default)
-        else:
-            known = np.ones(len(X), bool)
-            codes = np.zeros(len(X), np.int64)
-            for j, levels in enumerate(self._levels):
-                level = np.searchsorted(levels, X[:, j])
-                level[level == len(levels)] = 0
-                known &= levels[level] == X[:, j]
-                codes = codes * len(levels) + level
-            row = np.searchsorted(self._codes, codes)
-            row[row == len(self._codes)] = 0
-            known &= self._codes[row] == codes
-            out[:] = np.where(known, self._values[row], self.default)
-        np.clip(out, low, high, out=out)
+            return np.full(len(X), self.default)
+        known = np.ones(len(X), bool)
+        codes = np.zeros(len(X), np.int64)
+        for j, levels in enumerate(self._levels):
+            level = np.searchsorted(levels, X[:, j])
+            level[level == len(levels)] = 0
+            known &= levels[level] == X[:, j]
+            codes = codes * len(levels) + level
+        row = np.searchsorted(self._codes, codes)
+        row[row == len(self._codes)] = 0
+        known &= self._codes[row] == codes
+        return np.where(known, self._values[row], self.default)
 
 
 def load_predictor(content: bytes, n_features: int, name: str) -> Polynomial | MeanTable:
