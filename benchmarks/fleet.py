@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import xgboost
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-CACHE: Final = ROOT / "build" / "benchmarks"
+CACHE = ROOT / "build" / "benchmarks"
 
 NOW_US: Final = 1_768_910_400_000_000
 """2026-01-20 12:00 UTC, a Tuesday: the present of every benchmark."""

@@ -28,9 +28,9 @@ from etacore._kernels.window import (
 from etacore.errors import EtacoreError
 from etacore.models.forest import Forest
 from etacore.models.registry import Model, open_registry
+from etacore.models.servable import TypicalLegs
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.route_blobs import ShapePolyline
-from etacore.pipeline.route_knowledge import TypicalLegs
 
 __all__ = ["ShapePolyline", "estimate_stop_times"]
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 ROUTE = "171"
-STOPS = [
+STOPS: list[dict[str, Any]] = [
     {"stop_id": f"S{k}", "lat": 9.93 + 0.004 * k, "lon": -84.08, "stop_sequence": 10 * k, "stop_name": f"Stop {k}"}
     for k in range(1, 9)
 ]
@@ -19,7 +19,7 @@ def iso(offset_s: float = 0.0) -> str:
     return (datetime.now(UTC) + timedelta(seconds=offset_s)).isoformat()
 
 
-def snapshot(vehicle_id: str = "BUS-1", **changes: Any) -> dict[str, Any]:
+def snapshot(vehicle_id: str | None = "BUS-1", **changes: Any) -> dict[str, Any]:
     """A healthy snapshot between stops 2 and 3; a change to None takes the field away."""
     base = {
         "vehicle_id": vehicle_id,
@@ -34,7 +34,7 @@ def snapshot(vehicle_id: str = "BUS-1", **changes: Any) -> dict[str, Any]:
     return {name: value for name, value in base.items() if value is not None}
 
 
-def payload(vehicle_id: str = "BUS-1", **changes: Any) -> bytes:
+def payload(vehicle_id: str | None = "BUS-1", **changes: Any) -> bytes:
     """`snapshot` as JSON bytes."""
     return json.dumps(snapshot(vehicle_id, **changes)).encode()
 

@@ -110,7 +110,7 @@ def _prepare(cache: Path | None) -> dict[str, str]:
     from etacore.models.registry import Registry
 
     if cache is not None:
-        fleet.CACHE = cache  # type: ignore[misc]
+        fleet.CACHE = cache
     path = fleet.registry_path()
     return {"registry": str(path), "key": Registry(path).keys()[0]}
 

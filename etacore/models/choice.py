@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from etacore.errors import ModelNotFoundError
-from etacore.models.model import Model
 from etacore.models.registry import Registry
+from etacore.models.servable import Servable
 from etacore.models.short_ids import resolve_key
 
 
@@ -16,22 +16,22 @@ class Models:
 
     Attributes
     ----------
-    default : Model or None
+    default : Servable or None
         For routes that have none of their own.
     by_route : dict
         Route id (UTF-8) to the model of that route.
     """
 
-    default: Model | None
-    by_route: dict[bytes, Model] = field(default_factory=dict)
+    default: Servable | None
+    by_route: dict[bytes, Servable] = field(default_factory=dict)
 
-    def with_promoted(self, model: Model) -> Models:
+    def with_promoted(self, model: Servable) -> Models:
         """These models with one more in its place: a route's model serves its route, a global one all others."""
         if model.route_id is None:
             return Models(model, self.by_route)
         return Models(self.default, self.by_route | {model.route_id.encode(): model})
 
-    def all(self) -> list[Model]:
+    def all(self) -> list[Servable]:
         """Each model once, the default first."""
         return ([self.default] if self.default else []) + list(self.by_route.values())
 
@@ -55,7 +55,9 @@ def choose_models(registry: Registry, model_key: str | None, model_type: str = "
     )
     own = {route: registry.choose(model_type, route, prefer_route_model=True) for route in routes}
     default = registry.choose(model_type, None)
-    by_route = {route.encode(): registry.load(key) for route, key in own.items() if key is not None and key != default}
+    by_route: dict[bytes, Servable] = {
+        route.encode(): registry.load(key) for route, key in own.items() if key is not None and key != default
+    }
     if default is None and not by_route:
         raise ModelNotFoundError(
             f"No trained models found for model_type {model_type} in {registry.path}",

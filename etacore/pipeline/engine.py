@@ -29,7 +29,7 @@ from etacore._kernels.resp import Values
 from etacore._kernels.select import SelectOptions, select_stops
 from etacore.config import RuntimeConfig
 from etacore.models.choice import Models
-from etacore.models.model import Model
+from etacore.models.servable import Servable
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.encoding import Envelope, encode_documents, iso_time
 from etacore.pipeline.route_knowledge import ROUTE_FEATURES, RouteKnowledge
@@ -85,7 +85,7 @@ class Engine:
         self.fleet: Final = Fleet()
         self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
-        self._asking: dict[Model, _Asking] = {}
+        self._asking: dict[Servable, _Asking] = {}
         self._asking_of = models
         self._predictions_prefix: Final = config.keys.predictions.encode()
 
@@ -186,7 +186,7 @@ class Engine:
         for model in self._assign(batch):
             self._predict_part(batch, model)
 
-    def _assign(self, batch: Batch) -> list[Model]:
+    def _assign(self, batch: Batch) -> list[Servable]:
         """The models that predict rows of the batch; ``part_ix`` says which. Rows that none serves are set aside."""
         status, models = batch.status, self.models
         if not models.by_route:
@@ -198,7 +198,7 @@ class Engine:
         batch.part_ix.fill(-1)
         rows = np.flatnonzero(status == Status.OK)
         keys, first, which = np.unique(batch.text_keys("route_id")[rows], return_index=True, return_inverse=True)
-        assigned: list[Model] = []
+        assigned: list[Servable] = []
         chosen = np.full(len(keys), -1, np.int32)
         for ix, route_id in enumerate(batch.texts("route_id", rows[first])):
             if model := models.by_route.get(route_id):
@@ -211,7 +211,7 @@ class Engine:
         status[rows[chosen[which] < 0]] = Status.NO_MODEL
         return assigned
 
-    def _predict_part(self, batch: Batch, model: Model) -> None:
+    def _predict_part(self, batch: Batch, model: Servable) -> None:
         asking, patterns = self._asking_for(model), self.routes.patterns
         part = batch.add_part(model)
         asking.vectorizer.count_rows(batch, part, patterns, self.config.max_stops_per_vehicle)
@@ -229,7 +229,7 @@ class Engine:
             )
         model.predict(part.features, part.eta_s)
 
-    def _asking_for(self, model: Model) -> _Asking:
+    def _asking_for(self, model: Servable) -> _Asking:
         """What a model asks for; made once for a model."""
         if self._asking_of is not self.models:
             kept = self.models.all()

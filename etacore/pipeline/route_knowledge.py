@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from etacore._kernels.batch import Batch, Part
 from etacore._kernels.index import hash_bytes
 from etacore._kernels.routes import PatternTable
+from etacore.models.servable import TypicalLegs
 from etacore.status import Status
 
-__all__ = ["ROUTE_FEATURES", "LegTable", "RouteCodes", "RouteKnowledge", "TypicalLegs"]
+__all__ = ["ROUTE_FEATURES", "LegTable", "RouteCodes", "RouteKnowledge"]
 
 ROUTE_FEATURES: Final = frozenset({"typical_travel_s", "route_code"})
 """Features of `RouteKnowledge`."""
@@ -22,16 +23,6 @@ N_HOURS: Final = 24
 _MIN_ROOM: Final = 4096
 _UNSEEN: Final = -2
 _UNKNOWN: Final = -1
-
-
-class TypicalLegs(Protocol):
-    """A table of typical travel times."""
-
-    def legs(self, route_id: str, stop_ids: Sequence[str]) -> NDArray[np.float32]:
-        """Seconds of the leg that ends at each stop, shape (24, n_stops): 0 for the first stop, NaN where unknown."""
-
-    def leg_m(self, route_id: str, stop_id: str) -> float:
-        """Metres of the leg that ends at a stop; NaN if unknown."""
 
 
 class LegTable:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import date, datetime
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +47,7 @@ class LoopRows:
         pairs = seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes)
         self.stored = {key.encode(): value for key, value in pairs}
         self.now_us = 0
-        models = Models(FeatureTap(time_zone))  # type: ignore[arg-type]
+        models = Models(FeatureTap(time_zone))
         self.engine = Engine(models, RuntimeConfig(), lambda: self.now_us)
         self.rows: list[npt.NDArray[np.int64]] = []
         self.stops: list[npt.NDArray[np.int32]] = []
@@ -101,8 +102,8 @@ def assert_found_again(positions: Positions, feed: Feed) -> None:
     assert len(both) == len(built.frame)
     assert both["found"].all()
     assert not both["found"].has_nulls()
-    dataset = SimpleNamespace(name="d", frame=built.frame, distance="along_route")
-    learned = feature_matrix(dataset, None, FEATURE_COLUMNS)  # type: ignore[arg-type]
+    dataset: Any = SimpleNamespace(name="d", frame=built.frame, distance="along_route")
+    learned = feature_matrix(dataset, None, FEATURE_COLUMNS)
     for column, name in enumerate(FEATURE_COLUMNS):
         mine = np.ascontiguousarray(learned[:, column])
         np.testing.assert_array_equal(mine.view(np.uint32), both[f"{name}_served"].to_numpy().view(np.uint32), name)

@@ -104,7 +104,7 @@ BAD = {
     "not utf-8": (b'{"vehicle_id": "\xff"}', Status.INVALID_JSON),
     "a list": (b"[1, 2]", Status.NOT_AN_OBJECT),
     "a number": (b"12", Status.NOT_AN_OBJECT),
-    "no id": (payload(vehicle_id=None), Status.MISSING_VEHICLE_ID),  # type: ignore[arg-type]
+    "no id": (payload(vehicle_id=None), Status.MISSING_VEHICLE_ID),
     "no latitude": (payload("B", lat=None), Status.MISSING_POSITION),
     "latitude is a list": (payload("B", lat=[1]), Status.INVALID_POSITION),
     "latitude out of range": (payload("B", lat=91), Status.POSITION_OUT_OF_RANGE),
@@ -116,7 +116,7 @@ BAD = {
     "no route": (payload("B", route=None), Status.MISSING_ROUTE),
     "unknown route": (payload("B", route="nowhere"), Status.UNKNOWN_ROUTE),
     "far away": (payload("B", lat=50.0), Status.OFF_ROUTE),
-    "past the last stop": (payload("B", lat=STOPS[-1]["lat"] + 0.002), Status.TRIP_FINISHED),  # type: ignore[operator]
+    "past the last stop": (payload("B", lat=STOPS[-1]["lat"] + 0.002), Status.TRIP_FINISHED),
     "too large": (payload("B", note="x" * 70_000), Status.TOO_LARGE),
     "one stop": (payload("B", route="short"), Status.TOO_FEW_STOPS),
     "stop without coordinates": (payload("B", route="holes"), Status.STOP_WITHOUT_COORDINATES),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import orjson
 
 from etacore.config import RuntimeConfig
 from etacore.models.choice import Models
+from etacore.models.servable import TypicalLegs
 from etacore.pipeline.engine import Batch, Engine, summarize
 from etacore.pipeline.snapshots import TextPool, fill_snapshots
 from etacore.schema import BASE_FEATURES, feature_codes
@@ -24,14 +26,17 @@ class Speed:
     """A model that believes in one speed."""
 
     model_type = "xgboost"
-    features = BASE_FEATURES
+    features: tuple[str, ...] = BASE_FEATURES
     feature_codes = feature_codes(BASE_FEATURES)
-    calendar_args = ("UTC", ())
+    calendar_args: tuple[str, tuple[date, ...]] = ("UTC", ())
+    routes: tuple[str, ...] = ()
+    typical: TypicalLegs | None = None
     nan_fill: float | None = 0.0
     along_route_distance = False
 
     def __init__(self, key: str = "speed", mps: float = 8.0, route_id: str | None = None) -> None:
-        self.key, self.mps, self.scope = key, mps, "route" if route_id else "global"
+        self.key, self.mps, self.route_id = key, mps, route_id
+        self.scope = "route" if route_id else "global"
 
     def predict(self, X: np.ndarray, out: np.ndarray) -> None:
         out[:] = X[:, 0] / np.float32(self.mps)
@@ -73,7 +78,7 @@ class Store(dict[bytes, bytes]):
 
 
 def engine(models: Models | None = None, **settings: Any) -> Engine:
-    return Engine(models or Models(Speed()), RuntimeConfig(**settings), lambda: NOW_US)  # type: ignore[arg-type]
+    return Engine(models or Models(Speed()), RuntimeConfig(**settings), lambda: NOW_US)
 
 
 def fleet(n: int) -> tuple[list[bytes], list[bytes]]:
@@ -109,7 +114,7 @@ def test_a_large_batch_asks_no_more_often_than_a_small_one() -> None:
 
 def test_a_route_of_its_own_model_is_served_by_it_and_the_rest_by_the_global_one() -> None:
     store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
-    models = Models(Speed(), {b"b": Speed("of-b", mps=2.0, route_id="b")})  # type: ignore[arg-type, dict-item]
+    models = Models(Speed(), {b"b": Speed("of-b", mps=2.0, route_id="b")})
     rows = [payload(name, route=route, timestamp=NOW_US / 1e6) for name, route in (("1", "a"), ("2", "b"), ("3", "a"))]
     batch = engine(models).process([b"vehicle:1", b"vehicle:2", b"vehicle:3"], rows, store.fetch)
     found = {document["vehicle_id"]: document for document in documents(batch)}
@@ -123,7 +128,7 @@ def test_a_route_of_its_own_model_is_served_by_it_and_the_rest_by_the_global_one
 
 def test_a_batch_keeps_its_documents_while_another_is_computed() -> None:
     store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
-    serving = engine(Models(Speed(), {b"b": Speed("of-b", mps=2.0, route_id="b")}))  # type: ignore[arg-type, dict-item]
+    serving = engine(Models(Speed(), {b"b": Speed("of-b", mps=2.0, route_id="b")}))
     batches = Batch(4), Batch(4)
 
     def serve(batch: Batch, *names: str) -> list[bytes]:
@@ -144,7 +149,7 @@ def test_a_batch_keeps_its_documents_while_another_is_computed() -> None:
 
 def test_without_a_global_model_other_routes_are_failures() -> None:
     store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
-    models = Models(None, {b"b": Speed("of-b", route_id="b")})  # type: ignore[dict-item]
+    models = Models(None, {b"b": Speed("of-b", route_id="b")})
     rows = [payload("1", route="a", timestamp=NOW_US / 1e6), payload("2", route="b", timestamp=NOW_US / 1e6)]
     batch = engine(models).process([b"vehicle:1", b"vehicle:2"], rows, store.fetch)
     assert batch.counts() == {Status.NO_MODEL: 1, Status.OK: 1}
@@ -221,8 +226,8 @@ def features_of(batch: Batch) -> list[dict[str, list[float]]]:
 def test_a_model_that_knows_its_routes_sees_their_numbers_and_typical_times() -> None:
     model = Knowing("route_code")
     store = Store({f"route_stops:{ROUTE}".encode(): stops_blob(), b"route_stops:a": stops_blob()})
-    core = engine(Models(model), max_stops_per_vehicle=2)  # type: ignore[arg-type]
-    lat = 0.25 * STOPS[0]["lat"] + 0.75 * STOPS[1]["lat"]  # type: ignore[operator]
+    core = engine(Models(model), max_stops_per_vehicle=2)
+    lat = 0.25 * STOPS[0]["lat"] + 0.75 * STOPS[1]["lat"]
     rows = [
         payload(str(i), route=route, lat=lat, timestamp=NOW_US / 1e6) for i, route in enumerate((ROUTE, "a", ROUTE))
     ]
@@ -241,7 +246,7 @@ def test_a_model_that_knows_its_routes_sees_their_numbers_and_typical_times() ->
 def test_a_model_is_asked_of_the_patterns_of_its_own_rows_only() -> None:
     everywhere, of_b = Knowing("leg_left"), Knowing("leg_left", "of-b", route_id="b")
     store = Store({b"route_stops:a": stops_blob(), b"route_stops:b": stops_blob()})
-    core = engine(Models(everywhere, {b"b": of_b}))  # type: ignore[arg-type, dict-item]
+    core = engine(Models(everywhere, {b"b": of_b}))
     rows = [payload(name, route=route, timestamp=NOW_US / 1e6) for name, route in (("1", "a"), ("2", "b"))]
     core.process([b"vehicle:1", b"vehicle:2"], rows, store.fetch)
     assert (everywhere.asked, of_b.asked) == ([("a", len(STOPS))], [("b", len(STOPS))])
@@ -249,11 +254,11 @@ def test_a_model_is_asked_of_the_patterns_of_its_own_rows_only() -> None:
 
 def test_what_a_replaced_model_knew_is_dropped() -> None:
     store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
-    core = engine(Models(Knowing("leg_left")))  # type: ignore[arg-type]
+    core = engine(Models(Knowing("leg_left")))
     keys, payloads = fleet(2)
     core.process(keys, payloads, store.fetch)
     kept, gone = core.models.default, Knowing("leg_left", "gone", route_id="b")
-    core.models = Models(kept, {b"b": gone})  # type: ignore[dict-item]
+    core.models = Models(kept, {b"b": gone})
     store[b"route_stops:b"] = stops_blob()
     core.process([b"vehicle:1"], [payload("1", route="b", timestamp=NOW_US / 1e6)], store.fetch)
     assert set(core._asking) == {kept, gone}
@@ -264,7 +269,7 @@ def test_what_a_replaced_model_knew_is_dropped() -> None:
 
 def test_motion_moves_with_the_commit() -> None:
     store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
-    core = engine(Models(Knowing("leg_left")), max_stops_per_vehicle=1)  # type: ignore[arg-type]
+    core = engine(Models(Knowing("leg_left")), max_stops_per_vehicle=1)
     seen = []
     for seconds, committed in ((0, True), (20, False), (40, True), (60, True)):
         row = payload("BUS", lat=9.935 + 1e-5 * seconds, timestamp=NOW_US / 1e6 - 100 + seconds)
@@ -282,7 +287,7 @@ def test_motion_moves_with_the_commit() -> None:
 
 def test_a_finished_trip_gets_no_document() -> None:
     store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
-    row = payload("BUS", lat=STOPS[-1]["lat"] + 0.001, timestamp=NOW_US / 1e6)  # type: ignore[operator]
+    row = payload("BUS", lat=STOPS[-1]["lat"] + 0.001, timestamp=NOW_US / 1e6)
     batch = engine().process([b"vehicle:BUS"], [row], store.fetch)
     assert batch.counts() == {Status.TRIP_FINISHED: 1}
     assert documents(batch) == []

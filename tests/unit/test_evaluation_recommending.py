@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -33,14 +33,19 @@ HELD_OUT = HeldOut(
 
 
 def entrant(
-    name: str, mae_s: float, kind: str = "model", spread_s: float = 1.0, rows: Any = slice(None), **fields: Any
+    name: str,
+    mae_s: float,
+    kind: Literal["model", "baseline"] = "model",
+    spread_s: float = 1.0,
+    rows: Any = slice(None),
+    **fields: Any,
 ) -> Entrant:
     """An exact mean absolute error that differs by about `spread_s` between trips."""
     by_trip = np.random.default_rng(len(name)).normal(0, spread_s, N_TRIPS)
     size = np.abs(mae_s + (by_trip - by_trip.mean())[TRIP])
     predicted = np.full(TRIP.size, np.nan, dtype=np.float32)
     predicted[rows] = (ACTUAL + NOISE * size)[rows]
-    return Entrant(Identity(name=name, kind=kind, model_type="t", title=name.upper(), **fields), predicted)  # type: ignore[arg-type]
+    return Entrant(Identity(name=name, kind=kind, model_type="t", title=name.upper(), **fields), predicted)
 
 
 BASELINE = entrant("speed", 60, "baseline")

@@ -169,7 +169,8 @@ def _column(name: str, values: Any, n: int) -> pl.Series:
     if isinstance(values, np.ndarray):
         values = values != 0 if dtype == pl.Boolean else values.astype(np.float64 if dtype == pl.Float64 else np.int64)
         return pl.Series(name, values, dtype=dtype, nan_to_null=True)
-    return values.alias(name).cast(dtype)  # type: ignore[no-any-return]
+    column: pl.Series = values.alias(name).cast(dtype)
+    return column
 
 
 def _of_stops(feed: Feed, name: str) -> pl.Series:

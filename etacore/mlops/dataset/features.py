@@ -50,7 +50,6 @@ class FeatureTap:
     nan_fill = None
     routes: tuple[str, ...] = ()
     typical = None
-    clip_s = (0.0, 0.0)
 
     def __init__(
         self,
@@ -202,7 +201,7 @@ def _engine(
         route_refresh_seconds=MAX_SECONDS,
         state_retention_seconds=MAX_SECONDS,
     )
-    return Engine(Models(tap), config, lambda: now_us), stored  # type: ignore[arg-type]
+    return Engine(Models(tap), config, lambda: now_us), stored
 
 
 def _fill(
