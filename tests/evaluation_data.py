@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from etacore.mlops.bundling.saving import save_predictor
 from etacore.mlops.dataset.layout import Dataset
 from etacore.models.registry import Registry
-from tests import training_data
+from tests import models, training_data
 from tests.models import FOLDER
 from tests.training_data import FIRST_DAY
 
@@ -84,7 +83,7 @@ def linear(
         "hyperparameters": {"degree": 1, "seed": _saved},
         **fields,
     }
-    return save_predictor(
+    return models.add_predictor(
         registry,
         content=json.dumps(content).encode(),
         features=features,

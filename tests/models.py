@@ -6,12 +6,15 @@ import atexit
 import functools
 import shutil
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
+from etacore.models.bundle import Bundle
+from etacore.models.facts import ModelFacts
 from etacore.models.forest import CPU, PLATFORM, sha256_hex
 from etacore.models.manifest import LibraryFile, Manifest, Parity, SourceFile
 from etacore.schema import BASE_FEATURES
@@ -100,4 +103,20 @@ def add_table(registry: Registry, key: str, *, seconds: float = 60.0, **changes:
     content = orjson.dumps({"kind": "mean_table", "keys": [], "values": [], "default": seconds})
     source = SourceFile("model.json", sha256_hex(content))
     manifest, _ = bundle(key, **{"source": source, "libraries": (), "predictor": "mean_table", **changes})
-    return registry.save(manifest, {"model.json": content})
+    return registry.add(Bundle(manifest, {"model.json": content}))
+
+
+def add_predictor(
+    registry: Registry,
+    *,
+    content: bytes,
+    typical: bytes | None = None,
+    model_key: str | None = None,
+    saved_at: datetime | None = None,
+    **facts: Any,
+) -> str:
+    """A polynomial or a table of means, bundled as training does it; more keywords are `ModelFacts`."""
+    from etacore.mlops.bundling.saving import bundle_predictor
+
+    bundle = bundle_predictor(content, ModelFacts(**facts), typical=typical, model_key=model_key, saved_at=saved_at)
+    return registry.add(bundle)

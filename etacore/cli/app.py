@@ -219,7 +219,7 @@ def compile_command(model: Path, **options: Any) -> None:
     key = compile_to_registry(
         model,
         Registry(options["model_registry_dir"] or registry_dir_from_env()),
-        features=options["features"].split(",") if options["features"] else None,
+        features=tuple(options["features"].split(",")) if options["features"] else (),
         time_zone=options["time_zone"],
         holiday_region=options["holiday_region"],
         dataset=options["dataset"],

@@ -106,11 +106,7 @@ class Forest:
             If the file is missing or unreadable, made for another machine, has another content, cannot be mapped
             (another libc, for example), is not such a forest, or the path is unknown or not for this CPU.
         """
-        kernel_path = kernel_path or os.environ.get(PATH_VARIABLE) or "auto"
-        if kernel_path not in PATHS:
-            raise ModelLoadError(
-                f"a forest has no path {kernel_path!r}", hint=f"set {PATH_VARIABLE} to one of {', '.join(PATHS)}"
-            )
+        kernel_path = _known_path(kernel_path)
         if (platform, cpu) != (PLATFORM, CPU):
             raise ModelLoadError(
                 f"{path} was made for {platform}-{cpu}, this machine is {PLATFORM}-{CPU}", hint=_RECOMPILE
@@ -121,10 +117,33 @@ class Forest:
             raise ModelLoadError(f"library {path} is missing", hint="copy the whole bundle, or compile again") from None
         except OSError as err:
             raise ModelLoadError(f"library {path} cannot be read: {err.strerror or err}") from err
+        return cls.from_bytes(content, sha256, n_features, str(path), kernel_path=kernel_path)
+
+    @classmethod
+    def from_bytes(
+        cls, content: bytes, sha256: str, n_features: int, name: str, *, kernel_path: str | None = None
+    ) -> Forest:
+        """Map the content of a library that was made for this machine, once its hash is known to be right.
+
+        Parameters
+        ----------
+        content : bytes
+            The shared library.
+        sha256, n_features, kernel_path
+            As for `load`.
+        name : str
+            What to call it in errors.
+
+        Raises
+        ------
+        ModelLoadError
+            As `load`.
+        """
+        kernel_path = _known_path(kernel_path)
         found = sha256_hex(content)
         if found != sha256:
             raise ModelLoadError(
-                f"library {path} has SHA-256 {found}, its manifest says {sha256}; it was not loaded",
+                f"library {name} has SHA-256 {found}, its manifest says {sha256}; it was not loaded",
                 hint="the file is damaged or was replaced: copy the bundle again, or compile again",
             )
         with _libraries_lock:
@@ -133,14 +152,14 @@ class Forest:
                 try:
                     known = _libraries[sha256, kernel_path] = _map(content, n_features, kernel_path)
                 except ModelLoadError as err:
-                    raise ModelLoadError(f"{path}: {err.message}", hint=err.hint) from None
+                    raise ModelLoadError(f"{name}: {err.message}", hint=err.hint) from None
                 except OSError as err:
                     raise ModelLoadError(
-                        f"library {path} cannot be mapped: {err.strerror or err}",
+                        f"library {name} cannot be mapped: {err.strerror or err}",
                         hint="look for free memory, free space in the temporary folder, and free file numbers",
                     ) from err
         if known.n_features != n_features:
-            raise ModelLoadError(f"{path} takes {known.n_features} features, the model names {n_features}")
+            raise ModelLoadError(f"{name} takes {known.n_features} features, the model names {n_features}")
         return cls(known, sha256)
 
     def predict(
@@ -152,6 +171,15 @@ class Forest:
     ) -> None:
         """Predict every row as `etacore.models.predictors.Predictor` says; NaN in `X` is what XGBoost calls missing."""
         self.library.predict(X, out, low, high)
+
+
+def _known_path(kernel_path: str | None) -> str:
+    kernel_path = kernel_path or os.environ.get(PATH_VARIABLE) or "auto"
+    if kernel_path not in PATHS:
+        raise ModelLoadError(
+            f"a forest has no path {kernel_path!r}", hint=f"set {PATH_VARIABLE} to one of {', '.join(PATHS)}"
+        )
+    return kernel_path
 
 
 def _map(content: bytes, n_features: int, kernel_path: str) -> Library:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import orjson
 
 from etacore.errors import RegistryError
+from etacore.models.facts import ModelFacts
 from etacore.models.json_reader import Reader
 from etacore.models.predictors import PREDICTORS
-from etacore.schema import MAX_ETA_S, MIN_ETA_S, feature_codes, feature_groups
+from etacore.schema import feature_codes, feature_groups
 
 FORMAT_VERSION: Final = 1
 MANIFEST_FILE: Final = "manifest.json"
@@ -129,37 +130,33 @@ class Parity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(ModelFacts):
     """Everything that is known about a model. The fields are those of ``manifest.json``.
 
-    ``predictor`` says what predicts: a compiled ``forest``, or a ``polynomial`` or ``mean_table`` in the source file.
-    ``routes`` are the route ids that ``route_code`` counts; ``typical`` is the table of typical travel times.
+    Attributes
+    ----------
+    model_key : str
+        Its name.
+    saved_at : str
+        ISO 8601.
+    source : SourceFile
+        The model as it was trained.
+    libraries : tuple of LibraryFile
+        What it was compiled to.
+    parity : Parity or None
+        How the library was held against the source.
+    predictor : str
+        What predicts: a compiled ``forest``, or a ``polynomial`` or ``mean_table`` in the source file.
+    typical : SourceFile or None
+        The table of typical travel times.
     """
 
     model_key: str
-    model_type: str
-    dataset: str
-    route_id: str | None
     saved_at: str
-    features: tuple[str, ...]
-    time_zone: str
     source: SourceFile
     libraries: tuple[LibraryFile, ...]
     parity: Parity | None
-    metrics: Mapping[str, float | None] = field(default_factory=dict)
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-    holiday_region: str | None = None
-    holidays: tuple[date, ...] = ()
-    nan_at_serving: float | None = None
-    distance: str = "straight"
-    clip_seconds: tuple[float, float] = (MIN_ETA_S, MAX_ETA_S)
-    n_samples: int | None = None
-    n_trips: int | None = None
-    train_samples: int | None = None
-    test_samples: int | None = None
     predictor: str = "forest"
-    routes: tuple[str, ...] = ()
     typical: SourceFile | None = None
     format_version: int = FORMAT_VERSION
 
@@ -173,7 +170,7 @@ class Manifest:
 
         Fields that came later are left out where they say nothing, so that older versions read such a bundle too.
         """
-        raw = {f.name: getattr(self, f.name) for f in fields(self)}
+        raw = {name: getattr(self, name) for name in _ORDER}
         for name, nothing in _LATER.items():
             if raw[name] == nothing:
                 del raw[name]
@@ -201,7 +198,7 @@ class Manifest:
         version = read.integer("format_version")
         if version != FORMAT_VERSION:
             read.fail("format_version", f"is {version}, this version reads {FORMAT_VERSION}", "upgrade etacore")
-        unknown = read.raw.keys() - {f.name for f in fields(cls)}
+        unknown = read.raw.keys() - set(_ORDER)
         if unknown:
             read.fail(min(unknown), "is not a field of a manifest")
         for name, nothing in _LATER.items():
@@ -279,6 +276,13 @@ class _Reader(Reader):
         return text if _SHA256.fullmatch(text) else self.fail("sha256", f"is {text!r}, not 64 hexadecimal digits")
 
 
+# As every manifest is written; its hash stands in an index, so the order stays, and what comes later goes to the end.
+_ORDER: Final = (
+    *("model_key", "model_type", "dataset", "route_id", "saved_at", "features", "time_zone", "source", "libraries"),
+    *("parity", "metrics", "hyperparameters", "provenance", "holiday_region", "holidays", "nan_at_serving", "distance"),
+    *("clip_seconds", "n_samples", "n_trips", "train_samples", "test_samples", "predictor", "routes", "typical"),
+    "format_version",
+)
 # Fields that older bundles do not have, and what their absence means.
 _LATER: Final[Mapping[str, Any]] = {"predictor": "forest", "routes": (), "typical": None}
 

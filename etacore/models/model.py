@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Final
@@ -9,13 +10,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from etacore.errors import ModelLoadError
-from etacore.models.bundle import read_checked
+from etacore.errors import ModelLoadError, SchemaError
+from etacore.models.bundle_folder import read_checked
 from etacore.models.forest import CPU, PLATFORM, Forest
-from etacore.models.manifest import Manifest
+from etacore.models.manifest import Manifest, SourceFile
 from etacore.models.predictors import MeanTable, Polynomial, Predictor, load_predictor
 from etacore.models.travel_times import TypicalTimes
-from etacore.schema import feature_codes
+from etacore.schema import WEATHER_FEATURES, feature_codes
 
 BACKENDS: Final = ("bitmask", "tl2cgen")
 
@@ -99,48 +100,68 @@ class Model:
         self.predictor.predict(X, out, *self.clip_s)
 
 
-def load_model(manifest: Manifest, folder: Path) -> Model:
+def load_model(manifest: Manifest, files: Path | Mapping[str, bytes]) -> Model:
     """Make a bundle ready to predict. Every file is held against its hash before anything is done with it.
 
     Parameters
     ----------
     manifest : Manifest
         Of the bundle.
-    folder : Path
-        Where its files are.
+    files : Path or mapping of str to bytes
+        The folder of its files, or the files themselves.
 
     Raises
     ------
     ModelLoadError
         If a file is missing, damaged, or made for another machine; names it.
+    SchemaError
+        If serving cannot compute its features.
     """
-    predictor = _forest(manifest, folder) if manifest.predictor == "forest" else _small(manifest, folder)
+    weather = [name for name in manifest.features if name in WEATHER_FEATURES]
+    if weather:
+        raise SchemaError(
+            f"model {manifest.model_key} needs {', '.join(weather)}, and serving has no weather source",
+            hint="choose a model without weather features",
+        )
+    predictor = _forest(manifest, files) if manifest.predictor == "forest" else _small(manifest, files)
     typical = None
     if manifest.typical is not None:
-        path = folder / manifest.typical.file
-        typical = TypicalTimes.from_json(read_checked(path, manifest.typical.sha256), str(path))
+        typical = TypicalTimes.from_json(*_content(manifest, files, manifest.typical))
     return Model(manifest, predictor, typical)
 
 
-def _forest(manifest: Manifest, folder: Path) -> Forest:
+def _forest(manifest: Manifest, files: Path | Mapping[str, bytes]) -> Forest:
     usable = [library for library in manifest.libraries if library.backend in BACKENDS]
     fitting = [library for library in usable if (library.platform, library.cpu) == (PLATFORM, CPU)]
     if not fitting:
         made_for = ", ".join(f"{library.platform}-{library.cpu}" for library in usable) or "no machine"
         raise ModelLoadError(
             f"model {manifest.model_key} is compiled for {made_for}, this machine is {PLATFORM}-{CPU}",
-            hint=f"on such a machine: etacore compile {folder / manifest.source.file}",
+            hint=f"on such a machine: etacore compile {_name(manifest, files, manifest.source.file)}",
         )
-    library = fitting[0]
-    return Forest.load(folder / library.file, library.sha256, len(manifest.features))
+    file, sha256, n_features = fitting[0].file, fitting[0].sha256, len(manifest.features)
+    if isinstance(files, Path):
+        return Forest.load(files / file, sha256, n_features)
+    return Forest.from_bytes(files[file], sha256, n_features, _name(manifest, files, file))
 
 
-def _small(manifest: Manifest, folder: Path) -> Polynomial | MeanTable:
-    path = folder / manifest.source.file
-    predictor = load_predictor(read_checked(path, manifest.source.sha256), len(manifest.features), str(path))
+def _small(manifest: Manifest, files: Path | Mapping[str, bytes]) -> Polynomial | MeanTable:
+    content, name = _content(manifest, files, manifest.source)
+    predictor = load_predictor(content, len(manifest.features), name)
     if predictor.kind != manifest.predictor:
         raise ModelLoadError(
-            f"{path}: field kind is {predictor.kind!r}, the manifest says {manifest.predictor!r}",
+            f"{name}: field kind is {predictor.kind!r}, the manifest says {manifest.predictor!r}",
             hint="restore the bundle",
         )
     return predictor
+
+
+def _content(manifest: Manifest, files: Path | Mapping[str, bytes], source: SourceFile) -> tuple[bytes, str]:
+    """Content of a file, and what to call it in errors."""
+    if isinstance(files, Path):
+        return read_checked(files / source.file, source.sha256), str(files / source.file)
+    return files[source.file], _name(manifest, files, source.file)
+
+
+def _name(manifest: Manifest, files: Path | Mapping[str, bytes], file: str) -> str:
+    return str(files / file) if isinstance(files, Path) else f"{file} of {manifest.model_key}"

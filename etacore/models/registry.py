@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from etacore.config import DEFAULT_REGISTRY_DIR, SHIPPED_REGISTRY_DIR
-from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, RegistryError
 from etacore.files import delete_folder, link_folder, sweep, write_folder, write_whole
-from etacore.models.bundle import check_files, read_manifest
+from etacore.models.bundle import Bundle
+from etacore.models.bundle_folder import read_manifest
 from etacore.models.manifest import MANIFEST_FILE, Manifest, check_model_key, make_model_key
 from etacore.models.model import Model, load_model
 from etacore.models.registry_index import EMPTY, INDEX_FILE, Entry, Index, index_entry, read_index
-from etacore.schema import WEATHER_FEATURES
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -73,7 +73,7 @@ class Registry:
     Parameters
     ----------
     path : Path
-        The folder. It need not exist; `save` makes it.
+        The folder. It need not exist; `add` makes it.
     lock_timeout_s : float
         How long a writer waits for another one.
     shipped : Path, optional
@@ -196,14 +196,7 @@ class Registry:
                     hint="save its booster as XGBoost JSON there, then: etacore compile MODEL",
                 )
             raise ModelNotFoundError(f"Model {key} not found in registry")
-        manifest = self.manifest(key)
-        weather = [name for name in manifest.features if name in WEATHER_FEATURES]
-        if weather:
-            raise SchemaError(
-                f"model {key} needs {', '.join(weather)}, and serving has no weather source",
-                hint="choose a model without weather features",
-            )
-        model = self._models[key] = load_model(manifest, self.path / key)
+        model = self._models[key] = load_model(self.manifest(key), self.path / key)
         return model
 
     def manifest(self, key: str) -> Manifest:
@@ -245,15 +238,8 @@ class Registry:
             raise ModelNotFoundError(f"Model {key} not found in registry")
         return str(entry.get("manifest_sha256", ""))
 
-    def save(self, manifest: Manifest, files: Mapping[str, bytes]) -> str:
-        """Add a bundle: all of it or nothing, whatever happens in between.
-
-        Parameters
-        ----------
-        manifest : Manifest
-            Checked as if it were read from disk.
-        files : mapping of str to bytes
-            The source model and the libraries that the manifest names.
+    def add(self, bundle: Bundle) -> str:
+        """Add a model: all of its bundle or nothing, whatever happens in between.
 
         Returns
         -------
@@ -263,13 +249,9 @@ class Registry:
         Raises
         ------
         RegistryError
-            If the key exists or is no file name, the manifest is wrong, a file is missing or has another hash,
-            another writer holds the lock for too long, or the folder cannot be written.
+            If the key exists, another writer holds the lock for too long, or the folder cannot be written.
         """
-        manifest = Manifest.from_json(manifest.to_json(), f"manifest of {manifest.model_key}")
-        content = manifest.to_json()  # as a reader will see it: a whole number given for a float has become one
-        check_files(manifest, files)
-        key = manifest.model_key
+        key, content = bundle.key, bundle.manifest.to_json()
         with self.locked():
             index = self._read().raw
             if key in index:
@@ -278,8 +260,8 @@ class Registry:
                 )
             sweep(self.path)
             try:
-                write_folder(self.path / key, {**files, MANIFEST_FILE: content})
-                self._write_index({**index, key: index_entry(manifest, content)})
+                write_folder(self.path / key, {**bundle.files, MANIFEST_FILE: content})
+                self._write_index({**index, key: index_entry(bundle.manifest, content)})
             except BaseException:
                 self._index = None
                 if key not in self._read().raw:
@@ -297,19 +279,10 @@ class Registry:
 
         Raises
         ------
-        ModelLoadError
-            If a file is missing.
-        RegistryError
-            As `save`.
+        ModelLoadError, RegistryError, SchemaError
+            As `Bundle.read` and `add`.
         """
-        manifest = read_manifest(folder)
-        try:
-            files = {name: (folder / name).read_bytes() for name in manifest.files()}
-        except OSError as err:
-            raise ModelLoadError(
-                f"{err.filename} cannot be read: {err.strerror}", hint="copy the whole bundle"
-            ) from err
-        return self.save(manifest, files)
+        return self.add(Bundle.read(folder))
 
     def remove(self, key: str) -> None:
         """Take a model out of the index, then delete its bundle. Processes that have it loaded keep it.

@@ -189,7 +189,7 @@ def test_a_family_that_fails_loses_no_other(dataset, tmp_path, monkeypatch):
     def no_compiler(*args, **kwargs):
         raise TrainingError("no compiler", hint="get one")
 
-    monkeypatch.setattr(store_module, "compile_to_registry", no_compiler)
+    monkeypatch.setattr(store_module, "compile_bundle", no_compiler)
     registry = Registry(tmp_path)
     report = train(dataset, registry, TrainingConfig(hyperparameters=FAST))
     assert not report.ok
@@ -207,15 +207,15 @@ def test_a_crash_leaves_the_registry_as_it_was(dataset, tmp_path, monkeypatch, a
     types = tuple(FAMILIES)[:4]
     train(dataset, registry, TrainingConfig(model_types=types[:1]), saved_at=NOON)
     before = files_of(registry)
-    honest, n_saved = Registry.import_bundle, []
+    honest, n_saved = Registry.add, []
 
-    def crash(self, folder):
+    def crash(self, bundle):
         if len(n_saved) == after:
             raise KeyboardInterrupt
-        n_saved.append(folder)
-        return honest(self, folder)
+        n_saved.append(bundle)
+        return honest(self, bundle)
 
-    monkeypatch.setattr(Registry, "import_bundle", crash)
+    monkeypatch.setattr(Registry, "add", crash)
     with pytest.raises(KeyboardInterrupt):
         train(dataset, registry, TrainingConfig(model_types=types))
     assert len(n_saved) == after
@@ -295,7 +295,7 @@ def test_the_command_trains_saves_and_shows_a_table(dataset, tmp_path):
 
 
 def test_the_command_says_that_a_model_failed_and_exits_with_1(dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr(store_module, "compile_to_registry", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(store_module, "compile_bundle", lambda *_, **__: 1 / 0)
     result = run(
         str(dataset.path), "--model-registry-dir", str(tmp_path / "r"), "--model-type", "xgboost", "--model-type",
         "ewma", "--set", "n_estimators=3",

@@ -12,7 +12,7 @@ import pytest
 import xgboost
 
 from etacore.errors import CompileError, SchemaError, TrainingError
-from etacore.mlops.bundling import bitmask, parity, source_model
+from etacore.mlops.bundling import bitmask, parity
 from etacore.mlops.bundling import compile as compiling
 from etacore.mlops.bundling.compile import compile_model, compile_to_registry, holiday_dates
 from etacore.mlops.bundling.source_model import SourceModel
@@ -77,7 +77,7 @@ def test_tools_that_are_absent(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CC", raising=False)
     assert "apt-get install gcc" in refused(models.save(), "no C compiler found").hint
-    monkeypatch.setattr(source_model, "find_spec", lambda name: None if name == "treelite" else object())
+    monkeypatch.setattr("etacore.mlops.tools.find_spec", lambda name: None if name == "treelite" else object())
     assert "etacore[train]" in refused(models.save(), "^treelite not installed").hint
 
 
@@ -223,7 +223,8 @@ def test_into_the_registry(tmp_path, monkeypatch):
         distance="along_route",
         hyperparameters={"max_depth": 4, "n_estimators": 12},
         provenance={"seed": 42},
-        samples={"n_samples": 600, "n_trips": 3},
+        n_samples=600,
+        n_trips=3,
         routes=("171", "172"),
         typical=TypicalTimes({"171": {"s2": (400.0, [50.0] * 24)}}).to_json(),
     )

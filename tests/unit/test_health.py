@@ -13,6 +13,8 @@ from etacore.cli.app import main
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError
 from etacore.mlops.promotion.health import archive, check_registry
 from etacore.mlops.promotion.history import HISTORY_FILE, Record, append_record
+from etacore.mlops.promotion.tables import shorten
+from etacore.models.bundle import Bundle
 from etacore.models.registry import Registry
 from etacore.models.short_ids import short_ids, shorten
 from etacore.store import store as redis_io
@@ -54,7 +56,7 @@ def only(registry, kind, key, severity, **options):
 
 def test_a_healthy_registry(registry):
     add(registry, "a")
-    registry.save(*models.bundle("b", library=models.compiled(models.save()).library, parity=models.PARITY))
+    registry.add(Bundle(*models.bundle("b", library=models.compiled(models.save()).library, parity=models.PARITY)))
     report = check_registry(registry, now=NOW, active=["a"], check_stale=False)
     assert (report.findings, report.is_healthy, report.n_models) == ((), True, 2)
     assert "Nothing is wrong" in report.to_markdown()
@@ -117,13 +119,13 @@ def test_features_of_another_version(registry):
 
 
 def test_a_model_this_machine_cannot_load(registry):
-    registry.save(*models.bundle("a", saved_at=NOW.isoformat()))
+    registry.add(Bundle(*models.bundle("a", saved_at=NOW.isoformat())))
     assert "the system refuses" in only(registry, "unloadable", "a", "error").text
     manifest, files = models.bundle("b", saved_at=NOW.isoformat())
     foreign = [
         models.LibraryFile("forest.so", lib.sha256, "linux", "riscv64", "tl2cgen", "cc") for lib in manifest.libraries
     ]
-    registry.save(models.bundle("b", saved_at=NOW.isoformat(), libraries=tuple(foreign))[0], files)
+    registry.add(Bundle(models.bundle("b", saved_at=NOW.isoformat(), libraries=tuple(foreign))[0], files))
     assert "compiled for linux-riscv64" in kinds(registry)["unloadable", "b"].text
 
 
@@ -131,7 +133,7 @@ def test_what_is_worth_a_note(registry):
     add(registry, "weather", features=("hour", "wind_speed_kmh"))
     only(registry, "needs_weather", "weather", "note")
     library = models.compiled(models.save()).library
-    registry.save(*models.bundle("no-parity", library=library, saved_at=NOW.isoformat()))
+    registry.add(Bundle(*models.bundle("no-parity", library=library, saved_at=NOW.isoformat())))
     assert kinds(registry)["unchecked", "no-parity"].severity == "warning"
     assert check_registry(registry, now=NOW).is_healthy
 

@@ -12,6 +12,7 @@ from etacore.mlops.promotion import promote as module
 from etacore.mlops.promotion.evidence import BASELINE
 from etacore.mlops.promotion.history import HISTORY_FILE, read_history
 from etacore.mlops.promotion.promote import PromotionConfig, active_model, promote, rollback
+from etacore.models.bundle import Bundle
 from etacore.models.registry import Registry
 from tests import models
 
@@ -342,12 +343,12 @@ def test_settings_that_make_no_sense():
 
 def test_what_may_not_be_served_is_refused(registry, store):
     force = {"force_reason": "because"}
-    registry.save(*models.bundle("forest"))
+    registry.add(Bundle(*models.bundle("forest")))
     refused(registry, "forest", store, "forest cannot be promoted: .*the system refuses the library", **force)
     models.add_table(registry, "weather", features=("hour", "temperature_c"))
     refused(registry, "weather", store, "needs temperature_c, and serving has no weather source", **force)
     library = models.compiled(models.save()).library
-    registry.save(*models.bundle("no-parity", library=library))
+    registry.add(Bundle(*models.bundle("no-parity", library=library)))
     refused(registry, "no-parity", store, "no record that it was held against", **force)
     registry.archive(["other"])
     assert "restore" in refused(registry, "other", store, "is archived", **force).hint
@@ -363,7 +364,7 @@ def test_a_model_that_predicts_no_number_is_refused(registry, store):
     content = json.dumps({"kind": "polynomial", "intercept": 0, "terms": [term]}).encode()
     source = models.SourceFile("model.json", models.sha256_hex(content))
     manifest, _ = models.bundle("wild", source=source, libraries=(), predictor="polynomial")
-    registry.save(manifest, {"model.json": content})
+    registry.add(Bundle(manifest, {"model.json": content}))
     refused(registry, "wild", store, "wild predicts no finite number", force_reason="because")
 
 

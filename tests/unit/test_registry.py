@@ -18,6 +18,7 @@ import pytest
 from etacore import files
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError, SchemaError
 from etacore.models import model as model_module
+from etacore.models.bundle import Bundle
 from etacore.models.forest import sha256_hex
 from etacore.models.manifest import Manifest, SourceFile, check_model_key, make_model_key
 from etacore.models.registry import Registry
@@ -33,7 +34,7 @@ def registry(tmp_path):
 
 
 def add(registry, key, **changes):
-    return registry.save(*models.bundle(key, **changes))
+    return registry.add(Bundle(*models.bundle(key, **changes)))
 
 
 def tree(path):
@@ -162,7 +163,7 @@ def test_an_unknown_key_and_no_registry(registry):
 def test_save_load_move(registry, tmp_path):
     built = models.compiled(models.save())
     manifest, files = models.bundle("k", library=built.library)
-    assert registry.save(manifest, files) == "k"
+    assert registry.add(Bundle(manifest, files)) == "k"
     assert sorted(p.name for p in registry.path.iterdir()) == [".lock", "k", "registry.json"]
     for name in ("registry.json", "k/manifest.json"):
         assert str(tmp_path) not in (registry.path / name).read_text()
@@ -198,7 +199,7 @@ def test_what_is_refused_leaves_no_trace(registry):
     manifest, files = models.bundle("b")
     for broken in ({**files, "forest.so": b"other"}, {"model.json": files["model.json"]}, {**files, "more": b""}):
         with pytest.raises(RegistryError, match="bundle b"):
-            registry.save(manifest, broken)
+            registry.add(Bundle(manifest, broken))
     with pytest.raises(RegistryError, match="already in the registry"):
         add(registry, "a")
     assert tree(registry.path) == before
@@ -230,10 +231,11 @@ def test_a_failure_in_the_middle_leaves_the_registry_as_it_was(registry, monkeyp
 KILLED = """
 import os, sys
 from etacore.models import registry as module
+from etacore.models.bundle import Bundle
 from tests import models
 step, path = sys.argv[1:]
 setattr(os, step, lambda *a, **k: os._exit(9))
-module.Registry(path).save(*models.bundle("b"))
+module.Registry(path).add(Bundle(*models.bundle("b")))
 """
 
 
@@ -254,10 +256,11 @@ def test_a_writer_that_dies_in_the_middle(registry, step):
 
 WRITER = """
 import sys
+from etacore.models.bundle import Bundle
 from etacore.models.registry import Registry
 from tests import models
 for i in range(15):
-    Registry(sys.argv[1]).save(*models.bundle(f"{sys.argv[2]}-{i}"))
+    Registry(sys.argv[1]).add(Bundle(*models.bundle(f"{sys.argv[2]}-{i}")))
 """
 
 
@@ -505,7 +508,7 @@ def test_a_source_of_another_kind(registry):
     content = b'{"kind":"polynomial","intercept":1,"terms":[]}'
     source = SourceFile("model.json", sha256_hex(content))
     manifest, _ = models.bundle("a", source=source, libraries=(), predictor="mean_table")
-    registry.save(manifest, {"model.json": content})
+    registry.add(Bundle(manifest, {"model.json": content}))
     with pytest.raises(ModelLoadError, match="kind is 'polynomial', the manifest says 'mean_table'"):
         registry.load("a")
 

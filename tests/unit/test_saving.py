@@ -10,9 +10,9 @@ import pytest
 
 from etacore.errors import CompileError, RegistryError, SchemaError, TrainingError
 from etacore.estimator import estimate_stop_times
-from etacore.mlops.bundling.saving import save_predictor
 from etacore.models.registry import Registry
 from etacore.models.travel_times import TypicalTimes
+from tests import models
 
 TABLE = orjson.dumps({"kind": "mean_table", "keys": [[1, 7], [1, 8]], "values": [100, 110.5], "default": 300})
 LINE = orjson.dumps(
@@ -32,7 +32,7 @@ def registry(tmp_path):
 
 def test_a_table_with_everything(registry):
     typical = TypicalTimes({"7": {"s2": (400.0, [50.0] * 24)}}).to_json()
-    key = save_predictor(
+    key = models.add_predictor(
         registry,
         model_type="historical_mean",
         content=TABLE,
@@ -44,7 +44,10 @@ def test_a_table_with_everything(registry):
         metrics={"test_mae_seconds": 61, "test_r2": float("nan")},
         hyperparameters={"alpha": 0.3},
         provenance={"seed": 42},
-        samples={"n_samples": 10, "n_trips": 2, "train_samples": 8, "test_samples": 2},
+        n_samples=10,
+        n_trips=2,
+        train_samples=8,
+        test_samples=2,
         distance="along_route",
         routes=("7", "9"),
         typical=typical,
@@ -73,7 +76,7 @@ def test_a_table_with_everything(registry):
 
 
 def test_a_polynomial(registry):
-    key = save_predictor(
+    key = models.add_predictor(
         registry,
         model_type="polyreg_distance",
         content=LINE,
@@ -94,7 +97,7 @@ def test_the_same_model_gives_the_same_bundle(tmp_path):
     folders = []
     for name in "ab":
         registry = Registry(tmp_path / name)
-        key = save_predictor(registry, model_type="p", content=LINE, features=["distance_to_stop"], saved_at=AT)
+        key = models.add_predictor(registry, model_type="p", content=LINE, features=["distance_to_stop"], saved_at=AT)
         folders.append({path.name: path.read_bytes() for path in (registry.path / key).iterdir()})
     assert folders[0] == folders[1]
 
@@ -106,7 +109,7 @@ def test_the_same_model_gives_the_same_bundle(tmp_path):
         ({"content": LINE.replace(b'"scale":1', b'"scale":0')}, TrainingError, "scale"),
         ({"content": TABLE}, TrainingError, r"keys\[0\]"),
         ({"typical": b"{}"}, TrainingError, "typical times: field routes"),
-        ({"samples": {"n_rows": 3}}, TrainingError, "n_rows"),
+        ({"n_rows": 3}, TypeError, "n_rows"),
         ({"features": ["speed_of_light"]}, SchemaError, "speed_of_light"),
         ({"routes": ["1", "1"]}, RegistryError, "routes"),
         ({"time_zone": "Mars/Olympus"}, RegistryError, "time_zone"),
@@ -116,7 +119,9 @@ def test_the_same_model_gives_the_same_bundle(tmp_path):
 )
 def test_what_serving_would_not_read_is_not_saved(registry, changes, error, named):
     with pytest.raises(error, match=named):
-        save_predictor(registry, **{"model_type": "t", "content": LINE, "features": ["distance_to_stop"], **changes})
+        models.add_predictor(
+            registry, **{"model_type": "t", "content": LINE, "features": ["distance_to_stop"], **changes}
+        )
     assert registry.keys() == []
     assert not [path for path in registry.path.glob("*") if path.is_dir()]
 
@@ -126,7 +131,7 @@ def test_a_stop_without_a_prediction_is_shown_with_an_error(tmp_path, monkeypatc
     registry = Registry(tmp_path / "registry")
     term = {"feature": 0, "power": 1, "mean": 1000.0, "scale": 1e-300, "coefficient": 1e38}
     wild = orjson.dumps({"kind": "polynomial", "intercept": 10, "terms": [term]})
-    save_predictor(registry, model_type="xgboost", content=wild, features=["along_route_distance_m"])
+    models.add_predictor(registry, model_type="xgboost", content=wild, features=["along_route_distance_m"])
     monkeypatch.setenv("MODEL_REGISTRY_DIR", str(registry.path))
     stops = [{"stop_id": f"S{i}", "lat": 9.94 + i / 100, "lon": -84.08, "stop_sequence": i} for i in (1, 2)]
     stops[1]["shape_distance_to_stop"] = 1000.0

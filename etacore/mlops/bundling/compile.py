@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,18 +24,20 @@ import numpy as np
 from etacore.errors import CompileError
 from etacore.mlops.bundling import bitmask, codegen
 from etacore.mlops.bundling.parity import check_parity, parity_rows
-from etacore.mlops.bundling.saving import save_bundle
+from etacore.mlops.bundling.saving import make_bundle, with_holidays
 from etacore.mlops.bundling.source_model import format_of, read_model
 from etacore.mlops.tools import check_tools
 from etacore.mlops.transit.holiday_calendar import HOLIDAY_YEARS, holiday_dates
+from etacore.models.bundle import Bundle
+from etacore.models.facts import ModelFacts
 from etacore.models.forest import CPU, PLATFORM, Forest, library_name, sha256_hex
 from etacore.models.manifest import LibraryFile, Parity
 from etacore.models.registry import Registry
-from etacore.schema import MAX_ETA_S, MIN_ETA_S
 
 __all__ = [
     "HOLIDAY_YEARS",
     "CompiledModel",
+    "compile_bundle",
     "compile_model",
     "compile_to_registry",
     "find_compiler",
@@ -78,7 +80,7 @@ class CompiledModel:
 
 
 def compile_model(
-    source: Path,
+    source: Path | bytes,
     *,
     features: Sequence[str] | None = None,
     compiler: Sequence[str] | None = None,
@@ -94,8 +96,8 @@ def compile_model(
 
     Parameters
     ----------
-    source : Path
-        A model saved by XGBoost 2.x or 3.x, JSON or UBJ (told apart by content).
+    source : Path or bytes
+        A model saved by XGBoost 2.x or 3.x, JSON or UBJ (told apart by content): the file, or what it holds.
     features : sequence of str, optional
         Feature names in the model's order; needed if the model does not name them.
     compiler : sequence of str, optional
@@ -118,26 +120,23 @@ def compile_model(
     if backend not in (None, bitmask.BACKEND, BRANCHES):
         raise CompileError(f"unknown backend {backend!r}", hint=f"{bitmask.BACKEND} or {BRANCHES}")
     command = tuple(compiler) if compiler else find_compiler()
-    try:
-        content = source.read_bytes()
-    except OSError as err:
-        raise CompileError(f"model {source} cannot be read: {err.strerror}") from err
-    model_format = format_of(content, source)
+    content, name = _read(source)
+    model_format = format_of(content, name)
     with tempfile.TemporaryDirectory(prefix="etacore-compile-") as folder:
         work = Path(folder)
         model_path = work / f"model.{model_format}"
         model_path.write_bytes(content)
-        model = read_model(model_path, features, source)
+        model = read_model(model_path, features, name)
         names, trees = model.features, model.trees
         if best := model.learner.get("attributes", {}).get("best_iteration"):
             tell(f"note: training stopped early at round {best}; all rounds are compiled, as Booster.predict uses them")
         facts = _generate(model_path, model_format, work)
         if facts["link"] != model.link or facts["n_targets"] != 1 or facts["n_classes"] != [1] or facts["averages"]:
-            raise CompileError(f"treelite reads {source} as {facts}, not as one target with link {model.link!r}")
+            raise CompileError(f"treelite reads {name} as {facts}, not as one target with link {model.link!r}")
         forest = bitmask.load(work / "trees.npz")
         reason = bitmask.refusal(forest)
         if backend == bitmask.BACKEND and reason:
-            raise CompileError(f"{source} does not fit the backend {backend}: {reason}")
+            raise CompileError(f"{name} does not fit the backend {backend}: {reason}")
         backend, reason = _choose(backend, reason)
         n_nodes = sum(len(tree["left_children"]) for tree in trees)
         if backend == BRANCHES:
@@ -153,14 +152,13 @@ def compile_model(
         tell(f"compiling {len(units)} units with {shlex.join(command)}")
         library = _build(work, command, units)
         sha256 = sha256_hex(library)
-        path = work / library_name(sha256)
-        path.write_bytes(library)
+        file = library_name(sha256)
         rows = parity_rows(trees, len(names))
         tell(f"checking {len(rows)} rows against XGBoost")
         expected, magnitudes = model.predict(rows), model.magnitudes(rows)
         for kernel_path in ("portable", "auto"):  # each path is checked that this machine would take
             compiled = np.empty(len(rows), np.float32)
-            Forest.load(path, sha256, len(names), kernel_path=kernel_path).predict(rows, compiled)
+            Forest.from_bytes(library, sha256, len(names), file, kernel_path=kernel_path).predict(rows, compiled)
             parity = check_parity(names, rows, compiled, expected, magnitudes, len(trees), model.link)
     tell(f"{parity.rows} rows agree, largest difference {parity.max_abs_error:.3g}, allowed {parity.bound:.3g}")
     versions = {name: _version(name) for name in ("etacore", "xgboost", "numpy")}
@@ -170,7 +168,7 @@ def compile_model(
         source=content,
         source_file=model_path.name,
         library=library,
-        library_file=LibraryFile(path.name, sha256, PLATFORM, CPU, backend, _compiler_name(command)),
+        library_file=LibraryFile(file, sha256, PLATFORM, CPU, backend, _compiler_name(command)),
         features=names,
         objective=model.objective,
         n_trees=len(trees),
@@ -180,71 +178,28 @@ def compile_model(
     )
 
 
-def compile_to_registry(
-    source: Path,
-    registry: Registry,
+def compile_bundle(
+    source: Path | bytes,
+    facts: ModelFacts,
     *,
-    features: Sequence[str] | None = None,
-    time_zone: str = "UTC",
-    holiday_region: str | None = None,
-    dataset: str = "unknown",
-    route_id: str | None = None,
-    metrics: Mapping[str, float | None] | None = None,
-    model_key: str | None = None,
-    model_type: str = "xgboost",
-    nan_at_serving: float | None = None,
-    distance: str = "straight",
-    clip_seconds: tuple[float, float] = (MIN_ETA_S, MAX_ETA_S),
-    hyperparameters: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    samples: Mapping[str, int] | None = None,
-    saved_at: datetime | None = None,
-    routes: Sequence[str] = (),
     typical: bytes | None = None,
+    model_key: str | None = None,
+    saved_at: datetime | None = None,
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
-) -> str:
-    """Compile a model and add it to a registry as a bundle.
+) -> Bundle:
+    """Compile a model and make a bundle of it.
 
     Parameters
     ----------
-    source, features, compiler, progress
+    source, compiler, progress
         As for `compile_model`.
-    registry : Registry
-        Where the bundle goes.
-    time_zone, holiday_region : str
-        What the model was trained with: IANA name, and a code such as ``CR`` or ``CA-ON`` (None: no holidays).
-    dataset : str
-        Name of the training data; models are only ever compared within one.
-    route_id : str or None
-        None for a global model.
-    metrics : mapping
-        ``val_*`` and ``test_*``; ``test_mae_seconds`` decides between models.
-    model_key : str, optional
-        Default: made by `make_model_key` from the hyperparameters given.
-    model_type : str
-        The family.
-    nan_at_serving : float or None
-        0.0 if a NaN feature was 0.0 in training, None if it was missing.
-    distance : str
-        ``straight`` or ``along_route``: what ``distance_to_stop`` was in training.
-    clip_seconds : tuple of float
-        Bounds of a prediction.
-    hyperparameters, provenance : mapping, optional
-        Kept in the manifest; versions, objective and number of trees are added to the provenance.
-    samples : mapping, optional
-        Any of ``n_samples``, ``n_trips``, ``train_samples``, ``test_samples``.
+    facts : ModelFacts
+        What is known of it; versions, objective and number of trees are added to the provenance.
+    typical, model_key
+        As for `etacore.mlops.bundling.saving.make_bundle`.
     saved_at : datetime, optional
         Aware; default now.
-    routes : sequence of str
-        Route ids in the order of ``route_code``.
-    typical : bytes, optional
-        Typical travel times as `etacore.models.travel_times.TypicalTimes.to_json` writes them.
-
-    Returns
-    -------
-    str
-        The model key.
 
     Raises
     ------
@@ -253,41 +208,74 @@ def compile_to_registry(
     TrainingError
         If the typical times cannot be read.
     RegistryError
-        If the key is taken or unusable, or a field is wrong.
+        If the key is unusable, or a field is wrong.
     """
     saved_at = saved_at or datetime.now(UTC)
-    holidays = holiday_dates(holiday_region, saved_at.year) if holiday_region else ()
-    built = compile_model(source, features=features, compiler=compiler, progress=progress)
-    facts = {
+    facts = with_holidays(facts, saved_at)
+    built = compile_model(source, features=facts.features, compiler=compiler, progress=progress)
+    found = {
         "versions": dict(built.versions),
         "objective": built.objective,
         "n_trees": built.n_trees,
         "backend": built.library_file.backend,
         "backend_reason": built.backend_reason,
     }
-    return save_bundle(
-        registry,
-        source=(built.source_file, built.source),
-        libraries={built.library_file: built.library},
-        typical=typical,
-        parity=built.parity,
-        model_key=model_key,
-        model_type=model_type,
-        dataset=dataset,
-        route_id=route_id,
+    return make_bundle(
+        replace(facts, features=built.features, provenance={**facts.provenance, **found}),
+        (built.source_file, built.source),
         saved_at=saved_at,
-        features=built.features,
-        time_zone=time_zone,
-        metrics=metrics,
-        hyperparameters=hyperparameters,
-        provenance={**(provenance or {}), **facts},
-        holiday_region=holiday_region,
-        holidays=holidays,
-        nan_at_serving=nan_at_serving,
-        distance=distance,
-        clip_seconds=clip_seconds,
-        routes=routes,
-        samples=samples,
+        model_key=model_key,
+        libraries={built.library_file: built.library},
+        parity=built.parity,
+        typical=typical,
+    )
+
+
+def compile_to_registry(
+    source: Path,
+    registry: Registry,
+    *,
+    typical: bytes | None = None,
+    model_key: str | None = None,
+    saved_at: datetime | None = None,
+    compiler: Sequence[str] | None = None,
+    progress: Progress | None = None,
+    **facts: Any,
+) -> str:
+    """Compile a model and add it to a registry: `compile_bundle` and `Registry.add` in one call.
+
+    Parameters
+    ----------
+    source, typical, model_key, saved_at, compiler, progress
+        As for `compile_bundle`.
+    registry : Registry
+        Where the bundle goes.
+    **facts
+        What is known of the model, by the names of `etacore.models.facts.ModelFacts`: ``time_zone``, ``dataset``,
+        ``metrics`` and so on.
+
+    Returns
+    -------
+    str
+        The model key.
+
+    Raises
+    ------
+    CompileError, SchemaError, TrainingError
+        As `compile_bundle`.
+    RegistryError
+        If the key is taken or unusable, or a field is wrong.
+    """
+    return registry.add(
+        compile_bundle(
+            source,
+            ModelFacts(**facts),
+            typical=typical,
+            model_key=model_key,
+            saved_at=saved_at,
+            compiler=compiler,
+            progress=progress,
+        )
     )
 
 
@@ -307,6 +295,16 @@ def find_compiler() -> tuple[str, ...]:
         "no C compiler found (CC, cc, gcc, clang)",
         hint="apt-get install gcc libc6-dev; or compile elsewhere and copy the bundle: this machine can serve it",
     )
+
+
+def _read(source: Path | bytes) -> tuple[bytes, str]:
+    """Content of a model, and what to call it in errors."""
+    if isinstance(source, bytes):
+        return source, "the model"
+    try:
+        return source.read_bytes(), str(source)
+    except OSError as err:
+        raise CompileError(f"model {source} cannot be read: {err.strerror}") from err
 
 
 def _version(name: str) -> str:

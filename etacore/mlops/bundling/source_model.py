@@ -80,7 +80,7 @@ class SourceModel:
         return math.log(score / (1.0 - score)) if 0.0 < score < 1.0 else 100.0
 
 
-def read_model(path: Path, features: Sequence[str] | None, source: Path) -> SourceModel:
+def read_model(path: Path, features: Sequence[str] | None, source: str) -> SourceModel:
     """Read a model and refuse, by name, what cannot be served.
 
     Parameters
@@ -89,7 +89,7 @@ def read_model(path: Path, features: Sequence[str] | None, source: Path) -> Sour
         A file whose suffix says its format.
     features : sequence of str or None
         Feature names, for a model that has none.
-    source : Path
+    source : str
         What to call the model in errors.
 
     Raises
@@ -105,7 +105,7 @@ def read_model(path: Path, features: Sequence[str] | None, source: Path) -> Sour
     return SourceModel(booster, learner, version, objective, REGRESSION[objective], trees, names)
 
 
-def format_of(content: bytes, source: Path) -> str:
+def format_of(content: bytes, source: str) -> str:
     """``json`` or ``ubj``, by content."""
     # A JSON object goes on with a quote or white space, a UBJ one with the length of its first key.
     if content[:1] == b"{":
@@ -116,7 +116,7 @@ def format_of(content: bytes, source: Path) -> str:
     )
 
 
-def _parse(path: Path, source: Path) -> tuple[Any, dict[str, Any], str]:
+def _parse(path: Path, source: str) -> tuple[Any, dict[str, Any], str]:
     import xgboost
 
     try:
@@ -134,7 +134,7 @@ def _parse(path: Path, source: Path) -> tuple[Any, dict[str, Any], str]:
     return booster, learner, version
 
 
-def _accept(learner: Mapping[str, Any], source: Path) -> tuple[str, list[dict[str, Any]]]:
+def _accept(learner: Mapping[str, Any], source: str) -> tuple[str, list[dict[str, Any]]]:
     """Objective and trees, or a refusal that names what cannot be served."""
     objective = learner["objective"]["name"]
     if objective not in REGRESSION:
@@ -164,7 +164,7 @@ def _accept(learner: Mapping[str, Any], source: Path) -> tuple[str, list[dict[st
     return objective, trees
 
 
-def _feature_names(learner: Mapping[str, Any], given: Sequence[str] | None, source: Path) -> tuple[str, ...]:
+def _feature_names(learner: Mapping[str, Any], given: Sequence[str] | None, source: str) -> tuple[str, ...]:
     own = tuple(learner.get("feature_names") or ())
     n_features = int(learner["learner_model_param"]["num_feature"])
     if own and given and own != tuple(given):

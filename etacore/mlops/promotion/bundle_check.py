@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from etacore.errors import EtacoreError, ModelLoadError, RegistryError, SchemaError
 from etacore.finding import Finding
-from etacore.models.bundle import read_checked
+from etacore.models.bundle_folder import read_checked
 from etacore.models.manifest import MANIFEST_FILE, Manifest
 from etacore.models.model import Model, load_model
 from etacore.models.registry import Registry

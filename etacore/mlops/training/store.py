@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from etacore.errors import EtacoreError, RegistryError
-from etacore.mlops.bundling.compile import compile_to_registry
-from etacore.mlops.bundling.saving import save_predictor
+from etacore.mlops.bundling.compile import compile_bundle
+from etacore.mlops.bundling.saving import bundle_predictor
 from etacore.mlops.progress import Progress
 from etacore.mlops.training.config import TrainingConfig
 from etacore.mlops.training.scope import Candidate, RouteOutcome, what_failed
+from etacore.models.bundle import Bundle
+from etacore.models.facts import ModelFacts
 from etacore.models.manifest import make_model_key
 from etacore.models.registry import Registry
 
@@ -49,7 +49,7 @@ def save_outcomes(
 ) -> list[Saved]:
     """Compile, check and save trained models.
 
-    Every bundle is made in a folder of its own first. Only when all are made do they go into the registry; if
+    Every bundle is made in memory first. Only when all are made do they go into the registry; if
     anything but a refusal of one of them stops that, those that are in are taken out again.
 
     Parameters
@@ -78,52 +78,53 @@ def save_outcomes(
     pairs = [(outcome, candidate) for outcome in outcomes for candidate in outcome.candidates]
     taken = {*registry.keys(), *registry.refused(), *registry.legacy()}
     results: list[Saved] = []
-    with tempfile.TemporaryDirectory(prefix="etacore-training-") as folder:
-        workshop = Registry(Path(folder) / "made")
-        for n_done, (outcome, candidate) in enumerate(pairs):
-            progress("compiling and checking", n_done, len(pairs))
-            start = time.perf_counter()
-            key = failure = None
-            try:
-                key = _make(outcome, candidate, dataset, workshop, config, split, saved_at, taken)
-                taken.add(key)
-            except Exception as err:
-                failure = what_failed(err)
-            results.append(Saved(outcome, candidate, key, failure, time.perf_counter() - start))
-        progress("compiling and checking", len(pairs), len(pairs))
-        return _move(results, workshop, registry)
+    bundles: dict[str, Bundle] = {}
+    for n_done, (outcome, candidate) in enumerate(pairs):
+        progress("compiling and checking", n_done, len(pairs))
+        start = time.perf_counter()
+        key = failure = None
+        try:
+            bundle = _make(outcome, candidate, dataset, config, split, saved_at, taken)
+        except Exception as err:
+            failure = what_failed(err)
+        else:
+            key = bundle.key
+            bundles[key] = bundle
+            taken.add(key)
+        results.append(Saved(outcome, candidate, key, failure, time.perf_counter() - start))
+    progress("compiling and checking", len(pairs), len(pairs))
+    return _add_all(results, bundles, registry)
 
 
-def _move(results: Sequence[Saved], workshop: Registry, registry: Registry) -> list[Saved]:
-    moved: list[Saved] = []
+def _add_all(results: Sequence[Saved], bundles: Mapping[str, Bundle], registry: Registry) -> list[Saved]:
+    added: list[Saved] = []
     try:
         for result in results:
             key, failure = result.key, result.failure
             if key is not None:
                 try:
-                    registry.import_bundle(workshop.path / key)
+                    registry.add(bundles[key])
                 except RegistryError as err:
                     key, failure = None, what_failed(err)
-            moved.append(Saved(result.outcome, result.candidate, key, failure, result.seconds))
+            added.append(Saved(result.outcome, result.candidate, key, failure, result.seconds))
     except BaseException:
-        for result in moved:
+        for result in added:
             if result.key is not None:
                 with suppress(EtacoreError):
                     registry.remove(result.key)
         raise
-    return moved
+    return added
 
 
 def _make(
     outcome: RouteOutcome,
     candidate: Candidate,
     dataset: Dataset,
-    workshop: Registry,
     config: TrainingConfig,
     split: Mapping[str, Any],
     saved_at: datetime,
     taken: set[str],
-) -> str:
+) -> Bundle:
     fitted = candidate.fitted
     hyperparameters = dict(fitted.parameters)
     shown = {name: value for name, value in hyperparameters.items() if name in SHOWN_IN_KEY}
@@ -141,29 +142,24 @@ def _make(
     }
     if candidate.model_type == "xgboost" and fitted.best_iteration is not None:
         provenance["best_iteration"] = fitted.best_iteration
-    facts: dict[str, Any] = {
-        "model_type": candidate.model_type,
-        "features": fitted.features,
-        "time_zone": dataset.time_zone,
-        "holiday_region": dataset.holiday_region,
-        "dataset": dataset.name,
-        "route_id": outcome.route_id,
-        "metrics": candidate.metrics,
-        "model_key": key,
-        "nan_at_serving": fitted.nan_fill,
-        "distance": dataset.distance,
-        "hyperparameters": hyperparameters,
-        "provenance": provenance,
-        "samples": outcome.samples,
-        "saved_at": time_of_key,
-        "routes": fitted.routes,
-        "typical": fitted.typical,
-    }
-    if candidate.model_type != "xgboost":
-        return save_predictor(workshop, content=fitted.content, **facts)
-    source = workshop.path.parent / "model.ubj"
-    source.write_bytes(fitted.content)
-    return compile_to_registry(source, workshop, **facts)
+    samples: dict[str, Any] = dict(outcome.samples)
+    facts = ModelFacts(
+        model_type=candidate.model_type,
+        dataset=dataset.name,
+        route_id=outcome.route_id,
+        features=tuple(fitted.features),
+        time_zone=dataset.time_zone,
+        metrics=candidate.metrics,
+        hyperparameters=hyperparameters,
+        provenance=provenance,
+        holiday_region=dataset.holiday_region,
+        nan_at_serving=fitted.nan_fill,
+        distance=dataset.distance,
+        routes=tuple(fitted.routes),
+        **samples,
+    )
+    bundle = compile_bundle if candidate.model_type == "xgboost" else bundle_predictor
+    return bundle(fitted.content, facts, typical=fitted.typical, model_key=key, saved_at=time_of_key)
 
 
 def _seconds_from(time_of_first: datetime) -> Iterator[datetime]:
