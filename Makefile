@@ -18,16 +18,19 @@ KERNEL_SOURCES := $(shell find src_ext -name '*.pyx' -o -name '*.pxd' 2>/dev/nul
 LOCKED_EXTRAS := --extra train --extra demo --extra flows --extra dask --extra dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lifecycle test bench bench-count bench-gate lint format sanitize build wheel lock clean
+.PHONY: help demo lifecycle shipped-model test bench bench-count bench-gate lint format sanitize build wheel lock clean
 
 help:  ## what there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(BUILT)  ## watch a simulated city being predicted, about 30 s
 	@$(BIN)/etacore demo
 
 lifecycle: $(BUILT)  ## dataset, training, evaluation, promotion on the simulated city, about 2 min
 	@$(BIN)/python -m etacore.demo.lifecycle
+
+shipped-model: $(BUILT)  ## the model of models/trained made anew, into build/shipped-model, about 3 min
+	@$(BIN)/python -m etacore.demo.lifecycle --shipped-model build/shipped-model
 
 # The tests of the flows mostly wait for a Prefect server: they run beside the others, and are shown after them.
 test: $(BUILT)  ## all tests
