@@ -29,7 +29,7 @@ demo: $(BUILT)  ## watch a simulated city being predicted, about 30 s
 lifecycle: $(BUILT)  ## dataset, training, evaluation, promotion on the simulated city, about 2 min
 	@$(BIN)/python -m etacore.demo.lifecycle
 
-shipped-model: $(BUILT)  ## the model of models/trained made anew, into build/shipped-model, some minutes
+shipped-model: $(BUILT)  ## the model of models/shipped made anew, into build/shipped-model, some minutes
 	@$(BIN)/python -m etacore.demo.lifecycle --shipped-model build/shipped-model
 
 # The tests of the flows mostly wait for a Prefect server: they run beside the others, and are shown after them.

@@ -14,7 +14,7 @@ ROUTES = ("a", "b", "other", "none", "unmodelled")
 
 ROUTE_STOPS = {
     f"route_stops:{route}".encode(): stops_blob(
-        [stop | {"stop_id": f"{route}{i}", "lat": float(stop["lat"]) + 1e-5 * i * k} for i, stop in enumerate(STOPS)]  # type: ignore[arg-type]
+        [stop | {"stop_id": f"{route}{i}", "lat": float(stop["lat"]) + 1e-5 * i * k} for i, stop in enumerate(STOPS)]
     )
     for k, route in enumerate(ROUTES)
 }
@@ -57,7 +57,7 @@ def fix(i: int, kind: str, tick: int) -> bytes | None:
         "no route": {"route": None},
         "unknown route": {"route": "nowhere"},
         "off the route": {"lat": 50.0},
-        "at its end": {"lat": float(STOPS[-1]["lat"]) + 0.002},  # type: ignore[arg-type]
+        "at its end": {"lat": float(STOPS[-1]["lat"]) + 0.002},
         "too large": {"note": "x" * 70_000},
     }
     return payload(f"BUS-{i}", **changes | others.get(kind, {}))

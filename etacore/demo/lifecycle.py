@@ -4,7 +4,7 @@ A week of the simulated city is recorded. From it come a dataset, a first genera
 evaluation and a promotion; then a better model, its evaluation against the first, and its promotion while a loop is
 running, which takes it over.
 
-With ``--shipped-model REGISTRY`` it stops at the small model that ``models/trained`` ships, made anew in that registry.
+With ``--shipped-model REGISTRY`` it stops at the small model of ``models/shipped``, made anew in that registry.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def record_city(folder: Path, n_days: int, seed: int) -> tuple[str, ...]:
 
 
 def make_shipped_model(folder: Path, registry_dir: Path, *, seed: int = 7) -> str:
-    """Make the model that ``models/trained`` ships anew, and let it serve the demo; returns its key.
+    """Make the model of ``models/shipped`` anew, and let it serve the demo; returns its key.
 
     Parameters
     ----------
@@ -197,7 +197,7 @@ def _recommended(evaluation: dict[str, Any]) -> str:
     "shipped_to",
     metavar="REGISTRY",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Only make the model that models/trained ships anew, in this registry.",
+    help="Only make the model of models/shipped anew, in this registry.",
 )
 def main(folder: Path | None, seconds: float, plain: bool | None, shipped_to: Path | None) -> None:
     """Record, build a dataset, train, evaluate, promote, and watch the running loop take the model over."""

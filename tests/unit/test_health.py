@@ -13,7 +13,6 @@ from etacore.cli.app import main
 from etacore.errors import ModelLoadError, ModelNotFoundError, RegistryError
 from etacore.mlops.promotion.health import archive, check_registry
 from etacore.mlops.promotion.history import HISTORY_FILE, Record, append_record
-from etacore.mlops.promotion.tables import shorten
 from etacore.models.bundle import Bundle
 from etacore.models.registry import Registry
 from etacore.models.short_ids import short_ids, shorten

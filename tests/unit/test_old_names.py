@@ -41,8 +41,8 @@ OLD: dict[str, dict[str, tuple[str, ...]]] = {
             "Runtime",
             "Silent",
             "Window",
-            "announced_key",
-        )
+        ),
+        "etacore.store.announcement": ("announced_key",),
     },
     "etacore.schema": {"etacore.status": ("FAILED", "REJECTED", "Status")},
 }
