@@ -2,7 +2,7 @@
 
 Host names become loopback, ports become free ones, and a volume becomes a
 folder; the image is the one of `tests.flows.image`, and redis is whatever
-redis-server this machine has.
+Redis or Valkey this machine has.
 """
 
 from __future__ import annotations
@@ -159,10 +159,19 @@ class Stack:
         if image:
             values = dict(image.stage.environment)
         else:
-            values = {"PATH": os.pathsep.join([os.fspath(find_redis_server().parent), os.environ["PATH"]])}
+            values = {"PATH": os.pathsep.join([os.fspath(self._redis_server_folder(name)), os.environ["PATH"]])}
         values |= service.get("environment", {})
         placed = {key: self._place(name, self._loopback(value)) for key, value in values.items()}
         return {"HOME": os.fspath(self._private(name)), "LANG": "C.UTF-8"} | placed
+
+    def _redis_server_folder(self, name: str) -> Path:
+        """A folder with this machine's server, whatever it is called, under the name that the image has."""
+        folder = self._private(name) / "bin"
+        folder.mkdir(exist_ok=True)
+        redis_server = folder / "redis-server"
+        if not redis_server.is_symlink():
+            redis_server.symlink_to(find_redis_server())
+        return folder
 
     def _loopback(self, value: str) -> str:
         for host in self.document["services"]:
