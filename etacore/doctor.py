@@ -38,7 +38,7 @@ def _redis(config: RuntimeConfig) -> Iterator[Finding]:
         with RedisStore(config) as store:
             store.ping()
             version = store.server_version()
-            yield Finding("redis", "ok", f"{store.where}, version {version}" if version else store.where)
+            yield Finding("redis", "ok", f"{store.where}, {version}" if version else store.where)
             n_vehicles = len(store.scan_vehicle_keys())
             if n_vehicles:
                 yield Finding("vehicles", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")

@@ -83,7 +83,9 @@ def test_the_version_is_for_those_who_may_ask(server: RedisServer) -> None:
         store.ping()
         assert store.server_version() is None
     with store_of(server, "+info") as store:
-        assert store.server_version() == server.client(decode_responses=True).info("server")["redis_version"]
+        said = server.client().info("server")
+        valkey = said.get("valkey_version")
+        assert store.server_version() == (f"Valkey {valkey}" if valkey else f"Redis {said['redis_version']}")
 
 
 def test_wrong_credentials_are_called_so(server: RedisServer) -> None:
