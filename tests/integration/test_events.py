@@ -93,7 +93,7 @@ class Loop:
         self.end()
 
     def has_looked(self) -> bool:
-        """Whether all keys were searched for, as at the start: what is written earlier may be served, and found again."""
+        """Whether all keys were searched for, as at the start: what is written before may be found and announced."""
         source = self.runtime._source
         if isinstance(source, sources.Announced):
             return source._scanned_at > -inf and source._cursor is None
