@@ -5,12 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import Literal
 
 from etacore.changes import ChangeFeed
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
+from etacore.extras import absent_packages, install_hint, installed_xgboosts
 from etacore.redis_io import RedisStore
 from etacore.registry import Registry
 
@@ -103,7 +103,13 @@ def _compiler() -> Finding:
 
 
 def _tools() -> Finding:
-    absent = [name for name in ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
-    if absent:
-        return Finding("training", "warn", f"{', '.join(absent)} not installed", "pip install 'etacore[train]'")
+    if absent := absent_packages("xgboost", "treelite", "tl2cgen"):
+        return Finding("training", "warn", f"{', '.join(absent)} not installed", install_hint("train"))
+    if len(both := sorted(installed_xgboosts())) > 1:
+        return Finding(
+            "training",
+            "fail",
+            f"{' and '.join(both)} are both installed, and one has overwritten files of the other",
+            f"pip uninstall {' '.join(both)}, then install one of the extras train (xgboost-cpu), train-gpu (xgboost)",
+        )
     return Finding("training", "ok", "xgboost, treelite and tl2cgen are installed")
