@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import xgboost
 
+from etacore import extras
 from etacore.errors import CompileError, SchemaError, TrainingError
-from etacore.mlops.bundling import bitmask, parity, source_model
+from etacore.mlops.bundling import bitmask, parity
 from etacore.mlops.bundling import compile as compiling
 from etacore.mlops.bundling.compile import compile_model, compile_to_registry, holiday_dates
 from etacore.mlops.bundling.source_model import SourceModel
@@ -77,7 +78,7 @@ def test_tools_that_are_absent(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CC", raising=False)
     assert "apt-get install gcc" in refused(models.save(), "no C compiler found").hint
-    monkeypatch.setattr(source_model, "find_spec", lambda name: None if name == "treelite" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "treelite" else object())
     assert "etacore[train]" in refused(models.save(), "^treelite not installed").hint
 
 

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = {
-    0: ("etacore", "etacore.errors", "etacore.schema", "etacore.config"),
+    0: ("etacore", "etacore.errors", "etacore.schema", "etacore.config", "etacore.extras"),
     2: (
         "etacore.pipeline.snapshots",
         "etacore.pipeline.fleet",
@@ -104,6 +104,11 @@ def test_the_data_path_as_a_whole_loads_nothing_heavy_and_nothing_from_above():
     assert not loaded & HEAVY
     ours = {name for name in loaded if name.startswith("etacore")}
     assert {name for name in ours if floor_of(name) > 4} == set()
+
+
+def test_the_demo_needs_nothing_that_only_the_offline_work_needs():
+    loaded = loaded_by("etacore.demo.show")
+    assert not loaded & (HEAVY - {"rich"})
 
 
 def module_name(path: Path) -> str:

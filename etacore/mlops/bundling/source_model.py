@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from etacore.errors import CompileError
+from etacore.extras import absent_packages, install_hint
 from etacore.models.forest import MAX_FEATURES
 from etacore.schema import feature_codes
 
@@ -108,9 +108,8 @@ def read_model(path: Path, features: Sequence[str] | None, source: Path) -> Sour
 
 def check_tools(*names: str) -> None:
     """Refuse to go on without the named packages (default: those that compiling needs)."""
-    absent = [name for name in names or ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
-    if absent:
-        raise CompileError(f"{', '.join(absent)} not installed", hint="pip install 'etacore[train]'")
+    if absent := absent_packages(*(names or ("xgboost", "treelite", "tl2cgen"))):
+        raise CompileError(f"{', '.join(absent)} not installed", hint=install_hint("train"))
 
 
 def format_of(content: bytes, source: Path) -> str:
