@@ -17,7 +17,7 @@ FROM base AS builder
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev \
     && rm -rf /var/lib/apt/lists/*
-COPY pyproject.toml setup.py README.md ./
+COPY pyproject.toml setup.py README.md LICENSE ./
 COPY src_ext src_ext
 COPY etacore etacore
 RUN pip wheel --no-deps --no-build-isolation --wheel-dir /dist .

@@ -15,13 +15,13 @@ from benchmarks.fleet import compiled_model, xgboost_model
 from etacore.models.model import Model
 from etacore.store.server import RedisServer, find_redis_server
 
-PACKAGES = ("numpy", "orjson", "redis", "xgboost-cpu", "treelite", "tl2cgen", "onnxruntime")
+PACKAGES = ("numpy", "orjson", "redis", "treelite", "tl2cgen", "onnxruntime")
 
 
 def pytest_benchmark_update_machine_info(machine_info: dict[str, Any]) -> None:
     """Versions of what is measured, and the path that this CPU takes through a forest."""
     server = subprocess.run([find_redis_server(), "--version"], capture_output=True, text=True, check=True).stdout
-    found = {name: version(name) for name in PACKAGES}
+    found = {name: version(name) for name in PACKAGES} | {"xgboost": xgboost.__version__}  # from either package
     found["Redis server"] = server.partition("v=")[2].partition(" ")[0]
     machine_info["versions"] = found
     machine_info["forest_path"] = getattr(compiled_model().predictor, "path", "none")

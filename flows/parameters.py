@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import date
-from importlib.util import find_spec
 from pathlib import Path
 
 from etacore.errors import ConfigError
+from etacore.extras import absent_packages, install_hint
 
 Names = list[str | int] | str | int | None
 """A list, or its items with commas between them; None is the default.
@@ -68,9 +68,8 @@ def need_extra(extra: str, *modules: str) -> None:
     ConfigError
         If one of them is absent.
     """
-    absent = [module for module in modules if find_spec(module) is None]
-    if absent:
+    if absent := absent_packages(*modules):
         raise ConfigError(
             f"this flow needs {', '.join(absent)}",
-            hint=f"pip install 'etacore[flows,{extra}]', or run it where that is installed: eta-training-pool",
+            hint=f"{install_hint(f'flows,{extra}')}; or run it where that is installed: eta-training-pool",
         )

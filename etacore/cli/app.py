@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -23,6 +22,7 @@ import click
 from etacore import __version__
 from etacore.config import SNAPSHOT_SOURCES, RuntimeConfig, registry_dir_from_env
 from etacore.errors import ConfigError, EtacoreError
+from etacore.extras import absent_packages, install_hint
 
 EXIT_USAGE: Final = 2
 SECRET_FLAGS: Final = {"--redis-password": "REDIS_PASSWORD", "--redis-url": "REDIS_URL"}
@@ -282,17 +282,16 @@ def replay(
     )
 
 
-def need_modules(*modules: str) -> None:
-    """Refuse a command whose libraries are not installed.
+def need_modules(*modules: str, extra: str = "train") -> None:
+    """Refuse a command whose libraries are not installed; `extra` is the one that brings them.
 
     Raises
     ------
     ConfigError
         If one of them is absent.
     """
-    absent = [name for name in modules if find_spec(name) is None]
-    if absent:
-        raise ConfigError(f"this command needs {', '.join(absent)}", hint="pip install 'etacore[train]'")
+    if absent := absent_packages(*modules):
+        raise ConfigError(f"this command needs {', '.join(absent)}", hint=install_hint(extra))
 
 
 def stop_on_signals() -> threading.Event:

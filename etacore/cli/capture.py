@@ -36,7 +36,7 @@ def capture(
     (SIGTERM, Ctrl-C or --duration). A crash loses at most one rotation. What
     the files hold is read by `etacore dataset build` and `etacore replay`.
     """
-    need_modules("polars", "google")
+    need_modules("polars", "google.transit", extra="capture")
     from etacore.config import RuntimeConfig
     from etacore.mlops.progress import console_progress
     from etacore.mlops.transit.capture import Capture, CaptureSummary

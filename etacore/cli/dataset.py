@@ -70,7 +70,7 @@ def build(
     **options: Any,
 ) -> None:
     """Build a dataset from POSITIONS (files, folders, captures) and a GTFS feed."""
-    need_modules("polars", "pyarrow", "google")
+    need_modules("polars", "pyarrow", "google.transit")
     from rich.console import Console
 
     from etacore.config import RuntimeConfig

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from importlib.util import find_spec
 
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
+from etacore.extras import absent_packages, install_hint, installed_xgboosts
 from etacore.finding import Finding
 from etacore.models.registry import open_registry
 from etacore.models.short_ids import resolve_key
@@ -28,7 +28,7 @@ def _redis(config: RuntimeConfig) -> Iterator[Finding]:
         with RedisStore(config) as store:
             store.ping()
             version = store.server_version()
-            yield Finding("redis", "", "ok", f"{store.where}, version {version}" if version else store.where)
+            yield Finding("redis", "", "ok", f"{store.where}, {version}" if version else store.where)
             n_vehicles = len(store.scan_vehicle_keys())
             if n_vehicles:
                 yield Finding("vehicles", "", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
@@ -98,7 +98,14 @@ def _compiler() -> Finding:
 
 
 def _tools() -> Finding:
-    absent = [name for name in ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
-    if absent:
-        return Finding("training", "", "warning", f"{', '.join(absent)} not installed", "pip install 'etacore[train]'")
+    if absent := absent_packages("xgboost", "treelite", "tl2cgen"):
+        return Finding("training", "", "warning", f"{', '.join(absent)} not installed", install_hint("train"))
+    if len(both := sorted(installed_xgboosts())) > 1:
+        return Finding(
+            "training",
+            "",
+            "error",
+            f"{' and '.join(both)} are both installed, and one has overwritten files of the other",
+            f"pip uninstall {' '.join(both)}, then install one of the extras train (xgboost-cpu), train-gpu (xgboost)",
+        )
     return Finding("training", "", "ok", "xgboost, treelite and tl2cgen are installed")

@@ -187,6 +187,8 @@ class Runtime:
                     self._follow(Polling(self.config, self._store))
                     had_events, open_at = True, monotonic() + self.config.resync_seconds
                 except RedisUnavailableError as error:
+                    if stop.is_set():
+                        break  # where all of a machine is told to stop, Redis may be gone first
                     failures += 1
                     self._count_outage(error, first=failures == 1)
                 if self.config.iterations and self.summary.n_polls >= self.config.iterations:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 from etacore.errors import CompileError
+from etacore.extras import absent_packages, install_hint
 
 
 def check_tools(*names: str) -> None:
@@ -15,6 +14,5 @@ def check_tools(*names: str) -> None:
     CompileError
         If one is absent.
     """
-    absent = [name for name in names or ("xgboost", "treelite", "tl2cgen") if find_spec(name) is None]
-    if absent:
-        raise CompileError(f"{', '.join(absent)} not installed", hint="pip install 'etacore[train]'")
+    if absent := absent_packages(*(names or ("xgboost", "treelite", "tl2cgen"))):
+        raise CompileError(f"{', '.join(absent)} not installed", hint=install_hint("train"))

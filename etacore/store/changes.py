@@ -152,7 +152,7 @@ class ChangeFeed:
 
     def _listen(self, timeout_s: float) -> None:
         """Receive what has arrived, or arrives in time; a lost connection is opened again, once."""
-        sock = self._sock
+        sock, why = self._sock, None
         if sock is not None:
             try:
                 # What TLS has decrypted already, no poll of the socket would show.
@@ -161,12 +161,14 @@ class ChangeFeed:
                 if monotonic() >= self._check_at:
                     self._check_health(sock)
             except (OSError, RedisConnectionError) as error:
-                log.warning("change feed: connection to Redis at %s lost (%s)", self._where, error)
+                why = error
                 self._drop()
             else:
                 return
         self._open()
         self._lost = True
+        if why is not None:
+            log.warning("change feed: connection to Redis at %s was lost (%s), and is open again", self._where, why)
 
     def _receive(self, sock: Any) -> None:
         for _ in range(MAX_RECEIVES):

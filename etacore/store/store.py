@@ -7,6 +7,7 @@ lie go through `etacore.store.link`; what Redis announces by itself is `etacore.
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -36,9 +37,18 @@ SEARCH_COUNT: Final = 1_000
 KEYS_PER_CALL: Final = 2_000
 SOCKET_TIMEOUT_S: Final = 4.0
 """With one retry short of the 10 s that a container gets to stop."""
+PROBE_TIMEOUT_S: Final = 1.0
 
 _OUTAGE: Final = (RedisConnectionError, RedisTimeoutError, OSError)
 _REFUSED: Final = (AuthenticationError, AuthorizationError)
+_ADDRESS: Final = (
+    "redis_host and redis_port (--redis-host, --redis-port; environment REDIS_HOST, REDIS_PORT) "
+    "or redis_url (--redis-url; REDIS_URL)"
+)
+_USERNAME: Final = "redis_username (--redis-username; environment REDIS_USERNAME)"
+_PASSWORD: Final = "redis_password (--redis-password; environment REDIS_PASSWORD)"  # noqa: S105
+_PASSWORD_MISSING: Final = ("Authentication required", "already authenticated")  # the latter of HELLO
+_PASSWORD_NEEDLESS: Final = ("without any password", "no password is set")  # the latter until Redis 5
 _COMMAND: Final = re.compile(r"run the '([^']+)' command")
 
 T = TypeVar("T")
@@ -84,13 +94,17 @@ class RedisStore:
             self._client.ping()
 
     def server_version(self) -> str | None:
-        """What the server says it is; None if this user may not ask (INFO)."""
+        """What the server says it is, such as ``Redis 7.0.15``; None if this user may not ask (INFO)."""
         try:
             with self._errors("INFO"):
-                version = self._client.info("server").get("redis_version")
+                said = self._client.info("server")
         except ConfigError:
             return None
-        return None if version is None else str(version)
+        # Valkey also gives the version of Redis that it is compatible with.
+        for name, field in (("Valkey", "valkey_version"), ("Redis", "redis_version")):
+            if field in said:
+                return f"{name} {said[field]}"
+        return None
 
     def scan_vehicle_keys(self) -> list[bytes]:
         """All keys that match the vehicle pattern, each once."""
@@ -220,14 +234,14 @@ class RedisStore:
     def _errors(self, command: str, keys: str | Sequence[bytes] = ()) -> _Translated:
         if not isinstance(keys, str):
             keys = keys[0].decode(errors="replace") if keys else ""
-        return _Translated(self._where, command, keys)
+        return _Translated(self._client, command, keys)
 
 
 class _Translated(AbstractContextManager[None]):
     """Turns redis-py's errors into ours, with the address and without the secret."""
 
-    def __init__(self, where: str, command: str, keys: str) -> None:
-        self._where = where
+    def __init__(self, client: redis.Redis, command: str, keys: str) -> None:
+        self._client = client
         self._command = command
         self._keys = keys
 
@@ -235,6 +249,9 @@ class _Translated(AbstractContextManager[None]):
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not isinstance(error, (RedisError, OSError)):
+            return
+        where = address_of(self._client)
         if isinstance(error, NoPermissionError):
             # The connection itself runs commands too, so the one that Redis names counts.
             named = _COMMAND.search(str(error))
@@ -242,21 +259,52 @@ class _Translated(AbstractContextManager[None]):
             if self._keys and what == self._command:
                 what = f"{what} on {self._keys}"
             raise ConfigError(
-                f"Redis at {self._where}: the user may not run {what} ({error})",
-                hint="permit it with ACL SETUSER, or set another redis_username (environment REDIS_USERNAME)",
+                f"Redis at {where}: the user may not run {what} ({error})",
+                hint=f"permit it with ACL SETUSER, or set another {_USERNAME}",
             ) from None
         if isinstance(error, _REFUSED) or (isinstance(error, ResponseError) and "AUTH" in str(error)):
-            raise ConfigError(
-                f"Redis at {self._where} refuses our credentials",
-                hint="set redis_username / redis_password (environment REDIS_USERNAME, REDIS_PASSWORD), ",
-            ) from None
+            raise _refusal(where, str(error)) from None
         if isinstance(error, _OUTAGE):
+            if _speaks_no_tls(self._client):
+                raise ConfigError(
+                    f"Redis at {where} speaks no TLS on this port",
+                    hint="leave TLS out (--no-redis-tls, or redis:// instead of rediss://), or set the redis_port "
+                    "that speaks it (--redis-port; environment REDIS_PORT)",
+                ) from None
             raise RedisUnavailableError(
-                f"Redis at {self._where} cannot be reached: {error}",
-                hint="set redis_host and redis_port (environment REDIS_HOST, REDIS_PORT) or redis_url (REDIS_URL)",
+                f"Redis at {where} cannot be reached: {error}", hint=f"set {_ADDRESS}"
             ) from None
         if isinstance(error, RedisError):
-            raise RedisUnavailableError(f"Redis at {self._where} answered: {error}") from None
+            raise RedisUnavailableError(f"Redis at {where} answered: {error}") from None
+
+
+def _refusal(where: str, said: str) -> ConfigError:
+    """What a refusal to log in means; `said` are the server's words, which hold no secret but need not be repeated."""
+    if any(words in said for words in _PASSWORD_MISSING):
+        return ConfigError(f"Redis at {where} wants a password, and none is given", hint=f"set {_PASSWORD}")
+    if any(words in said for words in _PASSWORD_NEEDLESS):
+        return ConfigError(
+            f"Redis at {where} has no password, but one is given",
+            hint=f"leave out {_PASSWORD}, or say whose it is with {_USERNAME}",
+        )
+    return ConfigError(
+        f"Redis at {where} refuses our credentials: the password is wrong, or the user unknown or disabled",
+        hint=f"set {_PASSWORD}, and for another user than Redis' default one {_USERNAME}",
+    )
+
+
+def _speaks_no_tls(client: redis.Redis) -> bool:
+    """Whether we speak TLS to a port that answers without: such a server just stays silent."""
+    pool = client.connection_pool
+    if not issubclass(pool.connection_class, redis.SSLConnection):
+        return False
+    address = pool.connection_kwargs.get("host", "localhost"), pool.connection_kwargs.get("port", 6379)
+    try:
+        with socket.create_connection(address, PROBE_TIMEOUT_S) as plain:
+            plain.sendall(b"PING\r\n")
+            return plain.recv(1) in (b"+", b"-")
+    except OSError:
+        return False
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -266,7 +314,7 @@ def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def redis_errors(client: redis.Redis, command: str) -> AbstractContextManager[None]:
     """Turns redis-py's errors inside it into ours, as `RedisStore` does; `command` is for the message."""
-    return _Translated(address_of(client), command, "")
+    return _Translated(client, command, "")
 
 
 def connect(config: RuntimeConfig) -> redis.Redis:

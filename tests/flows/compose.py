@@ -2,7 +2,7 @@
 
 Host names become loopback, ports become free ones, and a volume becomes a
 folder; the image is the one of `tests.flows.image`, and redis is whatever
-redis-server this machine has.
+Redis or Valkey this machine has.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +26,15 @@ from tests.flows.image import ROOT, Image
 
 FILE: Final = ROOT / "docker-compose.prefect.yml"
 CONTAINER_PORTS: Final = re.compile(r"\b(4200|6379|8080|8081)\b")
+REDIS_CLI: Final = f"""#!{sys.executable}
+import socket, sys
+
+assert sys.argv[1] == "-p" and sys.argv[3:] == ["ping"], sys.argv
+with socket.create_connection(("127.0.0.1", int(sys.argv[2])), 3) as server:
+    server.sendall(b"PING\\r\\n")
+    print(server.recv(100).decode())
+"""
+"""Not every server here comes with a client, and the health check needs no more of it."""
 VARIABLE: Final = re.compile(r"\$(?:(\$)|\{(\w+)(?::-([^}]*))?\})")
 
 
@@ -159,10 +169,21 @@ class Stack:
         if image:
             values = dict(image.stage.environment)
         else:
-            values = {"PATH": os.pathsep.join([os.fspath(find_redis_server().parent), os.environ["PATH"]])}
+            values = {"PATH": os.pathsep.join([os.fspath(self._redis_server_folder(name)), os.environ["PATH"]])}
         values |= service.get("environment", {})
         placed = {key: self._place(name, self._loopback(value)) for key, value in values.items()}
         return {"HOME": os.fspath(self._private(name)), "LANG": "C.UTF-8"} | placed
+
+    def _redis_server_folder(self, name: str) -> Path:
+        """A folder with what the image has: this machine's server, whatever it is called here, and a client."""
+        folder = self._private(name) / "bin"
+        if not folder.exists():
+            folder.mkdir()
+            (folder / "redis-server").symlink_to(find_redis_server())
+            client = folder / "redis-cli"
+            client.write_text(REDIS_CLI)
+            client.chmod(0o755)
+        return folder
 
     def _loopback(self, value: str) -> str:
         for host in self.document["services"]:

@@ -77,7 +77,12 @@ def tls_port(redis_server: RedisServer, tmp_path: Path) -> Iterator[int]:
 def admit(door: socket.socket, context: ssl.SSLContext, server_path: str) -> None:
     with suppress(OSError):
         while True:
-            outside = context.wrap_socket(door.accept()[0], server_side=True)
+            accepted = door.accept()[0]
+            try:
+                outside = context.wrap_socket(accepted, server_side=True)
+            except OSError:
+                accepted.close()  # a client that does not trust us, or speaks no TLS
+                continue
             inside = socket.socket(socket.AF_UNIX)
             inside.connect(server_path)
             for source, sink in ((outside, inside), (inside, outside)):

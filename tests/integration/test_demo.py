@@ -42,7 +42,7 @@ def test_interrupted_it_still_sums_up_and_leaves_nothing_running() -> None:
     demo = start("--seconds", "60", "--plain")
     assert demo.stdout is not None
     first_line = demo.stdout.readline()
-    socket = re.search(r"redis-server on (\S+/redis\.sock)", first_line + demo.stdout.readline())
+    socket = re.search(r"-server on (\S+/redis\.sock)", first_line + demo.stdout.readline())
     demo.send_signal(signal.SIGTERM)
     output, _ = demo.communicate(timeout=60)
     assert demo.returncode == 0, output

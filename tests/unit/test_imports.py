@@ -98,6 +98,11 @@ def test_the_data_path_as_a_whole_loads_nothing_heavy_and_nothing_from_above():
     assert {name for name in ours if FLOORS[floor_of(name)] not in DATA_PATH_FLOORS} == set()
 
 
+def test_the_demo_needs_nothing_that_only_the_offline_work_needs():
+    loaded = loaded_by("etacore.demo.show")
+    assert not loaded & (HEAVY - {"rich"})
+
+
 def imports_of(path: Path) -> list[tuple[int, str]]:
     """Line and name of every module of ours that a file imports, wherever in the file."""
     package = module_name(path) if path.stem == "__init__" else module_name(path).rpartition(".")[0]
