@@ -32,7 +32,8 @@ say = @echo 'etacore: $(1)' >&2
 pip = $(if $(UV),$(UV) pip install --quiet --python $(1)/bin/python,$(1)/bin/python -m pip install --quiet --disable-pip-version-check)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lifecycle shipped-model test test-redis bench bench-count bench-gate lint format sanitize build wheel lock clean
+.PHONY: help demo lifecycle shipped-model test test-redis bench bench-count bench-gate lint format sanitize docs build wheel \
+    lock clean
 
 help:  ## what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -84,6 +85,9 @@ format: $(DEPS)  ## let ruff order imports and format
 sanitize: $(BUILT)  ## fuzz the kernels under address and undefined-behaviour sanitizers, about 5 min
 	$(call say,kernels under sanitizers; about 5 min$(comma) the longer the larger ITERATIONS)
 	@PYTHON=$(abspath $(BIN)/python) ITERATIONS=$(ITERATIONS) sh tests/sanitize.sh
+
+docs: $(BUILT)  ## the pages and the API as a site in site/, about 20 s; fails on a broken link
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 build: $(BUILT)  ## the environment and the compiled kernels, 3 to 8 min the first time
 
