@@ -108,7 +108,7 @@ lock:  ## pin and hash the dependencies anew (needs uv), about 1 min
 	    --output-file requirements-training.lock
 
 clean:  ## remove the environment, builds and results
-	rm -rf $(VENV) $(DEMO_VENV) build dist results etacore.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO_VENV) build dist results site etacore.egg-info .benchmarks .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find etacore -name '*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
