@@ -31,7 +31,7 @@ from prefect.exceptions import TerminationSignal
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Completed, Failed
 
-from etacore.cli.app import EXIT_USAGE
+from etacore.cli.options import EXIT_USAGE
 from etacore.errors import EtacoreError
 from etacore.mlops.progress import LineProgress, stage_line
 from flows.notify import Alert, Receiver, find_receivers, send

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any, Final, NoReturn, TypeVar, cast
 from uuid import UUID
 
-from etacore.cli.app import EXIT_USAGE, hide_secret_arguments
+from etacore.cli.options import EXIT_USAGE, hide_secret_arguments
 
 if __name__ == "__main__":
     hide_secret_arguments(sys.orig_argv)  # before Prefect's slow import leaves a password in the process list

@@ -30,7 +30,7 @@ from prefect.variables import Variable
 from prefect.workers.process import ProcessWorker
 from pydantic import ValidationError
 
-from etacore.cli.app import EXIT_USAGE
+from etacore.cli.options import EXIT_USAGE
 from etacore.config import SNAPSHOT_SOURCES
 from etacore.errors import ConfigError, EtacoreError
 from flows.prefect_eta_flow import FLOW_NAME

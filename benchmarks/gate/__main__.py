@@ -18,7 +18,7 @@ from benchmarks.gate import callgrind, compare, prove, show, timing, trees
 from benchmarks.gate.budgets import BUDGETS, Row
 from benchmarks.gate.errors import GateError
 from benchmarks.gate.running import Bundle, prepare
-from etacore.cli.app import redis_options
+from etacore.cli.options import redis_options
 from etacore.config import RuntimeConfig
 from etacore.errors import EtacoreError
 from etacore.models.registry import Registry

@@ -1,1 +1,1 @@
-"""The commands about datasets and models: thin shells over `etacore.mlops`, one module a command."""
+"""The commands: a module each, and in `options` what they share."""

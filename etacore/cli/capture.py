@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from etacore.cli.app import Number, need_modules, redis_options, stop_on_signals
+from etacore.cli.options import Number, need_modules, redis_options, stop_on_signals
 
 
 @click.command()

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from etacore.cli.app import Number, need_modules, redis_options
+from etacore.cli.options import Number, need_modules, redis_options
 
 _dataset_dir = click.option(
     "--output-dir",

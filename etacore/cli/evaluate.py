@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from etacore.cli.app import Number, need_modules, redis_options, registry_option
+from etacore.cli.options import Number, need_modules, redis_options, registry_option
 
 
 @click.command()

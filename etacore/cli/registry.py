@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from etacore.cli.app import Number, need_modules, redis_options, registry_option
+from etacore.cli.options import Number, need_modules, redis_options, registry_option
 
 if TYPE_CHECKING:
     from etacore.models.registry import Registry

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from etacore.cli.app import need_modules, registry_option
+from etacore.cli.options import need_modules, registry_option
 
 EXIT_FAILED = 1
 

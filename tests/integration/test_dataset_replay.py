@@ -15,7 +15,8 @@ import pytest
 import redis
 from click.testing import CliRunner
 
-from etacore.cli.app import EXIT_USAGE, main
+from etacore.cli.app import main
+from etacore.cli.options import EXIT_USAGE
 from etacore.config import RuntimeConfig
 from etacore.demo.city import build_city
 from etacore.demo.feed import write_gtfs
