@@ -28,6 +28,12 @@ class EtacoreError(Exception):
         return f"{self.message}\n  hint: {self.hint}" if self.hint else self.message
 
 
+class KernelError(EtacoreError, ImportError):
+    """A compiled kernel is missing, or was built for something else."""
+
+    __str__ = EtacoreError.__str__
+
+
 class ConfigError(EtacoreError, ValueError):
     """A setting has a value that cannot work."""
 

@@ -27,7 +27,7 @@ cd "$WORK"
 if [ -n "${KERNELS:-}" ]; then
     for source in src_ext/etacore/_kernels/*.pyx; do
         name=$(basename "$source" .pyx)
-        case " $KERNELS " in *" $name "*) ;; *) rm "$source" ;; esac
+        case " $KERNELS " in *" $name "*) ;; *) rm "$source" "etacore/_kernels/$name.pyi" ;; esac
     done
 fi
 echo "building with sanitizers in $WORK"

@@ -19,14 +19,13 @@ to be given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from etacore._kernels.batch import Batch
-from etacore._kernels.snapshots import parse_snapshots, timestamp_us
+from etacore._kernels.snapshots import parse_snapshots, parse_timestamp
 from etacore.schema import NO_SEQUENCE, TEXT_DTYPE
 from etacore.status import Status
 
@@ -211,27 +210,3 @@ def _bounds_us(now_us: int, max_future_us: int, max_age_us: int) -> tuple[int, i
     """Earliest and latest time that a snapshot may have."""
     earliest_us = max(now_us - max_age_us, _LEAST_INT64) if max_age_us > 0 else _LEAST_INT64
     return earliest_us, min(now_us + max_future_us, _MOST_INT64)
-
-
-def parse_timestamp(value: object) -> int | None:
-    """A timestamp as it stands in a snapshot or in a prediction's ``source_timestamp``.
-
-    Parameters
-    ----------
-    value : object
-        ISO 8601 text, or POSIX seconds (milliseconds above 1e11) as a number or as text.
-
-    Returns
-    -------
-    int or None
-        Microseconds since 1970-01-01 UTC, or None if it is no timestamp between the years 1 and 9999.
-    """
-    if isinstance(value, str):
-        text = value.encode("utf-8", "replace")
-        return timestamp_us(text) if len(text) <= 64 else None
-    if isinstance(value, Integral | float) and not isinstance(value, bool):
-        try:
-            return timestamp_us(float(value))
-        except OverflowError:
-            return None
-    return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,12 @@ def test_imports_point_down(path):
         if (floor_of(name) > floor_of(own) and (own, name) != FRONT_DOOR) or not name.startswith("etacore")
     ]
     assert not wrong
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src_ext").rglob("*.p[yx][xd]")), ids=lambda path: path.name)
+def test_kernels_import_only_kernels_and_the_ground(path):
+    found = re.findall(r"^\s*from (etacore[\w.]*) c?import", path.read_text(), re.MULTILINE)
+    assert {name for name in found if floor_of(name) > FLOORS.index("_kernels")} == set()
 
 
 def test_the_command_line_loads_what_a_command_needs_only_when_asked():

@@ -15,6 +15,8 @@ from etacore._kernels.number cimport number_t, number_value, scan_numeric
 from etacore._kernels.resp cimport Values
 from etacore._kernels.types cimport *
 
+from numbers import Integral
+
 cdef enum:
     MAX_ID_BYTES = 256
     MAX_TIMESTAMP_BYTES = 64
@@ -384,13 +386,30 @@ cdef int parse_batch(const span_t* spans, int64_t n, Batch batch, const limits_t
     return batch.resize(n)
 
 
-def timestamp_us(value):
-    """Microseconds since 1970 of a timestamp (bytes: its text, float: POSIX), or None if it is not one."""
+def parse_timestamp(value):
+    """Read a timestamp as it stands in a snapshot or in a prediction's ``source_timestamp``.
+
+    Parameters
+    ----------
+    value : object
+        ISO 8601 text, or POSIX seconds (milliseconds above 1e11) as a number or as text.
+
+    Returns
+    -------
+    int or None
+        Microseconds since 1970-01-01 UTC, or None if it is no timestamp between the years 1 and 9999.
+    """
     cdef const uint8_t* start
-    cdef int64_t time_us
-    if isinstance(value, bytes):
-        start = <const uint8_t*>PyBytes_AS_STRING(value)
-        time_us = text_time_us(start, start + PyBytes_GET_SIZE(value))
-    else:
-        time_us = posix_time_us(value)
+    cdef bytes text
+    cdef int64_t time_us = NO_TIME
+    if isinstance(value, str):
+        text = value.encode("utf-8", "replace")
+        if PyBytes_GET_SIZE(text) <= MAX_TIMESTAMP_BYTES:
+            start = <const uint8_t*>PyBytes_AS_STRING(text)
+            time_us = text_time_us(start, start + PyBytes_GET_SIZE(text))
+    elif isinstance(value, (float, Integral)) and not isinstance(value, bool):
+        try:
+            time_us = posix_time_us(float(value))
+        except OverflowError:
+            pass
     return None if time_us == NO_TIME else time_us

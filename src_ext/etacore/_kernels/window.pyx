@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from numbers import Integral
 
-from etacore.pipeline.snapshots import parse_timestamp
+from etacore._kernels.snapshots import parse_timestamp
 
 cnp.import_array()
 
