@@ -66,7 +66,6 @@ class Fleet:
         self.runtime = Runtime(config, clock=lambda: self.now_s * 1_000_000)
         self.source = Ordered(config, self.keys)
         patch.setattr(self.runtime, "_polling", self.source)
-        patch.setattr(self.runtime, "_source", self.source)
         self.refused: set[str] = set()
         self._refuse(patch)
 
@@ -208,7 +207,6 @@ def test_a_new_process_takes_over_what_is_stored_of_each(
         redis_client.set(f"predictions:{name}", orjson.dumps({"source_timestamp": START_S + 1}))
     second = Runtime(fleet.runtime.config, clock=lambda: START_S * 1_000_000)
     monkeypatch.setattr(second, "_polling", fleet.source)
-    monkeypatch.setattr(second, "_source", fleet.source)
     found = second.poll().counts
     second.close()
     changes = dict.fromkeys(fleet.good(), Status.UNCHANGED) | dict.fromkeys(lost, Status.OK)
