@@ -12,7 +12,6 @@ from etacore.pipeline.snapshots import SnapshotColumns, parse_snapshots
 from etacore.schema import FEATURES, Status
 
 EPOCH_US = 1_480_000_000_000_000
-ALL_CODES = np.arange(len(FEATURES), dtype=np.int32)
 KEY = b"route_stops:R"
 
 
@@ -87,11 +86,12 @@ class Vehicle:
             self.motion.prev_speed_mps[0] = self.motion.speed_mps[0]
         return int(self.first_stop[0]) if status == Status.OK else status
 
-    def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None):
+    def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None, features=FEATURES):
         """Feature dictionaries of the last fix, its distances and stops."""
+        codes = np.array([feature.code for feature in features], np.int32)
         offset = np.empty(2, np.int32)
         n = count_rows(self.columns.status, self.pattern_ix, self.first_stop, self.table, max_stops, offset)
-        matrix = np.full((n, len(ALL_CODES)), -1.0, np.float32)
+        matrix = np.full((n, len(codes)), -1.0, np.float32)
         distance_m, stop_ix = np.empty(n), np.empty(n, np.int32)
         vectorize(
             self.columns,
@@ -101,7 +101,7 @@ class Vehicle:
             np.array([self.progress_m]),
             offset,
             calendar,
-            ALL_CODES,
+            codes,
             motion=self.motion,
             legs=legs,
             route_code=None if route_code is None else np.array([route_code], np.int32),
@@ -111,5 +111,5 @@ class Vehicle:
             distance_m=distance_m,
             stop_ix=stop_ix,
         )
-        names = [feature.name for feature in FEATURES]
+        names = [feature.name for feature in features]
         return [dict(zip(names, row, strict=True)) for row in matrix.tolist()], distance_m.tolist(), stop_ix.tolist()

@@ -45,7 +45,7 @@ def record(tmp_path: Path, rows: list[dict[str, Any]]) -> Positions:
 
 def given(*rows: dict[str, Any]) -> pl.DataFrame:
     """Arrivals in the form of `read_arrivals`; seconds after eight."""
-    whole = {"trip_id": "out", "vehicle_id": "bus", "stop_id": "C", "stop_sequence": 40, "at_s": 0.0}
+    whole: dict[str, Any] = {"trip_id": "out", "vehicle_id": "bus", "stop_id": "C", "stop_sequence": 40, "at_s": 0.0}
     names = ("trip_id", "vehicle_id", "stop_id", "stop_sequence")
     return pl.DataFrame(
         [
