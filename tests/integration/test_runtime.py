@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import threading
@@ -16,7 +17,9 @@ import redis
 from etacore.config import RuntimeConfig
 from etacore.errors import RedisUnavailableError
 from etacore.loop import model_switch
+from etacore.loop import runtime as runtime_module
 from etacore.loop.runtime import Runtime, Silent, Window
+from etacore.models.registry import Registry
 from etacore.pipeline.engine import system_clock_us
 from etacore.status import Status
 from etacore.store.server import RedisServer
@@ -466,6 +469,21 @@ def test_reasons_are_reported_once_a_window(config: RuntimeConfig, redis_client:
     assert windows[0].counts == {Status.INVALID_JSON: 60}
     assert "60 rejected" in windows[0].line()
     assert "invalid_json 60" in windows[0].line()
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_loop_does_not_begin_without_its_redis(config: RuntimeConfig, named: bool) -> None:
+    key = Registry(config.model_registry_dir).keys()[0] if named else None
+    with pytest.raises(RedisUnavailableError):
+        other(config, redis_url="redis://127.0.0.1:1/0", model_key=key)
+
+
+def test_what_a_step_took_is_recorded_in_milliseconds_a_vehicle(runtime: Runtime, monkeypatch: Any) -> None:
+    seconds = itertools.count(100.0, 0.25)
+    monkeypatch.setattr(runtime_module, "perf_counter", lambda: next(seconds))
+    runtime.fetch_vehicle_snapshots([b"vehicle:a", b"vehicle:b"])
+    fetched = runtime.profiler.snapshot()["redis_fetch"]
+    assert (fetched.count, fetched.min_ms, fetched.max_ms, fetched.avg_ms) == (2, 125.0, 125.0, 125.0)
 
 
 def test_profiling_files_are_written_at_the_end(

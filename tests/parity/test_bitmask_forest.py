@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import hashlib
 import json
+import mmap
+import os
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +33,7 @@ X86 = CPU == "x86_64"
 HAS_AVX512 = X86 and "avx512bw" in Path("/proc/cpuinfo").read_text()
 EMULATED = X86 and not HAS_AVX512 and EMULATOR.exists()
 N_FEATURES = 7
+NO_ACCESS = 0
 SIZES = [*range(1, 26), *(n + d for n in (32, 64, 128, 192, 256, 384, 512) for d in (-1, 0, 1)), 2047, 2048, 2049, 4100]
 
 
@@ -374,6 +378,58 @@ def test_columns_without_any_value_while_others_vary(name, path):
         rows = varied_rows(name).copy()
         rows[:, missing] = np.nan
         check_batches(name, path, rows, f"missing {missing}")
+
+
+@every_path
+@pytest.mark.parametrize("name", WALKED)
+def test_nothing_is_read_before_or_behind_the_rows(name, path):
+    """The rows end where a page does that nobody may read, or begin where one ends."""
+    found, want = load(library(name), path), expected(forest(name), varied_rows(name))
+    with Fenced(varied_rows(name).nbytes) as fenced:
+        child = os.fork()
+        if child == 0:  # to touch such a page ends the process
+            status = 1
+            try:
+                for n in (1, 7, *AROUND_BLOCKS):
+                    for place in (fenced.front, fenced.back):
+                        rows = place(varied_rows(name)[:n])
+                        np.testing.assert_array_equal(predict(found, rows), want[:n], err_msg=f"{n} rows")
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+class Fenced:
+    """Memory between two pages that must not be touched."""
+
+    def __init__(self, n_bytes):
+        self.n_bytes = -(-n_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.memory = mmap.mmap(-1, self.n_bytes + 2 * mmap.PAGESIZE)
+
+    def __enter__(self):
+        self.protect(NO_ACCESS)
+        return self
+
+    def __exit__(self, *_):
+        self.protect(mmap.PROT_READ | mmap.PROT_WRITE)
+
+    def protect(self, rights):
+        libc = ctypes.CDLL(None, use_errno=True)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(self.memory))
+        for page in (begin, begin + mmap.PAGESIZE + self.n_bytes):
+            assert libc.mprotect(ctypes.c_void_p(page), ctypes.c_size_t(mmap.PAGESIZE), rights) == 0
+
+    def front(self, rows):
+        return self.copied(rows, mmap.PAGESIZE)
+
+    def back(self, rows):
+        return self.copied(rows, mmap.PAGESIZE + self.n_bytes - rows.nbytes)
+
+    def copied(self, rows, at):
+        place = np.frombuffer(self.memory, np.float32, rows.size, at).reshape(rows.shape)
+        place[:] = rows
+        return place
 
 
 NO_VALUE = 20

@@ -83,12 +83,13 @@ class Vehicle:
             self.before = (batch.first_stop[0], batch.since_us[0], batch.recent_speed_mps[0])
         return int(batch.first_stop[0]) if status == Status.OK else status
 
-    def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None):
+    def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None, features=FEATURES):
         """Feature dictionaries of the last fix, its distances and stops."""
+        codes = np.array([feature.code for feature in features], np.int32)
         self.batch.parts.clear()
         self.batch.progress_m[0] = self.progress_m
         part = self.batch.add_part(None)
-        vectorizer = vectorizer_of(calendar, nan_fill=nan_fill, along=along)
+        vectorizer = vectorizer_of(calendar, codes, nan_fill=nan_fill, along=along)
         vectorizer.count_rows(self.batch, part, self.table.patterns, max_stops)
         vectorizer.vectorize(
             self.batch,
@@ -99,5 +100,5 @@ class Vehicle:
             leg_start=None if legs is None else legs.start,
         )
         matrix, distance_m, stop_ix = part.features, part.distance_m, part.stop_ix
-        names = [feature.name for feature in FEATURES]
+        names = [feature.name for feature in features]
         return [dict(zip(names, row, strict=True)) for row in matrix.tolist()], distance_m.tolist(), stop_ix.tolist()

@@ -8,7 +8,14 @@ import polars as pl
 import pytest
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.arrivals import MAX_GAP_S, arrivals_frame, observe_arrivals, read_arrivals
+from etacore.mlops.transit.arrivals import (
+    MAX_GAP_S,
+    NO_ARRIVAL,
+    _not_before_earlier_stops,
+    arrivals_frame,
+    observe_arrivals,
+    read_arrivals,
+)
 from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
@@ -92,15 +99,37 @@ def test_a_fix_at_the_limit_of_the_rule_is_within_it(tmp_path: Path, feed: Feed)
     near_m = float(distance_m(positions.lat[3:4], positions.lon[3:4], b_lat, b_lon)[0])  # 152 m before B, the nearest
     assert 150 < near_m < 155
     below_m = float(np.nextafter(near_m, 0.0))
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"first_within_m": near_m}, "first_50m"),
-        ({"first_within_m": below_m}, "closest_200m"),
-        ({"closest_within_m": near_m}, "closest_200m"),
-        ({"closest_within_m": below_m}, "none"),
-    )
-    for limits, method in cases:
-        seen = arrivals_frame(observe_arrivals(positions, feed, **limits), positions, feed)
-        assert seen.filter(pl.col("stop_id") == "B")["method"].to_list() == [method], limits
+    for first_m, closest_m, method in (
+        (near_m, 200.0, "first_50m"),
+        (below_m, 200.0, "closest_200m"),
+        (50.0, near_m, "closest_200m"),
+        (50.0, below_m, "none"),
+    ):
+        arrivals = observe_arrivals(positions, feed, first_within_m=first_m, closest_within_m=closest_m)
+        seen = arrivals_frame(arrivals, positions, feed)
+        assert seen.filter(pl.col("stop_id") == "B")["method"].to_list() == [method]
+
+
+def test_no_stop_is_reached_before_those_in_front_of_it() -> None:
+    unknown = NO_ARRIVAL
+    times_us = np.array([10, unknown, 5, 12, 11, unknown, 3, 2, 4], np.int64)
+    track_ix = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1], np.int64)
+    first_us = np.where(track_ix == 0, 4, 1)
+    found = _not_before_earlier_stops(times_us, track_ix, first_us)
+    assert found.tolist() == [10, unknown, 10, 12, 12, unknown, 3, 3, 4]
+    assert times_us[2] == 5  # what was given stays
+    none = np.full(3, unknown)
+    assert _not_before_earlier_stops(none, track_ix[:3], first_us[:3]).tolist() == none.tolist()
+
+
+def test_a_trip_that_ran_days_before_the_one_of_the_number_before_keeps_its_times(tmp_path: Path, feed: Feed) -> None:
+    days_before = DAY_S - 7 * 86_400 + 9 * 3600
+    loop = drive("loop", [0.0, 0.020, 0.0], days_before, route_id="r2")
+    seen = observe(tmp_path, feed, drive("out", [0.0, 0.032], EIGHT) + loop)
+    assert seen["trip_id"].unique(maintain_order=True).to_list() == ["out", "loop"]
+    alone = observe(tmp_path, feed, loop)
+    assert seen.filter(pl.col("trip_id") == "loop").equals(alone)
+    assert (alone["arrival_ts"] < days_before + 3600).all()
 
 
 def test_the_second_visit_of_a_loop_is_not_the_first(tmp_path: Path, feed: Feed) -> None:

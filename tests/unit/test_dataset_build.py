@@ -256,8 +256,10 @@ def test_the_gap_is_known_for_the_last_fix_of_the_last_vehicle_and_up_to_two_hou
     vehicle = np.array([0, 1, 1, 2], np.int32)
     moments = (EIGHT + np.array([0, last_s + 5, last_s + 6, last_s + 11])) * 1_000_000
     np.testing.assert_array_equal(half_gap_s(positions, vehicle, moments), [np.nan, MAX_GAP_S / 2, np.nan, np.nan])
-    ended = record(tmp_path, [OUT[0] | {"timestamp": EIGHT + s} for s in (0, 30)])
-    assert half_gap_s(ended, np.zeros(1, np.int32), np.array([EIGHT + 30]) * 1_000_000).tolist() == [15.0]
+    # The last time of one vehicle is not the first of the next.
+    short = (("a", 0), ("a", 30), ("b", 0))
+    two = record(tmp_path, [OUT[0] | {"vehicle_id": v, "timestamp": EIGHT + s} for v, s in short])
+    assert half_gap_s(two, np.zeros(1, np.int32), np.array([EIGHT + 30]) * 1_000_000).tolist() == [15.0]
 
 
 def test_the_borders_of_what_a_row_may_be(tmp_path: Path) -> None:
@@ -407,6 +409,13 @@ def test_arrivals_that_somebody_else_observed(tmp_path: Path, feed: Feed) -> Non
         ("C", day, at(EIGHT + 277), "first_50m", 5.0),
         ("C", day + dt.timedelta(1), at(EIGHT + 278 + 86_400), "closest_200m", 5.0),
     ]
+    passed = frame.select("service_date", "interpolated_arrival").unique().sort("service_date")
+    assert passed["interpolated_arrival"].to_list() == [at(EIGHT + 280), None]
+    pl.DataFrame(given).drop("interp_ts", "method").write_parquet(tmp_path / "bare.parquet")
+    bare = build_dataset(positions, feed, CONFIG, arrivals=tmp_path / "bare.parquet").frame
+    assert bare["actual_arrival"].equals(frame["actual_arrival"])
+    assert bare["interpolated_arrival"].null_count() == len(bare)
+    assert bare["label_rule"].unique().to_list() == ["given"]
     pl.DataFrame(given[3:]).write_parquet(tmp_path / "none.parquet")
     with pytest.raises(FeedError, match="none of its 1 arrivals fits"):
         build_dataset(positions, feed, CONFIG, arrivals=tmp_path / "none.parquet")

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
+import pytest
 
 from etacore.config import RuntimeConfig
-from etacore.models.choice import Models
+from etacore.errors import ModelNotFoundError
+from etacore.models.choice import Models, choose_models
+from etacore.models.registry import Registry
 from etacore.models.servable import TypicalLegs
 from etacore.pipeline.engine import Batch, Engine, summarize
 from etacore.pipeline.snapshots import TextPool, fill_snapshots
 from etacore.schema import BASE_FEATURES, feature_codes
 from etacore.status import Status
+from tests import models as saved
 from tests.fleet import ROUTE, STOPS, payload, stops_blob
 
 NOW_US = 1_769_000_000_000_000
@@ -154,6 +159,60 @@ def test_without_a_global_model_other_routes_are_failures() -> None:
     batch = engine(models).process([b"vehicle:1", b"vehicle:2"], rows, store.fetch)
     assert batch.counts() == {Status.NO_MODEL: 1, Status.OK: 1}
     assert summarize(batch.counts()) == {"predicted": 1, "unchanged": 0, "rejected": 0, "failed": 1}
+
+
+def test_models_of_a_fleet_are_the_best_global_one_and_each_route_s_own(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    with pytest.raises(ModelNotFoundError, match="No trained models found for model_type xgboost"):
+        choose_models(registry, None)
+    saved.add_table(registry, "of-b", route_id="b")
+    alone = choose_models(registry, None)
+    assert (alone.default, {route: model.key for route, model in alone.by_route.items()}) == (None, {b"b": "of-b"})
+    assert [model.key for model in alone.all()] == ["of-b"]
+    saved.add_table(registry, "global")
+    saved.add_table(registry, "other-kind", route_id="c", model_type="polyreg_time")
+    both = choose_models(registry, None)
+    assert [model.key for model in both.all()] == ["global", "of-b"]
+    assert list(both.by_route) == [b"b"]
+    (global_only := Registry(tmp_path / "second")).path.mkdir()
+    saved.add_table(global_only, "global")
+    assert [model.key for model in choose_models(global_only, None).all()] == ["global"]
+
+
+def test_a_named_model_is_the_only_one(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    saved.add_table(registry, "global")
+    saved.add_table(registry, "of-b", route_id="b")
+    assert [model.key for model in choose_models(registry, "global").all()] == ["global"]
+    of_route = choose_models(registry, "of-b")
+    assert (of_route.default, list(of_route.by_route)) == (None, [b"b"])
+    with pytest.raises(ModelNotFoundError) as caught:
+        choose_models(registry, "absent")
+    assert "global" in (caught.value.hint or "")
+    assert "of-b" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("document", "status"),
+    [
+        (None, Status.OK),
+        (b"", Status.OK),
+        (b"{", Status.OK),
+        (b"[]", Status.OK),
+        (b"7", Status.OK),
+        (b"{}", Status.OK),
+        (orjson.dumps({"source_timestamp": "noon"}), Status.OK),
+        (orjson.dumps({"source_timestamp": NOW_US / 1e6 - 1}), Status.OK),
+        (orjson.dumps({"source_timestamp": NOW_US / 1e6}), Status.UNCHANGED),
+        (orjson.dumps({"source_timestamp": NOW_US / 1e6 + 1}), Status.OUT_OF_ORDER),
+    ],
+)
+def test_after_a_restart_a_stored_prediction_says_how_far_it_was(document: bytes | None, status: Status) -> None:
+    store = Store({f"route_stops:{ROUTE}".encode(): stops_blob()})
+    if document is not None:
+        store[b"predictions:BUS-0"] = document
+    keys, payloads = fleet(1)
+    assert engine().process(keys, payloads, store.fetch).counts() == {status: 1}
 
 
 def test_state_moves_with_the_commit_and_not_before() -> None:

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ from etacore._kernels.select import SelectOptions, select_stops
 from etacore.errors import ConfigError, RouteDataError
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.route_blobs import ShapePolyline
+from etacore.schema import FEATURES
 from etacore.status import Status
 from tests.reference.drive import ALL_CODES, EPOCH_US, Vehicle, columns_of, line_of_stops, table_of, vectorizer_of
 from tests.reference.geo import haversine_m
@@ -289,6 +291,19 @@ def test_shape_gives_distances_along_it():
     assert distance_m == pytest.approx([way_m], abs=0.01)
     assert rows[0]["distance_to_stop"] == pytest.approx(way_m, abs=0.01)
     assert vehicle.rows(UTC)[1] == pytest.approx([haversine_m(45.01, 7.01, 45.0, 7.02)], abs=1e-6)
+
+
+@pytest.mark.parametrize("feature", FEATURES, ids=lambda feature: feature.name)
+def test_a_feature_that_is_asked_for_alone_is_what_it_is_among_all(feature):
+    vehicle = Vehicle(table_of(line_of_stops(6)))
+    for i, t in enumerate((1.2, 1.5, 2.1, 2.4)):
+        vehicle.fix(**after(60 * i, **at(t)), speed=5.0)
+    legs = SimpleNamespace(seconds=np.full(24 * 6, 75.0, np.float32), start=np.zeros(1, np.int64))
+    among_all = vehicle.rows(UTC, legs=legs, route_code=2)[0]
+    alone = vehicle.rows(UTC, legs=legs, route_code=2, features=[feature])[0]
+    assert [row[feature.name] for row in alone] == pytest.approx([row[feature.name] for row in among_all], nan_ok=True)
+    if feature.group != "weather":
+        assert all(row[feature.name] is not None and not math.isnan(row[feature.name]) for row in alone)
 
 
 def test_unknown_values_are_nan_or_the_filling():

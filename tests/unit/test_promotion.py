@@ -132,6 +132,13 @@ def test_a_better_model_goes_through(registry, store):
     assert sorted(p.name for p in registry.path.iterdir() if p.suffix == ".partial") == []
 
 
+def test_warming_is_measured_and_can_be_left_out(registry, store, monkeypatch):
+    moments = iter((100.0, 102.5))
+    monkeypatch.setattr(module, "perf_counter", lambda: next(moments))
+    assert promote(registry, "new", store, PromotionConfig(force_reason="x")).warm_s == 2.5
+    assert promote(registry, "old", store, PromotionConfig(force_reason="x", warm=False)).warm_s is None
+
+
 @pytest.mark.parametrize(("mae_s", "passes"), [(95.0, True), (95.1, False), (100.0, False), (120.0, False)])
 def test_the_threshold(registry, store, mae_s, passes):
     set_active(registry, store)

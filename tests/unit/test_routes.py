@@ -187,6 +187,32 @@ def test_a_changed_blob_gets_a_new_number_and_an_equal_one_keeps_it():
     assert columns.status[0] == Status.UNKNOWN_ROUTE
 
 
+def test_changed_stops_are_looked_at_without_waiting_until_they_are_due():
+    table, redis, asked = RouteTable(refresh_s=1_000), {b"route_stops:R": TWO}, []
+
+    def fetch(keys):
+        asked.extend(keys)
+        return [redis.get(key) for key in keys]
+
+    columns = columns_of([{}, {"route_id": "S"}])
+    first = fetch_all(table, columns, redis)[0]
+    assert columns.status.tolist() == [Status.OK, Status.UNKNOWN_ROUTE]
+    redis[b"route_stops:R"] = THREE
+    assert not table.look_again([b"route_stops:R"], fetch, 1 * S)  # there were stops before
+    assert asked == [b"route_stops:R", b"route_shape:R"]
+    assert fetch_all(table, columns_of([{}]), redis, 2 * S)[0] != first[:1]
+    redis[b"route_stops:S"] = redis[b"route_stops:T"] = TWO
+    asked.clear()
+    assert not table.look_again([b"route_stops:T"], fetch, 3 * S)  # nobody has needed it
+    assert not asked
+    assert table.look_again([b"route_stops:T", b"route_stops:S", b"route_stops:R"], fetch, 3 * S)
+    assert asked == [b"route_stops:S", b"route_shape:S", b"route_stops:R", b"route_shape:R"]
+    columns = columns_of([{"route_id": "S"}])
+    assert fetch_all(table, columns, redis, 4 * S)[1] == []
+    assert columns.status.tolist() == [Status.OK]
+    assert not table.look_again([b"route_stops:S"], fetch, 5 * S)
+
+
 def test_numbers_of_a_batch_hold_until_the_next_resolve():
     table = RouteTable()
     table.set_pattern(b"route_stops:R", TWO)

@@ -180,6 +180,16 @@ def test_an_idle_source_always_waits(clock, interval_s):
     assert max(feed.waited) <= MAX_WAIT_S
 
 
+def test_an_idle_source_waits_until_the_next_thing_is_due_and_no_longer(clock):
+    source, _, feed = up(clock, b"a", predictions_ttl_seconds=40, poll_interval_seconds=3_600)
+    clock.now = Clock.now + source.every_s - 0.05
+    assert source.wait(STOP) == 0.0
+    assert feed.waited[-1] == pytest.approx(0.05)
+    assert source.take() == [b"a"]
+    source.wait(STOP)
+    assert feed.waited[-1] == MAX_WAIT_S
+
+
 def test_one_that_is_told_to_stop_does_not_wait(clock):
     schedule, _, feed = up(clock)
     feed.waited.clear()

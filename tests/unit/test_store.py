@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -11,6 +11,7 @@ from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.store.server import RedisServer
 from etacore.store.store import KEYS_PER_CALL, RedisStore
+from tests.fake_server import OK, fake_server
 
 ALLOWED = ("+client|setname", "+client|setinfo", "+ping", "+select")
 """What redis-py asks of any connection; Redis knows the second from 7.2 on."""
@@ -76,6 +77,20 @@ def test_the_address_holds_no_part_of_the_secret(url: str, where: str) -> None:
 def test_the_address_of_separate_settings() -> None:
     with RedisStore(RuntimeConfig(redis_host="there", redis_port=7, redis_db=2, redis_password="x")) as store:
         assert store.where == "there:7/2"
+
+
+def test_a_store_that_is_left_has_no_connection_any_more(server: RedisServer, wait_until: Callable[..., None]) -> None:
+    def n_connections() -> int:
+        return sum(connection["user"] == "visitor" for connection in client.client_list())
+
+    with server.client() as client:
+        with store_of(server, "allcommands", "allkeys") as store:
+            store.ping()
+            store.fetch([b"a"])
+            store.snapshots([b"a"])
+            assert write(store, set_command(b"a")) == []
+            assert n_connections() >= 2
+        wait_until(lambda: n_connections() == 0, what="the end of its connections")
 
 
 def test_the_version_is_for_those_who_may_ask(server: RedisServer) -> None:
@@ -170,6 +185,27 @@ def test_keys_missing_in_one_piece_of_three(server: RedisServer, piece: int) -> 
         client.mset({key: b"1" for i, key in enumerate(keys) if i not in gone})
         assert store.missing(keys) == gone
         client.flushall()
+
+
+@pytest.mark.parametrize(
+    ("reply", "error", "says"),
+    [
+        (b"-ERR out of luck\r\n", RedisUnavailableError, "answered: out of luck"),
+        (b"-ERR AUTH failed: try another\r\n", ConfigError, "refuses our credentials"),
+        (b"-NOAUTH Authentication required.\r\n", ConfigError, "wants a password, and none is given"),
+        (b"-LOADING Redis is loading\r\n", RedisUnavailableError, "cannot be reached"),
+    ],
+)
+def test_what_a_server_answers_is_told_apart(reply: bytes, error: type[Exception], says: str) -> None:
+    def answer(command: list[bytes]) -> bytes:
+        return reply if command[0].upper() == b"PING" else OK
+
+    with (
+        fake_server(answer) as fake,
+        RedisStore(RuntimeConfig(redis_host="127.0.0.1", redis_port=fake.port)) as store,
+        pytest.raises(error, match=says),
+    ):
+        store.ping()
 
 
 def test_nobody_there() -> None:

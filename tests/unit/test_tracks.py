@@ -17,7 +17,7 @@ from etacore.mlops.transit.arrivals import arrivals_frame, observe_arrivals
 from etacore.mlops.transit.gtfs import NO_TIME, Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.mlops.transit.tracks import match_tracks, service_days, trip_index
-from tests.transit import FILES, drive, write_feed, write_positions
+from tests.transit import FILES, M_PER_DEGREE, drive, write_feed, write_positions
 
 FAR_ZONES = (
     "Pacific/Auckland",  # UTC+12, in summer +13
@@ -198,3 +198,16 @@ def test_two_fixes_that_advance_are_the_shortest_run(tmp_path: Path, feed: Feed)
     assert len(match_tracks(record(tmp_path, rows[:2]), feed)) == 1
     alone = match_tracks(record(tmp_path, rows[:1]), feed)
     assert (len(alone), alone.n_unmatched, alone.offset.tolist()) == (0, 1, [0])
+
+
+def test_a_fix_outside_a_corner_is_at_the_corner(tmp_path: Path) -> None:
+    stops = FILES["stops.txt"].replace("D,Dogwood,0.000,0.030", "D,Dogwood,0.010,0.020")
+    feed = read_feed(write_feed(tmp_path / "feed", {"stops.txt": stops, "shapes.txt": None}))
+    rows = drive("out", [0.0, 0.020], start_of("UTC", date(2024, 1, 2), 8))
+    last = rows[-1]
+    outside = last | {"timestamp": last["timestamp"] + 10, "lat": -0.0004, "lon": 0.0204}  # 63 m from C
+    north = [last | {"timestamp": last["timestamp"] + 20 + 10 * i, "lat": 0.001 * i, "lon": 0.020} for i in (1, 2)]
+    tracks = match_tracks(record(tmp_path, [*rows, outside, *north]), feed)
+    assert tracks.n_unmatched == 0
+    legs = tracks.progress_m[len(rows) - 1 :] / M_PER_DEGREE
+    assert legs.tolist() == pytest.approx([0.020, 0.020, 0.021, 0.022], rel=1e-4)
