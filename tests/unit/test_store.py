@@ -79,6 +79,16 @@ def test_the_address_of_separate_settings() -> None:
         assert store.where == "there:7/2"
 
 
+def test_an_announcement_is_stored_without_an_end_and_taken_away(server: RedisServer) -> None:
+    with server.client() as client, store_of(server, "allcommands", "allkeys") as store:
+        client.delete("eta:active_model")
+        assert store.active_model() is None
+        store.announce_model(b"{}")
+        assert (store.active_model(), client.ttl("eta:active_model")) == (b"{}", -1)
+        store.announce_model(None)
+        assert store.active_model() is None
+
+
 def test_a_store_that_is_left_has_no_connection_any_more(server: RedisServer, wait_until: Callable[..., None]) -> None:
     def n_connections() -> int:
         return sum(connection["user"] == "visitor" for connection in client.client_list())

@@ -16,7 +16,7 @@ from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.transit.arrivals import arrivals_frame, observe_arrivals
 from etacore.mlops.transit.gtfs import NO_TIME, Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
-from etacore.mlops.transit.tracks import match_tracks, service_days, trip_index
+from etacore.mlops.transit.tracks import match_tracks, pattern_line, service_days, trip_index
 from tests.transit import FILES, M_PER_DEGREE, drive, write_feed, write_positions
 
 FAR_ZONES = (
@@ -211,3 +211,14 @@ def test_a_fix_outside_a_corner_is_at_the_corner(tmp_path: Path) -> None:
     assert tracks.n_unmatched == 0
     legs = tracks.progress_m[len(rows) - 1 :] / M_PER_DEGREE
     assert legs.tolist() == pytest.approx([0.020, 0.020, 0.021, 0.022], rel=1e-4)
+
+
+def test_a_degree_of_longitude_is_half_as_long_at_60_degrees_north(tmp_path: Path) -> None:
+    stops = "stop_id,stop_lat,stop_lon\nA,60,25\nB,60,25.01\nC,60.01,25.01\nD,60.02,25.01\n"
+    feed = read_feed(write_feed(tmp_path / "feed", {"stops.txt": stops, "shapes.txt": None}))
+    line = pattern_line(feed.patterns[int(feed.trips.pattern_ix[0])], feed.shapes)
+    assert line is not None
+    step_m = 0.01 * M_PER_DEGREE
+    assert line.x_m.tolist() == pytest.approx([0, step_m / 2, step_m / 2, step_m / 2])
+    assert line.y_m.tolist() == pytest.approx([0, 0, step_m, 2 * step_m])
+    assert line.stop_s_m.tolist() == pytest.approx([0, step_m / 2, 1.5 * step_m, 2.5 * step_m], rel=1e-6)
