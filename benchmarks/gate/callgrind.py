@@ -49,7 +49,7 @@ class Count:
     unit : str
         What a unit is: ``vehicle``, ``row``, ``call`` or ``route``.
     n_instructions : dict
-        By kernel, an entry point such as ``fleet.VehicleTable.screen`` with all that it calls; and for `WHOLE`.
+        By kernel, an entry point such as ``fleet.Fleet.screen`` with all that it calls; and for `WHOLE`.
     """
 
     workload: str
@@ -153,7 +153,7 @@ def read_dump(text: str) -> tuple[str, dict[str, int]]:
 
 
 def kernel_name(symbol: str) -> str | None:
-    """``fleet.VehicleTable.screen`` for ``__pyx_pw_7etacore_8_kernels_5fleet_12VehicleTable_11screen``.
+    """``fleet.Fleet.screen`` for ``__pyx_pw_7etacore_8_kernels_5fleet_5Fleet_11screen``.
 
     Cython writes each name after its length, and functions after a number of their own. Kernels of a tree without
     folders have the names of today. None for other symbols.

@@ -77,7 +77,7 @@ def test_a_dump_gives_the_inclusive_counts_of_the_entry_points():
     ("symbol", "name"),
     [
         ("__pyx_pw_7etacore_8_kernels_9snapshots_1parse_payloads", "snapshots.parse_payloads"),
-        ("__pyx_pw_7etacore_8_kernels_5fleet_12VehicleTable_11screen", "fleet.VehicleTable.screen"),
+        ("__pyx_pw_7etacore_8_kernels_5fleet_5Fleet_11screen", "fleet.Fleet.screen"),
         ("__pyx_pw_7etacore_10_snapshots_1parse_payloads", "snapshots.parse_payloads"),
         ("__pyx_pw_7etacore_6_state_12VehicleTable_11screen", "fleet.VehicleTable.screen"),
         ("__pyx_pf_7etacore_7_forest_7Library_2predict", None),
