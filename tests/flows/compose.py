@@ -193,14 +193,14 @@ class Stack:
     def _workdir(self, name: str) -> str:
         if image := self._image(name):
             return image.place(image.stage.workdir)
-        return os.fspath(self._volume(self._mounts(name)["/data"]))
+        return os.fspath(self._volume(self._mounts(name)["/data"], "/data"))
 
     def _place(self, name: str, text: str) -> str:
         """`text` of a service with paths, ports and addresses as they are here."""
         text = CONTAINER_PORTS.sub(lambda port: str(self.port(port[0])), text).replace("0.0.0.0", "127.0.0.1")
         image = self._image(name)
         for target, volume in self._mounts(name).items():
-            text = text.replace(target, os.fspath(self._volume(volume, image.place(target) if image else None)))
+            text = text.replace(target, os.fspath(self._volume(volume, target, image)))
         for secret in self._service(name).get("secrets", ()):
             text = text.replace(f"/run/secrets/{secret}", self.document["secrets"][secret]["file"])
         text = re.sub(r"(?<![\w./-])/var/lib(?=/)", os.fspath(self._private(name)), text)
@@ -210,14 +210,19 @@ class Stack:
         pairs = (mount.split(":")[:2] for mount in self._service(name).get("volumes", ()))
         return {target: volume for volume, target in pairs}
 
-    def _volume(self, name: str, origin: str | None = None) -> Path:
-        """A new volume begins with what the image has at its place."""
-        folder = self._folder / "volumes" / name
+    def _volume(self, name: str, target: str, image: Image | None = None) -> Path:
+        """A new volume begins with what the image has at its place; beside it lies what lies beside that place."""
+        place = Path(target)
+        folder = self._folder / "volumes" / name / place.parent.name / place.name
         if not folder.exists():
-            if origin and Path(origin).is_dir():
+            origin = Path(image.place(target)) if image else None
+            if origin and origin.is_dir():
                 shutil.copytree(origin, folder)
             else:
                 folder.mkdir(parents=True)
+            if origin and origin.parent.is_dir():
+                for neighbour in set(origin.parent.iterdir()) - {origin}:
+                    (folder.parent / neighbour.name).symlink_to(neighbour)
         return folder
 
     def _private(self, name: str) -> Path:

@@ -109,7 +109,7 @@ def test_the_trainer_sees_the_models_of_the_others(stack: Stack) -> None:
     stack.wait(lambda: stack.healthy("eta-trainer"), 30, "the trainer's worker is healthy")
     body = {"artifacts": {"flow_run_id": {"any_": [run["id"]]}}}
     (report,) = (one for one in ask(stack, "artifacts/filter", body) if one["key"] == "registry-health-check-report")
-    assert "/volumes/models: 1 models, 0 archived; 0 errors" in report["data"]
+    assert "/volumes/models/models/trained: 1 models, 0 archived; 0 errors" in report["data"]
     assert stack.stop("eta-trainer") in (0, -15)
 
 
