@@ -14,6 +14,7 @@ from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import LegTable
 from etacore.pipeline.routes import RouteTable
+from etacore.schema import WEATHER_FEATURES
 from etacore.status import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes
@@ -181,6 +182,8 @@ def test_select_and_vectorize(seed, has_trip):
                     found = {name: row[name] for name in wanted}
                     assert found == pytest.approx(wanted, rel=1e-6, abs=1e-4, nan_ok=True)
                     measured = {"recent_speed_mps": speed_mps, "since_last_stop_s": since_s}
+                    # A feature that the twin does not know is compared with nothing.
+                    assert row.keys() == {*wanted, *measured, *WEATHER_FEATURES, "route_code"}
                     found = {name: row[name] for name in measured}
                     assert found == pytest.approx(measured, rel=1e-6, abs=1e-6, nan_ok=True)
                     assert math.isnan(row["route_code"]) or row["route_code"] == 7.0

@@ -107,7 +107,7 @@ def test_feature_rows(seed):
         found = dict(zip(NAMES, matrix[i].tolist(), strict=True))
         assert {name: found[name] for name in wanted} == pytest.approx(wanted, rel=1e-6, abs=1e-6, nan_ok=True)
         unknown = found.keys() - wanted.keys()
-        assert unknown == {*WEATHER_FEATURES, "recent_speed_mps", "since_last_stop_s"}
+        assert unknown == {*WEATHER_FEATURES, *features.NOT_OF_ONE_POSITION}
         assert all(math.isnan(found[name]) for name in unknown)
 
 

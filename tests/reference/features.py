@@ -10,6 +10,9 @@ import numpy as np
 
 from tests.reference.geo import cumulative_m, haversine_m, nearest_pass
 
+NOT_OF_ONE_POSITION = frozenset({"recent_speed_mps", "since_last_stop_s"})
+"""Features that the drop-in call does not know: they take more than one report of a vehicle."""
+
 CONFIRM_M, CONFIRMED, MOST = 10.0, 3, 15
 FINISHED, OFF_ROUTE = "finished", "off_route"
 
