@@ -376,7 +376,7 @@ cdef class Batch:
         self.parts.clear()
 
     def add_part(self, model):
-        """One more part, for a model; the memory is this batch's own, so that it can be sent while the next is computed.
+        """Add a part for a model; its memory is this batch's own, so it can be sent while the next one is computed.
 
         Returns
         -------

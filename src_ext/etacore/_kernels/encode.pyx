@@ -171,7 +171,9 @@ cdef inline int64_t room_of(
     cdef int64_t room = (
         COMMAND_ROOM + DOCUMENT_ROOM + common.length + command.prefix.length + command.tail.length
         + <int64_t>(last - first) * STOP_ROOM
-        + 6 * (key_length + rows.batch.route_id[i].length + rows.batch.trip_id[i].length + rows.batch.timestamp[i].length)
+        + 6 * (
+            key_length + rows.batch.route_id[i].length + rows.batch.trip_id[i].length + rows.batch.timestamp[i].length
+        )
         + 7 * <int64_t>rows.batch.vehicle_id[i].length
     )
     for j in range(first, last):

@@ -1,10 +1,11 @@
 # Speed and waiting of vehicles between two fixes.
 #
-# With v the progress made between two fixes of a vehicle on one trip and pattern, divided by the time dt between them (0
-# if the vehicle was put back, and 40 m/s at most: one stray fix must not count for minutes), the smoothed speed s becomes
-# s + (1 - exp(-dt / SPEED_TAU_S)) (v - s): an exponential mean that does not depend on how often a vehicle reports. The
-# first v starts it; two fixes of one time leave it. A vehicle is on its way to a stop since the fix at which that stop
-# became its next one. Both begin anew with a new trip or pattern, and after a silence longer than reset_after_us.
+# With v the progress made between two fixes of a vehicle on one trip and pattern, divided by the time dt between them
+# (0 if the vehicle was put back, and 40 m/s at most: one stray fix must not count for minutes), the smoothed speed s
+# becomes s + (1 - exp(-dt / SPEED_TAU_S)) (v - s): an exponential mean that does not depend on how often a vehicle
+# reports. The first v starts it; two fixes of one time leave it. A vehicle is on its way to a stop since the fix at
+# which that stop became its next one. Both begin anew with a new trip or pattern, and after a silence longer than
+# reset_after_us.
 
 from libc.math cimport NAN, expm1, isnan
 from libc.stdint cimport int64_t, uint16_t
