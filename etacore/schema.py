@@ -20,6 +20,12 @@ if not TYPE_CHECKING:  # else a checker would take any name for one of this modu
 NO_SEQUENCE: Final = -(2**31)
 """``stop_sequence`` of a snapshot that gives none."""
 
+NO_START_DATE: Final = 0
+"""``start_date`` (YYYYMMDD as a number) of a snapshot that gives none."""
+
+NO_START_TIME: Final = -1
+"""``start_time_s`` (seconds since noon minus 12 h of the start date) of a snapshot that gives none."""
+
 TEXT_DTYPE: Final = np.dtype([("start", "<i8"), ("length", "<i4"), ("escape", "<i4")])
 """A piece of UTF-8 text in a batch's arena (`text_t` of the kernels)."""
 

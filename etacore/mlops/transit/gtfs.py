@@ -60,6 +60,38 @@ class Trips:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Frequencies:
+    """When frequency-based trips run (frequencies.txt), in columns; a trip has a row for each span of time.
+
+    Attributes
+    ----------
+    trip_ix : ndarray of int32, shape (n,)
+        Index into ``Feed.trips``, ascending.
+    start_s, end_s : ndarray of int32, shape (n,)
+        First start, and the time before which the last one is, since the start of the service day.
+    headway_s : ndarray of int32, shape (n,)
+        Seconds between two starts.
+    exact : ndarray of bool, shape (n,)
+        Whether the starts are a timetable (``exact_times`` 1).
+    """
+
+    trip_ix: npt.NDArray[np.int32]
+    start_s: npt.NDArray[np.int32]
+    end_s: npt.NDArray[np.int32]
+    headway_s: npt.NDArray[np.int32]
+    exact: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.trip_ix)
+
+    @classmethod
+    def none(cls) -> Frequencies:
+        """Of a feed in which every trip runs once a day."""
+        empty = np.empty(0, np.int32)
+        return cls(empty, empty, empty, empty, np.empty(0, bool))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Feed:
     """A timetable.
 
@@ -74,6 +106,8 @@ class Feed:
         Days since 1970-01-01 on which the service runs, ascending.
     notes : tuple of str
         What was odd and how it was taken.
+    frequencies : Frequencies
+        Of the trips that run more than once a day.
     """
 
     time_zone: str
@@ -82,6 +116,7 @@ class Feed:
     shapes: dict[str, Shape]
     service_days: dict[str, npt.NDArray[np.int32]]
     notes: tuple[str, ...] = field(default=())
+    frequencies: Frequencies = field(default_factory=Frequencies.none)
 
     def trip_patterns(self) -> dict[str, str]:
         """Pattern id of each trip id, as `etacore.mlops.transit.patterns.seed_pairs` wants it."""

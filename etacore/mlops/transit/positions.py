@@ -17,7 +17,7 @@ from etacore.errors import FeedError
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.realtime import FIX_SCHEMA, is_capture, read_captures
 from etacore.mlops.transit.tables import ids, numbers, read_table, times_us
-from etacore.schema import NO_SEQUENCE
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 
 REQUIRED: Final = ("vehicle_id", "timestamp", "lat", "lon", "route_id")
 ALIASES: Final[dict[str, tuple[str, ...]]] = {
@@ -37,6 +37,12 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 
 TABLES: Final = (".parquet", ".csv", ".csv.gz")
 _US: Final = 1_000_000
+_MISSING: Final = {
+    "stop_sequence": NO_SEQUENCE,
+    "direction_id": -1,
+    "start_date": NO_START_DATE,
+    "start_time_s": NO_START_TIME,
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +83,11 @@ class Positions:
         NaN if missing.
     stop_sequence : ndarray of int32
         `NO_SEQUENCE` if missing.
+    direction_id : ndarray of int8
+        -1 if missing.
+    start_date, start_time_s : ndarray of int32
+        Which run of the trip: YYYYMMDD as a number, and seconds since noon minus 12 h of that date; `NO_START_DATE` and
+        `NO_START_TIME` if missing.
     vehicle_id, route_id, trip_id, stop_id, current_status : TextColumn
     left_out : mapping of str to int
         What the reader did not take, by reason.
@@ -88,6 +99,9 @@ class Positions:
     speed_mps: npt.NDArray[np.float32]
     bearing_deg: npt.NDArray[np.float32]
     stop_sequence: npt.NDArray[np.int32]
+    direction_id: npt.NDArray[np.int8]
+    start_date: npt.NDArray[np.int32]
+    start_time_s: npt.NDArray[np.int32]
     vehicle_id: TextColumn
     route_id: TextColumn
     trip_id: TextColumn
@@ -238,9 +252,7 @@ def _columns(fixes: pl.DataFrame, left_out: Mapping[str, int]) -> Positions:
     order = np.lexsort((texts["vehicle_id"].codes, time_us))
 
     def values(name: str) -> npt.NDArray[Any]:
-        column = fixes[name]
-        filled = column.fill_null(NO_SEQUENCE if column.dtype == pl.Int32 else float("nan"))
-        ordered: npt.NDArray[Any] = filled.to_numpy()[order]
+        ordered: npt.NDArray[Any] = fixes[name].fill_null(_MISSING.get(name, float("nan"))).to_numpy()[order]
         return ordered
 
     return Positions(
@@ -250,6 +262,9 @@ def _columns(fixes: pl.DataFrame, left_out: Mapping[str, int]) -> Positions:
         speed_mps=values("speed_mps"),
         bearing_deg=values("bearing"),
         stop_sequence=values("stop_sequence"),
+        direction_id=values("direction_id"),
+        start_date=values("start_date"),
+        start_time_s=values("start_time_s"),
         **{name: text.take(order) for name, text in texts.items()},
         left_out=left_out,
     )
@@ -287,7 +302,7 @@ def _read_fixes(path: Path, feed: Feed | None) -> pl.DataFrame:
         raise FeedError(f"{path} has no rows")
     columns: dict[str, pl.Series] = {}
     for name, dtype in FIX_SCHEMA.items():
-        source = own[{"time_us": "timestamp", "stop_sequence": "current_stop_sequence"}.get(name, name)]
+        source = own.get({"time_us": "timestamp", "stop_sequence": "current_stop_sequence"}.get(name, name))
         if source is None:
             columns[name] = pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))
         elif name == "time_us":
