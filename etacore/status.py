@@ -38,6 +38,8 @@ class Status(IntEnum):
     PREDICTION_FAILED = 23
     WRITE_FAILED = 24
     NO_MODEL = 25
+    DIRECTION_UNKNOWN = 26
+    GUESSED_PATTERN = 27
 
     @property
     def label(self) -> str:
@@ -45,5 +47,24 @@ class Status(IntEnum):
         return self.name.lower()
 
 
-REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED)
+class StopHint(IntEnum):
+    """What became of the stop that a vehicle names, by its ``current_stop_sequence`` or ``stop_id``."""
+
+    NONE = 0
+    FOLLOWED = 1
+    UNKNOWN = 2
+    """The vehicle's pattern has no such stop."""
+    CONTRADICTED = 3
+    """The vehicle is elsewhere."""
+
+    @property
+    def label(self) -> str:
+        """Lower-case name, as counters and log lines show it."""
+        return f"stop_hint_{self.name.lower()}"
+
+
+REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED) | {
+    Status.DIRECTION_UNKNOWN,
+    Status.GUESSED_PATTERN,
+}
 FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED, Status.NO_MODEL})

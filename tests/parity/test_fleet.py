@@ -27,7 +27,7 @@ def assert_same_vehicles(fleet, model):
             v.time_us,
             v.valid_until_us,
             v.seen_us,
-            v.trip_key,
+            v.run_key,
             v.pattern_ix,
             v.progress_m,
             v.strikes,
@@ -73,7 +73,7 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
 
         trip = rng.integers(0, 2, n).astype(np.uint64)
         pattern = rng.integers(-1, 2, n).astype(np.int32)
-        columns.trip_key[:], columns.pattern_ix[:] = trip, pattern
+        columns.run_key[:], columns.pattern_ix[:] = trip, pattern
         fleet.gather(columns)
         expected = model.gather(expected_ix, trip.tolist(), pattern.tolist())
         remembered = ("progress_m", "time_us", "strikes", "stop", "since_us", "speed_mps")

@@ -54,10 +54,10 @@ class FleetMachine(RuleBasedStateMachine):
         passed = [row[0] for row, code in zip(rows, status, strict=True) if code == 0]
         assert len(passed) == len(set(passed)), "one row a vehicle"
 
-        trip_key = columns.text_keys("trip_id")
-        columns.trip_key[:], columns.pattern_ix[:] = trip_key, patterns
+        run_key = columns.text_keys("trip_id")
+        columns.run_key[:], columns.pattern_ix[:] = run_key, patterns
         self.fleet.gather(columns)
-        expected = self.model.gather(expected_ix, trip_key.tolist(), patterns)
+        expected = self.model.gather(expected_ix, run_key.tolist(), patterns)
         assert [None if math.isnan(p) else p for p in columns.prev_progress_m] == [
             None if math.isnan(e[0]) else e[0] for e in expected
         ]
@@ -77,7 +77,7 @@ class FleetMachine(RuleBasedStateMachine):
             expected_ix,
             times,
             now_us + 10,
-            trip_key.tolist(),
+            run_key.tolist(),
             patterns,
             moved.tolist(),
             counted.tolist(),
@@ -104,7 +104,7 @@ class FleetMachine(RuleBasedStateMachine):
         found = [self.fleet.record(ix) for ix in range(self.fleet.n)]
         assert [record[0] for record in found] == list(self.model.vehicles)
         for record, v in zip(found, self.model.vehicles.values(), strict=True):
-            assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.trip_key, v.pattern_ix)
+            assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.run_key, v.pattern_ix)
             assert record[6] == v.progress_m or (math.isnan(record[6]) and math.isnan(v.progress_m))
             assert record[7:10] == (v.strikes, v.next_stop, v.stop_since_us)
             assert record[10] == v.speed_mps or (math.isnan(record[10]) and math.isnan(v.speed_mps))

@@ -71,7 +71,7 @@ class Vehicle:
     def fix(self, **snapshot):
         """Index of the next stop, or the Status that the row got."""
         self.batch = batch = columns_of([snapshot])
-        batch.pattern_ix[0], batch.trip_key[0] = self.pattern_ix, self.has_trip
+        batch.pattern_ix[0], batch.run_key[0] = self.pattern_ix, self.has_trip
         batch.prev_progress_m[0], batch.prev_time_us[0] = self.progress_m, self.time_us
         batch.prev_strikes[0] = self.strikes
         batch.prev_stop[0], batch.prev_since_us[0], batch.prev_speed_mps[0] = self.before

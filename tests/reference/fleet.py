@@ -13,7 +13,7 @@ class Vehicle:
     time_us: int = NO_TIME
     valid_until_us: int = 0
     seen_us: int = NO_TIME
-    trip_key: int = 0
+    run_key: int = 0
     pattern_ix: int = -1
     progress_m: float = math.nan
     strikes: int = 0
@@ -72,11 +72,11 @@ class Fleet:
                 status[newest] = UNCHANGED
 
     def gather(
-        self, vehicle_ix: Sequence[int], trip_key: Sequence[int], pattern_ix: Sequence[int]
+        self, vehicle_ix: Sequence[int], run_key: Sequence[int], pattern_ix: Sequence[int]
     ) -> list[tuple[float, int, int, int, int, float]]:
         found = []
-        for ix, trip, pattern in zip(vehicle_ix, trip_key, pattern_ix, strict=True):
-            if ix >= 0 and pattern >= 0 and (self.at(ix).trip_key, self.at(ix).pattern_ix) == (trip, pattern):
+        for ix, trip, pattern in zip(vehicle_ix, run_key, pattern_ix, strict=True):
+            if ix >= 0 and pattern >= 0 and (self.at(ix).run_key, self.at(ix).pattern_ix) == (trip, pattern):
                 v = self.at(ix)
                 found.append((v.progress_m, v.time_us, v.strikes, v.next_stop, v.stop_since_us, v.speed_mps))
             else:
@@ -89,7 +89,7 @@ class Fleet:
         vehicle_ix: Sequence[int],
         time_us: Sequence[int],
         valid_until_us: int,
-        trip_key: Sequence[int],
+        run_key: Sequence[int],
         pattern_ix: Sequence[int],
         progress_m: Sequence[float],
         strikes: Sequence[int],
@@ -105,7 +105,7 @@ class Fleet:
             vehicle.time_us = time_us[row]
             vehicle.valid_until_us = valid_until_us if status[row] == OK else 0
             vehicle.seen_us = max(vehicle.seen_us, seen_us)
-            vehicle.trip_key = trip_key[row]
+            vehicle.run_key = run_key[row]
             vehicle.pattern_ix = pattern_ix[row]
             vehicle.progress_m = progress_m[row]
             vehicle.strikes = strikes[row]

@@ -21,7 +21,7 @@ def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
     screened = [Status(code) for code in batch.status]
     if becomes is not None:
         batch.status[batch.status == Status.OK] = becomes
-    batch.trip_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
+    batch.run_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
     batch.progress_m[:], batch.strikes[:], batch.first_stop[:] = progress_m, 0, int(progress_m)
     batch.since_us[:], batch.recent_speed_mps[:] = batch.time_us, progress_m
     fleet.commit(batch, now_us + TTL_US)
@@ -31,7 +31,7 @@ def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
 def gathered(fleet, vehicle_id, trip, pattern):
     batch = columns_of([vehicle_id], trip_ids=[trip])
     fleet.lookup(batch)
-    batch.trip_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
+    batch.run_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
     fleet.gather(batch)
     return batch.prev_progress_m[0], batch.prev_time_us[0], batch.prev_strikes[0]
 
@@ -251,12 +251,12 @@ def test_what_moved_is_remembered_for_the_same_trip_and_pattern():
     fleet = Fleet()
     columns = columns_of([b"A"], time_us=[5], trip_ids=[b"T"])
     fleet.lookup(columns)
-    columns.trip_key[:], columns.pattern_ix[:], columns.first_stop[:] = columns.text_keys("trip_id"), 4, 9_999
+    columns.run_key[:], columns.pattern_ix[:], columns.first_stop[:] = columns.text_keys("trip_id"), 4, 9_999
     columns.since_us[0], columns.recent_speed_mps[0] = 3, 2.5
     fleet.commit(columns, 9)
     found = []
     for other in (0, 1):
-        columns.trip_key[:] += np.uint64(other)
+        columns.run_key[:] += np.uint64(other)
         fleet.gather(columns)
         found.append((columns.prev_stop[0], columns.prev_since_us[0], columns.prev_speed_mps[0]))
     assert found[0] == (9_999, 3, 2.5)

@@ -33,7 +33,7 @@ cdef struct record_t:
     int64_t time_us          # event time of the last row taken; INT64_MIN = none
     int64_t valid_until_us   # when the prediction made of that row expires; 0 = there is none
     int64_t seen_us          # last poll that carried the vehicle
-    uint64_t trip_key
+    uint64_t run_key
     double progress_m
     int64_t stop_since_us    # event time of the fix at which the next stop became the next one
     int32_t pattern_ix
@@ -48,7 +48,7 @@ cdef inline void _forget_everything(record_t* record) noexcept nogil:
     record.time_us = INT64_MIN
     record.valid_until_us = 0
     record.seen_us = INT64_MIN
-    record.trip_key = 0
+    record.run_key = 0
     record.progress_m = NAN
     record.stop_since_us = 0
     record.pattern_ix = NO_STOP
@@ -114,7 +114,7 @@ cdef class Fleet:
         Returns
         -------
         tuple
-            vehicle_id, time_us, valid_until_us, seen_us, trip_key, pattern_ix, progress_m, strikes, next_stop,
+            vehicle_id, time_us, valid_until_us, seen_us, run_key, pattern_ix, progress_m, strikes, next_stop,
             stop_since_us, speed_mps, known.
 
         Raises
@@ -128,7 +128,7 @@ cdef class Fleet:
             raise IndexError(f"no vehicle {vehicle_ix}")
         key = self.index.key(vehicle_ix, &length)
         r = self.records[vehicle_ix]
-        return (PyBytes_FromStringAndSize(key, length), r.time_us, r.valid_until_us, r.seen_us, r.trip_key,
+        return (PyBytes_FromStringAndSize(key, length), r.time_us, r.valid_until_us, r.seen_us, r.run_key,
                 r.pattern_ix, r.progress_m, r.strikes, r.next_stop, r.stop_since_us, r.speed_mps, bool(r.known))
 
     cdef int reserve(self, int64_t n) except -1 nogil:
@@ -301,7 +301,7 @@ cdef class Fleet:
         Parameters
         ----------
         batch : Batch
-            IN: ``vehicle_ix``, ``trip_key``, ``pattern_ix``. OUT: the columns ``prev_*``.
+            IN: ``vehicle_ix``, ``run_key``, ``pattern_ix``. OUT: the columns ``prev_*``.
 
         Raises
         ------
@@ -323,7 +323,7 @@ cdef class Fleet:
                 if vehicles[row] < 0 or columns.pattern_ix[row] < 0:
                     continue
                 record = &self.records[vehicles[row]]
-                if record.trip_key == columns.trip_key[row] and record.pattern_ix == columns.pattern_ix[row]:
+                if record.run_key == columns.run_key[row] and record.pattern_ix == columns.pattern_ix[row]:
                     columns.prev_progress_m[row] = record.progress_m
                     columns.prev_time_us[row] = record.time_us
                     columns.prev_strikes[row] = record.strikes
@@ -339,7 +339,7 @@ cdef class Fleet:
         Parameters
         ----------
         batch : Batch
-            IN: ``status``, ``vehicle_ix``, ``time_us``, ``trip_key`` and ``pattern_ix`` (what the progress belongs to),
+            IN: ``status``, ``vehicle_ix``, ``time_us``, ``run_key`` and ``pattern_ix`` (what the progress belongs to),
             ``progress_m``, ``strikes``, ``first_stop``, ``since_us``, ``recent_speed_mps``, ``now_us``.
         valid_until_us : int
             When the documents stored for the OK rows expire.
@@ -365,7 +365,7 @@ cdef class Fleet:
                 record.time_us = columns.time_us[row]
                 record.valid_until_us = valid_until_us if statuses[row] == OK else 0
                 record.seen_us = max(record.seen_us, seen_us)
-                record.trip_key = columns.trip_key[row]
+                record.run_key = columns.run_key[row]
                 record.pattern_ix = columns.pattern_ix[row]
                 record.progress_m = columns.progress_m[row]
                 record.strikes = columns.strikes[row]

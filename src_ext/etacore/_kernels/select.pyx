@@ -369,7 +369,7 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
     ----------
     batch : Batch
         IN: ``stop_id``, ``stop_sequence``, ``current_status``, ``lat``, ``lon``, ``bearing_deg``, ``time_us``,
-        ``pattern_ix``, ``trip_key`` (0 for a vehicle without a trip id, which may begin its pattern anew), the columns
+        ``pattern_ix``, ``run_key`` (0 for a vehicle without a trip id, which may begin its pattern anew), the columns
         ``prev_*``. OUT: ``first_stop``, ``progress_m``, ``strikes``, and the motion: ``since_us``,
         ``recent_speed_mps``, ``since_s``. ``status`` of OK rows becomes ``OFF_ROUTE`` or ``TRIP_FINISHED`` where that
         is so.
@@ -425,7 +425,7 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
                     before_m = place.s_m
             else:
                 stop = _stop_by_place(
-                    pattern, &point, columns.trip_key[i] != 0,
+                    pattern, &point, columns.run_key[i] != 0,
                     1e-6 * <double>(columns.time_us[i] - columns.prev_time_us[i]), &o, &before_m, &columns.strikes[i])
             columns.progress_m[i] = before_m
             columns.first_stop[i] = stop
