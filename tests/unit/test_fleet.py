@@ -9,7 +9,7 @@ from etacore.status import Status
 from tests.reference.columns import columns_of
 
 TTL_US = 300_000_000
-OTHER_REASONS = [s for s in Status if s not in (Status.OK, Status.TRIP_FINISHED)]
+OTHER_REASONS = [s for s in Status if s not in (Status.OK, Status.TRIP_FINISHED, Status.DIRECTION_UNKNOWN)]
 
 
 def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0.0, trips=None, pattern=1):
@@ -98,22 +98,25 @@ def test_a_row_that_fails_later_does_not_move_the_vehicle(reason):
     fleet = Fleet()
     poll(fleet, [b"A"], [5], 0, progress_m=100.0)
     before = fleet.record(0)
-    assert poll(fleet, [b"A"], [7], 60, becomes=reason, progress_m=900.0) == [Status.OK]
+    assert poll(fleet, [b"A"], [7], 60_000_000, becomes=reason, progress_m=900.0) == [Status.OK]
     after = fleet.record(0)
     assert after[:3] == before[:3]
     assert after[3] == 60, "it was seen"
     assert after[4:] == before[4:]
-    assert poll(fleet, [b"A"], [6], 61) == [Status.OK], "6 is older than the rejected row, newer than the committed one"
+    assert poll(fleet, [b"A"], [6], 61_000_000) == [Status.OK], (
+        "6 is older than the rejected row, newer than the committed one"
+    )
 
 
 def test_a_finished_trip_moves_and_is_never_unchanged():
     fleet = Fleet()
     poll(fleet, [b"A"], [5], 0, progress_m=100.0)
-    for now_us in (10, 20, 30):
+    for now_us in (10_000_000, 20_000_000, 30_000_000):
         assert poll(fleet, [b"A"], [6], now_us, becomes=Status.TRIP_FINISHED, progress_m=950.0) == [Status.OK]
-    _, time_us, valid_until_us, seen_us, _, _, progress_m, *_, known = fleet.record(0)
-    assert (time_us, valid_until_us, seen_us, progress_m, known) == (6, 0, 30, 950.0, True)
-    assert poll(fleet, [b"A"], [5], 40) == [Status.OUT_OF_ORDER]
+    record = fleet.record(0)
+    assert (record.time_us, record.valid_until_us, record.seen_s) == (6, 0, 30)
+    assert (record.progress_m, record.known) == (950.0, True)
+    assert poll(fleet, [b"A"], [5], 40_000_000) == [Status.OUT_OF_ORDER]
 
 
 def test_restore_knows_what_was_predicted_before_a_start():
@@ -186,17 +189,17 @@ def test_evict_goes_by_last_seen_and_keeps_the_others():
     fleet = Fleet()
     ids = [f"V{i}".encode() for i in range(500)]
     for i, vehicle_id in enumerate(ids):
-        poll(fleet, [vehicle_id], [i], i, progress_m=float(i))
-    poll(fleet, [b"V7"], [7], 1000)
+        poll(fleet, [vehicle_id], [i], i * 1_000_000, progress_m=float(i))
+    poll(fleet, [b"V7"], [2_000_000_000], 1_000_999_999, progress_m=7.0)
     kept = [b"V7", *ids[300:]]
     full = fleet.nbytes
-    assert fleet.evict(300) == 299
+    assert fleet.evict(300_999_999) == 299, "whole seconds count"
     assert [fleet.record(i)[0] for i in range(fleet.n)] == kept
     assert [fleet.record(i)[6] for i in range(fleet.n)] == [7.0, *map(float, range(300, 500))]
     assert fleet.nbytes <= full
-    assert fleet.evict(300) == 0
-    assert poll(fleet, [b"V7", b"V0"], [7, 0], 1001) == [Status.UNCHANGED, Status.OK]
-    assert fleet.evict(10_000) == 202
+    assert fleet.evict(300_000_000) == 0
+    assert poll(fleet, [b"V7", b"V0"], [2_000_000_000, 0], 1_000_999_999) == [Status.UNCHANGED, Status.OK]
+    assert fleet.evict(10_000_000_000) == 202
     assert fleet.n == 0
     assert fleet.evict(10_000) == 0
 
