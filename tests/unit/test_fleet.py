@@ -207,10 +207,10 @@ def test_evict_goes_by_last_seen_and_keeps_the_others():
 def test_a_flood_of_ids_gives_its_memory_back():
     fleet = Fleet()
     for batch in range(10):
-        poll(fleet, [f"flood-{batch}-{i}".encode() for i in range(2000)], [1] * 2000, batch)
-    poll(fleet, [b"A"], [1], 100)
+        poll(fleet, [f"flood-{batch}-{i}".encode() for i in range(2000)], [1] * 2000, batch * 1_000_000)
+    poll(fleet, [b"A"], [1], 100_000_000)
     flooded = fleet.nbytes
-    fleet.evict(50)
+    fleet.evict(50_000_000)
     assert fleet.n == 1
     assert fleet.nbytes < flooded / 50
 
@@ -220,8 +220,8 @@ def test_numbers_from_before_an_eviction_are_refused():
     poll(fleet, [b"A", b"B"], [1, 1], 0)
     stale, batch = np.array([1], np.int32), columns_of([b"B"])
     batch.vehicle_ix[:] = stale
-    poll(fleet, [b"A"], [1], 10)
-    fleet.evict(5)
+    poll(fleet, [b"A"], [1], 10_000_000)
+    fleet.evict(5_000_000)
     with pytest.raises(ValueError, match="out of range"):
         fleet.forget_prediction(stale)
     with pytest.raises(ValueError, match="out of range"):
