@@ -336,6 +336,7 @@ cdef class Batch:
         c.since_s = <double*>place(a, "since_s", np.float64, capacity)
         c.part_ix = <int32_t*>place(a, "part_ix", np.int32, capacity)
         a["other_pattern_ix"].fill(-1)
+        a["start_time_s"].fill(-1)
         self.text = np.empty(256 * min(capacity, 16), np.uint8)
 
     def __getattr__(self, str name):
