@@ -64,12 +64,12 @@ def read_rows(data: bytes, wanted: Collection[str]) -> Rows:
         If no way was found to read it as CSV; without the name of the file.
     """
     data, remarks = _utf8_lines(data)
-    n_blank_lines = len(data) - len(data.lstrip(b"\n"))
-    first_line, _, body = data[n_blank_lines:].partition(b"\n")
+    heading_at = len(data) - len(data.lstrip())
+    first_row = data.count(b"\n", 0, heading_at) + 2
+    first_line, _, body = data[heading_at:].partition(b"\n")
     del data
     headings = _headings(first_line)
     columns = {name: headings.index(name) for name in wanted if name in headings}
-    first_row = n_blank_lines + 2
     frame = _parse_if_whole(body, len(headings), columns, first_row)
     if frame is None:
         try:
@@ -123,7 +123,7 @@ def _utf8_lines(data: bytes) -> tuple[bytes, list[str]]:
     data = data.removeprefix(codecs.BOM_UTF8)
     if b"\r" in data and data.count(b"\r") != data.count(b"\r\n"):
         data = re.sub(rb"\r+\n|\r", b"\n", data)
-    return (data.replace(b"\r\n", b"\n") if data.startswith(b"\r\n") else data), remarks
+    return data, remarks
 
 
 def _headings(line: bytes) -> list[str]:
