@@ -132,7 +132,7 @@ def _lose_trips(frame: pl.DataFrame, bad: pl.Expr, reason: str, notes: Notes, sh
     marked = frame.filter(bad)
     if not len(marked):
         return frame
-    value = "" if show is None else f", {show} {shown(marked[show][0])}"
+    value = "" if show is None or marked[show][0] is None else f", {show} {shown(marked[show][0])}"
     example = f"trip {shown(marked['trip_id'][0])}{value}, row {marked['row'][0]}"
     lost = marked["trip_ix"].unique()
     notes.left_out(_NAME, len(lost), "trips", reason, example)
