@@ -1,3 +1,5 @@
+from typing import final
+
 from etacore._kernels.batch import Batch
 from etacore._kernels.routes import PatternTable
 
@@ -6,6 +8,7 @@ DIRECTION: int
 PATTERN: int
 RUN_MARK: bytes
 
+@final
 class NameTable:
     n_trips: int
     n_sources: int

@@ -7,10 +7,11 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.stdint cimport INT64_MAX, int8_t, int32_t, int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.index cimport StringIndex, hash_text
+from etacore._kernels.names cimport MAX_NAME, MAX_ROUTE, RUN_BYTE, direction_name, run_key, run_name
 from etacore._kernels.routes cimport PatternTable, is_guess, pattern_at, pattern_t
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport (
@@ -18,9 +19,6 @@ from etacore._kernels.types cimport (
 )
 
 cdef enum:
-    MAX_NAME = 1024          # of a direction or a run; a route of a longer id has none of its own
-    MAX_BEFORE_ROUTE = 16    # bytes of such a name beside the route
-    MAX_START_S = 100 * 3600
     MAX_NAMES = 1 << 30
     SLACK = 32               # what is due within this part of the refresh time is taken along
     N_DIRECTIONS = 2         # GTFS knows 0 and 1
@@ -32,9 +30,6 @@ cdef enum source_kind_t:
 
 ROUTE, DIRECTION, PATTERN = OF_ROUTE, OF_DIRECTION, OF_PATTERN
 
-# Runs without a trip id live among the trips. Ids are UTF-8, where this byte never occurs, so none begins with it.
-cdef enum:
-    RUN_BYTE = 0xFF
 RUN_MARK = bytes([RUN_BYTE])
 
 # Where a pattern comes from: a route, a direction of a route ("<direction>:<route>"), or a pattern id.
@@ -66,44 +61,6 @@ cdef struct trip_t:
     bint in_use
 
 
-cdef int32_t _direction_name(char* out, const char* route, int32_t length, int8_t direction) noexcept nogil:
-    # "<direction>:<route>"; its length, 0 if there is no room or no direction.
-    cdef int32_t n = 0
-    if direction < 0 or length > MAX_NAME - MAX_BEFORE_ROUTE:
-        return 0
-    if direction >= 100:
-        out[n] = c'1'
-        n += 1
-    if direction >= 10:
-        out[n] = <char>(c'0' + direction // 10 % 10)
-        n += 1
-    out[n] = <char>(c'0' + direction % 10)
-    out[n + 1] = c':'
-    memcpy(out + n + 2, route, <size_t>length)
-    return n + 2 + length
-
-
-cdef int32_t _run_name(char* out, const char* route, int32_t length, int8_t direction, int32_t start_s) noexcept nogil:
-    # RUN_BYTE "<direction or ->:<HH:MM:SS>:<route>"; its length, 0 if there is no room or no such time.
-    cdef int32_t n, i
-    cdef int32_t parts[3]
-    if not 0 <= start_s < MAX_START_S or length > MAX_NAME - MAX_BEFORE_ROUTE:
-        return 0
-    out[0] = <char>RUN_BYTE
-    n = 1 + _direction_name(out + 1, NULL, 0, direction)
-    if n == 1:
-        out[1], out[2] = c'-', c':'
-        n = 3
-    parts[0], parts[1], parts[2] = start_s // 3600, start_s // 60 % 60, start_s % 60
-    for i in range(3):
-        out[n] = <char>(c'0' + parts[i] // 10)
-        out[n + 1] = <char>(c'0' + parts[i] % 10)
-        out[n + 2] = c':'
-        n += 3
-    memcpy(out + n, route, <size_t>length)
-    return n + length
-
-
 cdef inline bint _names_start(const columns_t* given, Py_ssize_t i) noexcept nogil:
     return given.start_date[i] != NO_START_DATE or given.start_time_s[i] != NO_START_TIME
 
@@ -117,15 +74,6 @@ cdef bint _has_start(const columns_t* given, Py_ssize_t n) noexcept nogil:
     for i in range(n):
         differs |= (dates[i] ^ <int32_t>NO_START_DATE) | (times_s[i] ^ <int32_t>NO_START_TIME)
     return differs != 0
-
-
-cdef inline uint64_t _run_key(uint64_t trip_code, int32_t start_date, int32_t start_time_s) noexcept nogil:
-    # The finalizer of SplitMix64 (Steele, Lea and Flood, 2014) over trip and start.
-    cdef uint64_t code = trip_code ^ (<uint64_t><uint32_t>start_date << 32 | <uint32_t>start_time_s)
-    code += <uint64_t>0x9E3779B97F4A7C15
-    code = (code ^ (code >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-    code = (code ^ (code >> 27)) * <uint64_t>0x94D049BB133111EB
-    return code ^ (code >> 31)
 
 
 @cython.final
@@ -318,7 +266,7 @@ cdef class NameTable:
             if trip.length > 0:
                 slot = self._add_trip(text + trip.start, trip.length)
             elif length > 0:
-                length = _run_name(name, route, length, given.direction_id[i], given.start_time_s[i])
+                length = run_name(name, route, length, given.direction_id[i], given.start_time_s[i])
                 if length > 0:
                     slot = self._add_trip(name, length)
                 length = given.route_id[i].length
@@ -337,7 +285,7 @@ cdef class NameTable:
                 continue
             # Direction and route as well, in the same round: the trip may turn out to have no pattern.
             if given.direction_id[i] >= 0:
-                length = _direction_name(name, route, length, given.direction_id[i])
+                length = direction_name(name, route, length, given.direction_id[i])
                 if length > 0:
                     slot = self._add_source(OF_DIRECTION, name, length)
                     self._ask(slot, asked)
@@ -346,10 +294,10 @@ cdef class NameTable:
                 length = given.route_id[i].length
             slot = self._add_source(OF_ROUTE, route, length)
             self._ask(slot, asked)
-            if given.direction_id[i] < 0 and length <= MAX_NAME - MAX_BEFORE_ROUTE:
+            if given.direction_id[i] < 0 and length <= MAX_ROUTE:
                 for direction in range(N_DIRECTIONS):
                     if self.sources[slot].directions[direction] < 0:
-                        length = _direction_name(name, route, given.route_id[i].length, <int8_t>direction)
+                        length = direction_name(name, route, given.route_id[i].length, <int8_t>direction)
                         source = self._add_source(OF_DIRECTION, name, length)
                         self.sources[slot].directions[direction] = source
                     self._ask(self.sources[slot].directions[direction], asked)
@@ -422,7 +370,7 @@ cdef class NameTable:
             if _has_start(given, n):
                 for i in range(n):
                     if statuses[i] == OK and _names_start(given, i):
-                        keys[i] = max(_run_key(keys[i], given.start_date[i], given.start_time_s[i]), <uint64_t>1)
+                        keys[i] = max(run_key(keys[i], given.start_date[i], given.start_time_s[i]), <uint64_t>1)
             for i in range(n):
                 if statuses[i] != OK:
                     continue
@@ -455,14 +403,14 @@ cdef class NameTable:
         if route.length <= 0:
             return NO_STOP
         if trip.length <= 0 and given.start_time_s[i] != NO_START_TIME:
-            length = _run_name(name, text + route.start, route.length, given.direction_id[i], given.start_time_s[i])
+            length = run_name(name, text + route.start, route.length, given.direction_id[i], given.start_time_s[i])
             if length > 0:
                 slot = self._of_trip(hash_text(name, length), name, length, known)
                 if slot >= 0:
                     return slot
         if given.direction_id[i] < 0:
             return self._of_route(text + route.start, route.length, &given.other_pattern_ix[i], known)
-        length = _direction_name(name, text + route.start, route.length, given.direction_id[i])
+        length = direction_name(name, text + route.start, route.length, given.direction_id[i])
         if length > 0:
             slot = self.direction_names.find(name, length)
             if slot < 0:
@@ -508,7 +456,7 @@ cdef class NameTable:
             if slot >= 0 and self.sources[slot].known:
                 if self.sources[slot].tells_route:
                     found[direction] = self.sources[slot].pattern_ix
-            elif length <= MAX_NAME - MAX_BEFORE_ROUTE:
+            elif length <= MAX_ROUTE:
                 route.is_settled = known[0] = False
         route.candidate = route.pattern_ix if route.pattern_ix >= 0 else max(found[0], found[1])
         route.other = NO_STOP
