@@ -165,8 +165,7 @@ def fill_snapshots(
     """
     n = len(vehicle_id)
     given = (lat, lon, time_us, route_id, trip_id, stop_id, direction_id, speed_mps, bearing_deg, stop_sequence)
-    given += (current_status, start_date, start_time_s)
-    if any(array is not None and array.shape != (n,) for array in given):
+    if any(array is not None and array.shape != (n,) for array in (*given, current_status, start_date, start_time_s)):
         raise ValueError(f"the columns of a batch of {n} fixes have to be of one length")
     if n > batch.capacity:
         raise ValueError(f"{n} fixes do not fit into a batch for {batch.capacity}")

@@ -343,10 +343,17 @@ cdef inline double _window_m(const run_t* run, const options_t* options) noexcep
     return (run.elapsed_s if run.elapsed_s > 0.0 else 0.0) * options.max_speed_mps + options.slack_m
 
 
-cdef inline bint _is_last_leg(const pattern_t* pattern, double s_m) noexcept nogil:
+cdef inline bint _starts_over(
+    const pattern_t* pattern, double s_m, const run_t* run, const options_t* options,
+) noexcept nogil:
+    # Whether a vehicle seen at an earlier place s_m is on its next run: after a silence, or on the first leg after the
+    # last one.
+    if run.elapsed_s > options.silence_s:
+        return True
     return (
-        s_m >= pattern.stops[pattern.n_stops - 2].s_m
-        and s_m >= LAST_PART * pattern.stops[pattern.n_stops - 1].s_m
+        s_m <= pattern.stops[1].s_m
+        and run.progress_m >= pattern.stops[pattern.n_stops - 2].s_m
+        and run.progress_m >= LAST_PART * pattern.stops[pattern.n_stops - 1].s_m
     )
 
 
@@ -384,10 +391,10 @@ cdef bint _bears_out(
     if isnan(run.progress_m):
         return True
     if place.s_m < run.progress_m - options.tolerance_m:
-        if (_is_last_leg(pattern, run.progress_m) and place.s_m <= pattern.stops[1].s_m) or (
-            run.n_confirmations < CONFIRMED or run.elapsed_s > options.silence_s
-        ):
+        if _starts_over(pattern, place.s_m, run, options):
             _begin(run)
+            return True
+        if run.n_confirmations < CONFIRMED:
             return True
     elif place.s_m <= run.progress_m + _window_m(run, options) or run.n_confirmations < CONFIRMED:
         return True
@@ -455,7 +462,7 @@ cdef void _strike(const pattern_t* pattern, double s_m, run_t* run, const option
         limit = options.run_strikes
     else:
         limit = options.trip_strikes
-    if (_is_last_leg(pattern, run.progress_m) and s_m <= pattern.stops[1].s_m) or run.elapsed_s > options.silence_s:
+    if _starts_over(pattern, s_m, run, options):
         limit = 1
     if 0 < limit <= run.n_strikes:
         _begin(run)
