@@ -184,7 +184,7 @@ def test_a_circular_line_goes_on_with_the_next_lap(street: Opened) -> None:
 
 @pytest.mark.parametrize("bearing", [{}, {"bearing": 180.0}, {"bearing": 0.0}])
 def test_a_vehicle_without_a_trip_follows_the_direction_in_which_it_drives(
-    street: Opened, bearing: dict[str, float]
+    street: Opened, bearing: dict[str, Any]
 ) -> None:
     one = street(BOTH_WAYS)
     found = [one.next_stop(north(7.6 - 0.6 * i), 30 * i, **bearing) for i in range(6)]
