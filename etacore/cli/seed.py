@@ -105,6 +105,8 @@ def described(name: str, seeded: Seeded) -> list[RenderableType]:
     """What a look came to: a table and lines of text, or one line if nothing had changed."""
     from rich.table import Table
 
+    from etacore.mlops.transit.seeding import RETIRED_S
+
     held = seeded.manifest
     stay = f"live for {held.ttl_s} s" if held.ttl_s else "stay"
     if not seeded.is_changed:
@@ -115,16 +117,18 @@ def described(name: str, seeded: Seeded) -> list[RenderableType]:
         column.justify = "right"
     for kind in sorted({*held.n_keys, *seeded.n_gone}):
         counts = (held.n_keys, seeded.n_new, seeded.n_gone)
-        table.add_row(f"{held.prefixes[kind]}*", *(str(of.get(kind, 0)) for of in counts))
+        table.add_row(
+            f"{held.prefixes[kind]}*" if kind in held.prefixes else kind, *(str(of.get(kind, 0)) for of in counts)
+        )
     n_gone = sum(seeded.n_gone.values())
     lines = [
         f"{held.source} is in Redis now ({name}): "
         f"{held.n_routes} routes, {held.n_patterns} patterns, {held.n_trips} trips; the keys {stay}"
     ]
     if n_gone:
-        place = f" ({seeded.replaced}; --name keeps feeds side by side)" if seeded.replaced else ""
+        place = f" ({short(seeded.replaced)}; --name keeps feeds side by side)" if seeded.replaced else ""
         lines.append(
-            f"{n_gone} keys of the feed before{place} were removed; its patterns lapse when no loop needs them"
+            f"{n_gone} keys of the feed before{place} were removed; its patterns lapse in {RETIRED_S // 60} min"
         )
     lines += [
         f"note: {n} keys are written by the seeding {other}, too: whoever writes last counts"
@@ -137,6 +141,6 @@ def described(name: str, seeded: Seeded) -> list[RenderableType]:
 
 
 def short(text: str) -> str:
-    """One line of text from a feed, cut to `NOTE_LENGTH`."""
-    line = " ".join(text.split())
+    """One printable line of text from outside, cut to `NOTE_LENGTH`."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return line if len(line) <= NOTE_LENGTH else f"{line[:NOTE_LENGTH]}..."

@@ -16,6 +16,7 @@ import secrets
 import socket
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -285,12 +286,9 @@ def checked_name(name: str) -> str:
 
 
 def kinds_of(keys: Iterable[str], prefixes: Mapping[str, str]) -> dict[str, int]:
-    """Count keys by their kind: the name of the longest prefix that fits, in the order of `prefixes`."""
+    """Count keys by their kind: the name of the longest prefix that fits, else ``other``."""
     by_length = sorted(prefixes.items(), key=lambda item: -len(item[1]))
-    counts = dict.fromkeys(prefixes, 0)
+    counts: Counter[str] = Counter()
     for key in keys:
-        for kind, prefix in by_length:
-            if key.startswith(prefix):
-                counts[kind] += 1
-                break
-    return {kind: n for kind, n in counts.items() if n}
+        counts[next((kind for kind, prefix in by_length if key.startswith(prefix)), "other")] += 1
+    return dict(counts)

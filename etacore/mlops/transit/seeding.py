@@ -133,16 +133,12 @@ class Seeder:
             If ``stop`` was set in the middle; likewise.
         """
         manifest = self._ledger.manifest()
-        if manifest is not None and not self._is_whole(manifest):
-            held, known = None, None
-        else:
-            held, known = manifest, self._known(manifest)
-        with self.source.look(known) as found:
+        held = manifest if manifest is not None and self._is_whole(manifest) else None
+        with self.source.look(self._known(held) if held is not None else None) as found:
             self._check()
             if held is not None and (found is None or self._is_seen(found.version, held)):
                 return Seeded(manifest=self._noticed(held, found.version if found else None), is_changed=False)
-            if found is None:
-                raise FeedUnavailableError(f"{self.source.shown} says that nothing changed, but nothing is known of it")
+            assert found is not None  # whatever there is was asked for
             try:
                 feed = self._read(found.path)
             except FeedError:
@@ -228,8 +224,8 @@ class Seeder:
             and self.renew() == 0
         )
 
-    def _known(self, manifest: Manifest | None) -> Version | None:
-        if self._seen is not None or manifest is None:
+    def _known(self, manifest: Manifest) -> Version | None:
+        if self._seen is not None:
             return self._seen
         # Two addresses may differ in what is not kept: their key, or the agency that they ask for.
         if manifest.source != self.source.shown or self.source.keeps_secrets:
