@@ -58,9 +58,9 @@ def seed(gtfs: str, name: str, ttl: int, watch: float | None, **redis_settings: 
     from rich.console import Console
 
     from etacore.config import RuntimeConfig
-    from etacore.errors import SeedingStoppedError
+    from etacore.errors import FeedError, SeedingStoppedError
     from etacore.mlops.progress import console_progress
-    from etacore.mlops.transit.feed_source import feed_source
+    from etacore.mlops.transit.feed_place import feed_source
     from etacore.mlops.transit.seed_ledger import SeedLock
     from etacore.mlops.transit.seeding import Seeder
     from etacore.store.store import connect
@@ -69,7 +69,8 @@ def seed(gtfs: str, name: str, ttl: int, watch: float | None, **redis_settings: 
 
     def say(event: Seeded | EtacoreError) -> None:
         if isinstance(event, Exception):
-            click.echo(f"{datetime.now():%H:%M:%S} {_text(event)}; Redis keeps what it has", err=True)
+            outcome = "Redis keeps what it has" if isinstance(event, FeedError) else "trying again"
+            click.echo(f"{datetime.now():%H:%M:%S} {_text(event)}; {outcome}", err=True)
             return
         for part in described(name, event):
             console.print(part, markup=False, highlight=False, soft_wrap=isinstance(part, str))
@@ -107,7 +108,7 @@ def described(name: str, seeded: Seeded) -> list[RenderableType]:
 
     from etacore.mlops.transit.seeding import RETIRED_S
 
-    held = seeded.manifest
+    held, before = seeded.manifest, seeded.before
     stay = f"live for {held.ttl_s} s" if held.ttl_s else "stay"
     if not seeded.is_changed:
         n_keys = sum(held.n_keys.values())
@@ -126,10 +127,13 @@ def described(name: str, seeded: Seeded) -> list[RenderableType]:
         f"{held.n_routes} routes, {held.n_patterns} patterns, {held.n_trips} trips; the keys {stay}"
     ]
     if n_gone:
-        place = f" ({short(seeded.replaced)}; --name keeps feeds side by side)" if seeded.replaced else ""
+        was_elsewhere = before is not None and before.source != held.source
+        place = f" ({short(before.source)}; --name keeps feeds side by side)" if before and was_elsewhere else ""
         lines.append(
             f"{n_gone} keys of the feed before{place} were removed; its patterns lapse in {RETIRED_S // 60} min"
         )
+    if before is not None and held.n_trips < before.n_trips / 2:
+        lines.append(f"note: the feed before had {before.n_trips} trips; is this one whole?")
     lines += [
         f"note: {n} keys are written by the seeding {other}, too: whoever writes last counts"
         for other, n in seeded.n_shared.items()

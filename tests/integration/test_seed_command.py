@@ -18,14 +18,14 @@ import pytest
 import redis
 
 from etacore.config import RuntimeConfig
-from etacore.errors import ConfigError
+from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.loop.runtime import Runtime
 from etacore.mlops.transit import seed, seeding
-from etacore.mlops.transit.feed_source import FileSource
+from etacore.mlops.transit.feed_place import FileSource
 from etacore.mlops.transit.gtfs import read_feed
 from etacore.mlops.transit.seed import feed_pairs
 from etacore.mlops.transit.seed_ledger import SeedLock
-from etacore.mlops.transit.seeding import Seeder
+from etacore.mlops.transit.seeding import Seeded, Seeder
 from etacore.status import Status
 from etacore.store.server import RedisServer
 from etacore.store.store import connect
@@ -226,6 +226,33 @@ def test_the_rights_that_it_needs(
                 Seeder(client, FileSource(feed), "default", lock).look()
     finally:
         redis_client.execute_command("ACL", "DELUSER", "seeder")
+
+
+def test_a_watch_outlives_an_outage_of_redis(feed: Path, private_redis: RedisServer, wait_until: Any) -> None:
+    config = RuntimeConfig(redis_url=private_redis.url)
+    with connect(config) as client, SeedLock(client, "default", lapse_s=0.3) as lock:
+        events = Seeder(client, FileSource(feed), "default", lock).watch(0.01, retry_s=0.01)
+        next(events)
+        private_redis.kill()
+        assert isinstance(next(events), RedisUnavailableError)
+        private_redis.start()  # nothing was saved
+        again = next(events)
+        assert isinstance(again, Seeded)
+        assert again.is_changed
+        assert client.exists("trip_pattern:out")
+        wait_until(lambda: client.exists("eta:seed:default:lock"))
+        events.close()
+
+
+def test_a_redis_that_is_full_is_said_and_the_next_run_goes_on(feed: Path, private_redis: RedisServer) -> None:
+    config = RuntimeConfig(redis_url=private_redis.url)
+    with connect(config) as client, SeedLock(client, "default") as lock:
+        client.config_set("maxmemory", 1)
+        with pytest.raises(RedisUnavailableError, match="maxmemory"):
+            Seeder(client, FileSource(feed), "default", lock).look()
+        client.config_set("maxmemory", 0)
+        assert Seeder(client, FileSource(feed), "default", lock).look().is_changed
+        assert client.exists("trip_pattern:out")
 
 
 # -- a running loop ---------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from etacore.config import KeyNames
 from etacore.errors import ConfigError, EtacoreError, FeedError, FeedUnavailableError, SeedingStoppedError
 from etacore.mlops.transit import seed, seed_ledger, seeding
 from etacore.mlops.transit.feed_download import AddressSource
-from etacore.mlops.transit.feed_source import FeedSource, FileSource
+from etacore.mlops.transit.feed_place import FileSource
+from etacore.mlops.transit.feed_source import FeedSource
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.seed import feed_pairs, seed_redis
 from etacore.mlops.transit.seed_ledger import SEEDINGS, Manifest, SeedLedger, SeedLock, kinds_of
@@ -86,7 +87,7 @@ def test_a_feed_is_written_and_remembered(feed: Path, make: Any, redis_client: A
     assert seeded.is_changed
     assert seeded.n_new == seeded.manifest.n_keys
     assert sum(seeded.n_new.values()) == len(pairs)
-    assert (seeded.n_gone, seeded.n_shared, seeded.replaced) == ({}, {}, None)
+    assert (seeded.n_gone, seeded.n_shared, seeded.before) == ({}, {}, None)
     held = seeded.manifest
     assert (held.source, held.n_routes, held.n_patterns, held.n_trips) == (str(feed), 2, 3, 3)
     ledger = SeedLedger(redis_client, "default")
@@ -172,7 +173,7 @@ def test_the_next_version_takes_the_place_of_the_one_before(
     feed: Path, next_feed: Path, make: Any, redis_client: Any
 ) -> None:
     redis_client.mset({"trip_pattern:foreign": "p", "route_stops:foreign": "[]"})
-    make(feed).look()
+    first = make(feed).look()
     seeded = make(next_feed).look()
     before, after = pairs_of(feed), pairs_of(next_feed)
     assert held_by(redis_client, after) == after
@@ -185,7 +186,7 @@ def test_the_next_version_takes_the_place_of_the_one_before(
     assert sum(seeded.n_gone.values()) == len(gone)
     assert seeded.n_gone["trip_pattern"] == 1
     assert sum(seeded.n_new.values()) == len(after.keys() - before.keys())
-    assert seeded.replaced == str(feed)
+    assert seeded.before == first.manifest
     back = make(feed).look()
     assert back.is_changed
     assert held_by(redis_client, before) == before

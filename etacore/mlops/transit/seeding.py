@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -44,6 +44,7 @@ RETIRED_S: Final = 600
 RETRY_S: Final = 5.0
 """Seconds to the next look after a failed one; twice as many after each further one."""
 MAX_NOTES: Final = 50
+MAX_NOTE_LENGTH: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +61,8 @@ class Seeded:
         Keys that the seeding before did not have, and those of it that were removed, by kind.
     n_shared : mapping of str to int
         Keys that another seeding writes, too, by its name: whoever writes last counts.
-    replaced : str or None
-        Where the feed before came from, if that was another place.
+    before : Manifest or None
+        Of what Redis held, where that was replaced.
     """
 
     manifest: Manifest
@@ -69,7 +70,7 @@ class Seeded:
     n_new: Mapping[str, int] = field(default_factory=dict)
     n_gone: Mapping[str, int] = field(default_factory=dict)
     n_shared: Mapping[str, int] = field(default_factory=dict)
-    replaced: str | None = None
+    before: Manifest | None = None
 
 
 class Seeder:
@@ -80,7 +81,7 @@ class Seeder:
     client : redis.Redis
         From `etacore.store.store.connect`.
     source : FeedSource
-        See `etacore.mlops.transit.feed_source.feed_source`.
+        See `etacore.mlops.transit.feed_place.feed_source`.
     name : str
         Several feeds in one Redis have a name each: each removes its own keys only.
     lock : SeedLock
@@ -146,7 +147,7 @@ class Seeder:
                 raise
         return self._swap(feed, found.version)
 
-    def watch(self, every_s: float, *, retry_s: float = RETRY_S) -> Iterator[Seeded | EtacoreError]:
+    def watch(self, every_s: float, *, retry_s: float = RETRY_S) -> Generator[Seeded | EtacoreError, None, None]:
         """Look again and again, until ``stop`` is set.
 
         Parameters
@@ -254,14 +255,16 @@ class Seeder:
         try:
             feed = read_feed(path)
         except FeedError as error:
-            raise FeedError(error.message.replace(str(path), self.source.shown), hint=error.hint) from None
+            place, shown = str(path), self.source.shown
+            hint = error.hint and error.hint.replace(place, shown)
+            raise FeedError(error.message.replace(place, shown), hint=hint) from None
         self._progress("reading the feed", 1, 1)
         if not feed.patterns:
             raise FeedError(f"{self.source.shown} has no trip with stops")
         return feed
 
     def _swap(self, feed: Feed, version: Version) -> Seeded:
-        replaced = self._ledger.manifest()
+        held = self._ledger.manifest()
         before = {key for part in self._ledger.key_lists() for key in part}
         others = self._ledger.keys_of_others()
         self._ledger.begin()
@@ -281,7 +284,7 @@ class Seeder:
             n_routes=len({pattern.route_id for pattern in feed.patterns}),
             n_patterns=len(feed.patterns),
             n_trips=len(feed.trips),
-            notes=list(feed.notes[:MAX_NOTES]),
+            notes=[note[:MAX_NOTE_LENGTH] for note in feed.notes[:MAX_NOTES]],
         )
         self._ledger.finish(manifest)
         self._seen, self._refused = version, None
@@ -291,7 +294,7 @@ class Seeder:
             n_new=kinds_of(written - before, self._prefixes),
             n_gone=kinds_of(gone, self._prefixes),
             n_shared={name: n for name, keys in others.items() if (n := len(written & keys))},
-            replaced=replaced.source if replaced is not None and replaced.source != self.source.shown else None,
+            before=held,
         )
 
     def _write(self, feed: Feed) -> set[str]:

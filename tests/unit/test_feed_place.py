@@ -5,7 +5,8 @@ import pytest
 
 from etacore.errors import ConfigError, FeedUnavailableError
 from etacore.mlops.transit.feed_download import AddressSource
-from etacore.mlops.transit.feed_source import FileSource, Version, feed_source
+from etacore.mlops.transit.feed_place import FileSource, feed_source
+from etacore.mlops.transit.feed_source import Version
 from tests.transit import FILES, write_feed
 
 
