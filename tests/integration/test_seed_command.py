@@ -95,6 +95,16 @@ def test_what_is_gone_is_removed_and_said(
     assert not redis_client.exists("trip_pattern:loop")
 
 
+def test_a_feed_that_shrank_is_asked_about(
+    feed: Path, redis_server: RedisServer, redis_client: redis.Redis, tmp_path: Path
+) -> None:
+    small = write_feed(tmp_path / "small.zip", {"trips.txt": "route_id,service_id,trip_id\nr1,S,out\n"})
+    run_seed(str(feed), REDIS_URL=redis_server.url)
+    done = run_seed(str(small), REDIS_URL=redis_server.url)
+    assert "1 routes, 1 patterns, 1 trips" in done.stdout
+    assert "note: the feed before had 3 trips; is this one whole?" in done.stdout
+
+
 def test_an_address_with_a_key_stays_secret(
     feed: Path, web: FeedServer, redis_server: RedisServer, redis_client: Any
 ) -> None:
@@ -196,7 +206,7 @@ def test_ctrl_c_in_the_middle_says_that_the_work_is_not_done(
     finally:
         process.kill()
     assert process.returncode == 1
-    assert "stopped while the feed was fetched; nothing was written" in said
+    assert "etacore: stopped " in said
     assert "Traceback" not in said
     assert redis_client.dbsize() == 0
 

@@ -440,6 +440,28 @@ def test_keys_do_not_lapse_while_a_download_takes_long(
             events.close()
 
 
+def test_keys_that_stay_get_no_time_to_live_while_the_feed_that_should_follow_is_refused(
+    feed: Path, make: Any, redis_client: Any, tmp_path: Path
+) -> None:
+    make(feed).look()
+    bad = write_feed(tmp_path / "bad.zip", {"trips.txt": None})
+    seeder = make(bad, ttl_s=1)
+    renewals = threading.Semaphore(0)
+    manifest = seeder._ledger.manifest
+
+    def asked() -> Manifest | None:
+        renewals.release()
+        return cast("Manifest | None", manifest())
+
+    events = seeder.watch(60)
+    assert isinstance(next(events), FeedError)
+    seeder._ledger.manifest = asked
+    for _ in range(2):  # the second time the first one is over
+        assert renewals.acquire(timeout=30)
+    assert redis_client.ttl("trip_pattern:out") == -1
+    events.close()
+
+
 # -- one seeder at a time ---------------------------------------------------------------------------------------------
 
 

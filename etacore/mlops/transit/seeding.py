@@ -345,7 +345,9 @@ class Seeder:
         def renew() -> None:
             while not done.wait(self._ttl_s / 3):
                 with suppress(EtacoreError):  # a look meets it, too, and says so
-                    self.renew()
+                    held = self._ledger.manifest()
+                    if held is not None and held.ttl_s == self._ttl_s:
+                        self.renew()
 
         thread = threading.Thread(target=renew, name="etacore-seed-renew", daemon=True)
         thread.start()
