@@ -102,8 +102,11 @@ def test_many_files_are_one_recording(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="no positions given"):
         read_positions([])
     write_positions(tmp_path / "3.csv", [{"stop_id": "arrivals"}])
+    with_another = read_positions(tmp_path)
+    assert (len(with_another), with_another.left_out) == (6, {"file_without_columns": 1})
+    assert "3.csv has no column vehicle_id, timestamp, " in with_another.examples["file_without_columns"]
     with pytest.raises(FeedError, match=r"3\.csv has no column vehicle_id, timestamp, .* \(has: stop_id\)"):
-        read_positions(tmp_path)
+        read_positions(tmp_path / "3.csv")
 
 
 def test_a_table_without_routes_takes_those_of_the_trips(tmp_path: Path) -> None:
@@ -114,8 +117,9 @@ def test_a_table_without_routes_takes_those_of_the_trips(tmp_path: Path) -> None
     with pytest.raises(FeedError, match="has no column route_id"):
         read_positions(path)
     write_positions(path, [*rows, rows[0] | {"trip_id": "elsewhere"}])
-    with pytest.raises(FeedError, match=r"p\.parquet row 3: route_id is missing"):
-        read_positions(path, feed=feed)
+    positions = read_positions(path, feed=feed)
+    assert (len(positions), positions.left_out) == (3, {"no_route": 1})
+    assert positions.examples == {"no_route": "p.parquet row 3: no route, trip 'elsewhere'"}
 
 
 def test_select_by_time_and_route(tmp_path: Path) -> None:
@@ -133,19 +137,47 @@ def test_select_by_time_and_route(tmp_path: Path) -> None:
     assert from_us(to_us(datetime(2024, 1, 1))) == datetime(2024, 1, 1, tzinfo=UTC)
 
 
+@pytest.mark.parametrize("name", ["p.csv", "p.parquet"])
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "reason", "example"),
     [
-        ({"vehicle_id": None}, "row 0: vehicle_id is missing"),
-        ({"route_id": ""}, "row 0: route_id is missing"),
-        ({"timestamp": "noon"}, "row 0: timestamp 'noon' is neither"),
-        ({"timestamp": "1e17"}, "row 0: timestamp '1e17' is neither"),
-        ({"lat": "north"}, "row 0: lat 'north' is no number"),
+        ({"vehicle_id": None}, "no_vehicle_id", "row 0: vehicle_id is missing"),
+        ({"route_id": ""}, "no_route", "row 0: no route, trip 't1'"),
+        ({"timestamp": None}, "no_time", "row 0: timestamp is missing"),
+        ({"timestamp": "noon"}, "bad_time", "row 0: timestamp 'noon' is neither"),
+        ({"timestamp": "1e17"}, "bad_time", "row 0: timestamp '1e17' is neither"),
+        ({"timestamp": "03/04/2025 07:00:00"}, "bad_time", "row 0: timestamp '03/04/2025 07:00:00' is neither"),
+        ({"timestamp": "04.03.2025 07:00"}, "bad_time", "row 0: timestamp '04.03.2025 07:00' is neither"),
+        ({"timestamp": "20250304"}, "bad_time", "row 0: timestamp '20250304' is neither"),
+        ({"timestamp": "202503040700"}, "bad_time", "row 0: timestamp '202503040700' is neither"),
+        ({"timestamp": "20250304070000"}, "bad_time", "row 0: timestamp '20250304070000' is neither"),
+        ({"timestamp": "20250304 070000"}, "bad_time", "row 0: timestamp '20250304 070000' is neither"),
+        ({"timestamp": "2025-03-04 07:00 am"}, "bad_time", "row 0: timestamp '2025-03-04 07:00 am' is neither"),
+        ({"lat": "north"}, "bad_position", "row 0: lat 'north' is no number"),
     ],
 )
-def test_rows_that_cannot_be_used_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
-    with pytest.raises(FeedError, match=message):
-        read_positions(write_positions(tmp_path / "p.csv", [ROWS[0] | change, ROWS[1]]))
+def test_a_bad_row_costs_itself(
+    tmp_path: Path, name: str, change: dict[str, object], reason: str, example: str
+) -> None:
+    rows = [{key: str(value) for key, value in row.items()} | {"lat": "1.0"} for row in ROWS[:1] * 2]
+    positions = read_positions(write_positions(tmp_path / name, [rows[0] | change, rows[1]]))
+    assert (len(positions), positions.left_out) == (1, {reason: 1})
+    assert positions.examples[reason].startswith(f"{name} {example}")
+    with pytest.raises(FeedError, match="no position that can be used"):
+        read_positions(write_positions(tmp_path / name, [rows[0] | change]))
+
+
+def test_times_that_would_be_guessed_are_refused_with_an_example_and_what_to_do(tmp_path: Path) -> None:
+    rows = [row | {"timestamp": "03/04/2025 07:00:00"} for row in ROWS]
+    with pytest.raises(FeedError) as refused:
+        read_positions(write_positions(tmp_path / "p.csv", rows))
+    assert "p.csv has no position that can be used (3 bad_time)" in refused.value.message
+    assert "p.csv row 0: timestamp '03/04/2025 07:00:00'" in refused.value.message
+    assert "ISO 8601" in str(refused.value.hint)
+    number = pl.DataFrame(ROWS).with_columns(timestamp=pl.lit(20250304070000))
+    number.write_parquet(tmp_path / "n.parquet")
+    with pytest.raises(FeedError, match="3 bad_time"):
+        read_positions(tmp_path / "n.parquet")
 
 
 def test_sampling_is_per_vehicle(tmp_path: Path) -> None:

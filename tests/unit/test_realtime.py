@@ -9,6 +9,7 @@ from google.transit import gtfs_realtime_pb2
 
 from etacore.errors import FeedError
 from etacore.mlops.transit.gtfs import read_feed
+from etacore.mlops.transit.left_out import LeftOut
 from etacore.mlops.transit.positions import read_positions
 from etacore.mlops.transit.realtime import FIX_SCHEMA, read_captures
 from etacore.schema import NO_SEQUENCE
@@ -77,8 +78,8 @@ def test_a_field_that_is_not_given_is_missing_and_not_its_default(tmp_path: Path
 def test_the_vehicle_has_a_name_and_a_time_if_there_is_any(tmp_path: Path) -> None:
     path = capture(
         tmp_path / "c.pb",
-        bus(vehicle={"label": "label"}, timestamp=None),
-        bus(vehicle=None, entity_id="entity"),
+        bus(vehicle={"label": "label"}, timestamp=None, trip={"route_id": "r1"}),
+        bus(vehicle=None, entity_id="entity", trip={"route_id": "r1"}),
         bus(vehicle={"id": "id", "label": "label"}, timestamp=NOW_S - 10),
         header_s=NOW_S + 5,
     )
@@ -94,7 +95,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
         bus("b", position=None),
         bus("c", is_deleted=True),
         bus("d", trip=None),
-        bus("", entity_id=""),
+        bus("", entity_id="", trip={"route_id": "r1"}),
     )
     positions = read_positions(path)
     assert positions.vehicle_id.values == ("a",)
@@ -161,7 +162,7 @@ def test_a_bad_capture_among_good_ones_is_skipped_and_counted(tmp_path: Path) ->
         read_positions(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>Too many requests</html>", b'{"entity": []}', b"PAR1\x00\x01"])
+@pytest.mark.parametrize("content", [b"", b"<html>Too many requests</html>", b'{"entity": []}', b"P\x00\x01"])
 def test_a_foreign_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "c.pb").write_bytes(content)
     with pytest.raises(FeedError, match=r"c\.pb is no GTFS-Realtime message"):
@@ -181,7 +182,7 @@ def test_the_other_kinds_of_feed_are_named(tmp_path: Path) -> None:
 
 def test_a_quiet_night_is_no_error_beside_others(tmp_path: Path) -> None:
     capture(tmp_path / "night.pb")
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     table = read_captures([tmp_path / "night.pb"], left_out)
     assert (len(table), list(table.columns), left_out) == (0, list(FIX_SCHEMA), Counter())
     with pytest.raises(FeedError, match=r"no position that can be used \(the captures are empty\)"):
