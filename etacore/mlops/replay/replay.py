@@ -400,7 +400,7 @@ def replay_to_console(
         raise ConfigError(f"the scores cannot be written to {json_path}: there is no such folder")
     console = console or Console()
     feed = read_feed(gtfs_path)
-    positions = read_positions(positions_path)
+    positions = read_positions(positions_path, feed=feed)
     with console_progress() as progress:
         result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
