@@ -78,13 +78,15 @@ def lost_fixes(left_out: Mapping[str, int]) -> dict[str, int]:
     return {reason: left_out[reason] for reason in _LOST_FIXES if left_out.get(reason)}
 
 
-def survival_warning(n_kept: int, lost: Mapping[str, int], examples: Mapping[str, str]) -> str | None:
+def survival_warning(n_kept: int, n: int, lost: Mapping[str, int], examples: Mapping[str, str]) -> str | None:
     """A loud word where less than half of the fixes of a recording survived.
 
     Parameters
     ----------
     n_kept : int
         Fixes that were of use.
+    n : int
+        All that the recording had.
     lost : mapping of str to int
         The others by reason.
     examples : mapping of str to str
@@ -95,7 +97,6 @@ def survival_warning(n_kept: int, lost: Mapping[str, int], examples: Mapping[str
     str or None
         Several lines, with the three largest reasons; None if half of the fixes or more survived.
     """
-    n = n_kept + sum(lost.values())
     if 2 * n_kept >= n:
         return None
     lines = [f"WARNING: only {n_kept:,} of {n:,} fixes could be used ({n_kept / n:.0%})"]

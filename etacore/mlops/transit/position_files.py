@@ -203,8 +203,7 @@ def _lines(text: str, name: str, left_out: LeftOut) -> Iterator[Any]:
         except ValueError as error:
             bad.append(f"{name} line {number}: {error}")
             continue
-        if isinstance(document, dict):
-            n += 1
-            yield document
+        n += 1
+        yield document
     if n and bad:
         left_out.add("bad_row", bad[0], len(bad))
