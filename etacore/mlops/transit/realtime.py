@@ -14,7 +14,7 @@ from google.transit import gtfs_realtime_pb2
 from etacore.errors import FeedError
 from etacore.mlops.transit.contents import described, read_content
 from etacore.mlops.transit.left_out import LeftOut, quoted
-from etacore.mlops.transit.run_starts import parse_start_date, parse_start_time
+from etacore.mlops.transit.run_starts import parse_start_date, parse_start_time, start_time_text
 from etacore.mlops.transit.vehicle_names import CANDIDATES, name_vehicles
 
 SUFFIXES: Final = (".pb", ".pbf", ".bin", ".pb.gz", ".pbf.gz", ".bin.gz")
@@ -359,8 +359,7 @@ def _run_name(
     if start_date is not None:
         parts.append(str(start_date))
     if start_time_s is not None:
-        minutes, seconds = divmod(start_time_s, 60)
-        parts.append(f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}")
+        parts.append(start_time_text(start_time_s))
     return "trip:" + ":".join(parts)
 
 
