@@ -9,7 +9,7 @@ import pytest
 
 from etacore.errors import FeedError
 from etacore.mlops.transit.gtfs import read_feed
-from etacore.mlops.transit.left_out import ADVICE, MEANING, lost_fixes, survival_warning
+from etacore.mlops.transit.left_out import ADVICE, MEANING, files_warning, lost_fixes, survival_warning
 from etacore.mlops.transit.positions import from_us, read_positions, to_us
 from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 from tests.transit import real_data, write_feed, write_positions
@@ -231,6 +231,20 @@ def test_less_than_half_is_said_loudly() -> None:
         "  5 bad_time (neither POSIX seconds or milliseconds nor ISO 8601): p.csv row 0: timestamp 'noon'",
         "  2 no_route (no route, nor a trip that the feed knows)",
     ]
+
+
+def test_files_of_no_use_are_said_loudly(tmp_path: Path) -> None:
+    write_positions(tmp_path / "1.csv", ROWS)
+    (tmp_path / "2.csv").write_text("<html>")
+    positions = read_positions(tmp_path)
+    assert files_warning(positions.n_files, positions.left_out, positions.examples) is None
+    (tmp_path / "3.csv").write_text("<html>")
+    positions = read_positions(tmp_path)
+    warning = files_warning(positions.n_files, positions.left_out, positions.examples)
+    assert warning is not None
+    title, reason = warning.splitlines()
+    assert title == "WARNING: 2 of 3 files could not be used"
+    assert reason.startswith("  2 unreadable_file (files that cannot be read): 2.csv holds no vehicle positions")
 
 
 def test_what_costs_no_fix_is_no_reason_to_warn() -> None:

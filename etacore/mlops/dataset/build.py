@@ -25,7 +25,7 @@ from etacore.mlops.dataset.layout import check_frame, dataset_path, write_datase
 from etacore.mlops.dataset.plan import MAX_EXAMPLES, Plan, make_plan
 from etacore.mlops.dataset.report import BuildReport
 from etacore.mlops.dataset.show import days
-from etacore.mlops.dataset.survival import build_warning, examples_of_reasons
+from etacore.mlops.dataset.survival import build_warnings, examples_of_reasons
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.left_out import quoted
@@ -186,7 +186,7 @@ def build_dataset(
         fixes = _fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out)
         engine = examples_of_reasons(positions, rows.status)
         unknown = {name: f"trip {quoted(found[0])}" for name, found in plan.examples.items() if found}
-        warning = build_warning(fixes, positions.left_out, {**positions.examples, **engine, **unknown})
+        warnings = build_warnings(fixes, positions, {**positions.examples, **engine, **unknown})
         report = BuildReport(
             name=config.name,
             recording=_recording(positions, frame, plan, feed),
@@ -199,7 +199,7 @@ def build_dataset(
             examples=_not_empty({**plan.examples, "stops_without_label": unseen[:MAX_EXAMPLES]})
             | {f"unreadable: {reason}": [example] for reason, example in positions.examples.items()}
             | {reason: [example] for reason, example in engine.items()},
-            warnings=(warning,) if warning else (),
+            warnings=warnings,
             days=days(frame),
             seconds=watch.seconds,
         )

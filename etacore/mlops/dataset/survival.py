@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from etacore.mlops.transit.left_out import lost_fixes, quoted, survival_warning
+from etacore.mlops.transit.left_out import files_warning, lost_fixes, quoted, survival_warning
 from etacore.mlops.transit.positions import Positions, from_us
 from etacore.status import FAILED, REJECTED, Status
 
@@ -29,19 +29,23 @@ def examples_of_reasons(positions: Positions, status: npt.NDArray[np.uint8]) -> 
     return found
 
 
-def build_warning(fixes: Mapping[str, int], left_out: Mapping[str, int], examples: Mapping[str, str]) -> str | None:
-    """See `survival_warning`.
+def build_warnings(fixes: Mapping[str, int], positions: Positions, examples: Mapping[str, str]) -> tuple[str, ...]:
+    """What has to be said loudly; see `survival_warning` and `files_warning`.
 
     Parameters
     ----------
     fixes : mapping of str to int
         The section of that name of a `etacore.mlops.dataset.report.BuildReport`.
-    left_out : mapping of str to int
-        Of the positions.
+    positions : Positions
+        The recording.
     examples : mapping of str to str
         By reason.
     """
     rejected = [status.label for status in Status if status in REJECTED | FAILED]
-    lost = lost_fixes(left_out) | {name: fixes[name] for name in (*rejected, *_LOST) if fixes.get(name)}
+    lost = lost_fixes(positions.left_out) | {name: fixes[name] for name in (*rejected, *_LOST) if fixes.get(name)}
     n_kept = sum(fixes[name] for name in _KEPT)
-    return survival_warning(n_kept, n_kept + sum(lost.values()), lost, examples)
+    warnings = (
+        files_warning(positions.n_files, positions.left_out, examples),
+        survival_warning(n_kept, n_kept + sum(lost.values()), lost, examples),
+    )
+    return tuple(warning for warning in warnings if warning)

@@ -99,7 +99,21 @@ def survival_warning(n_kept: int, n: int, lost: Mapping[str, int], examples: Map
     """
     if 2 * n_kept >= n:
         return None
-    lines = [f"WARNING: only {n_kept:,} of {n:,} fixes could be used ({n_kept / n:.0%})"]
+    title = f"WARNING: only {n_kept:,} of {n:,} fixes could be used ({n_kept / n:.0%})"
+    return _with_reasons(title, lost, examples)
+
+
+def files_warning(n_files: int, left_out: Mapping[str, int], examples: Mapping[str, str]) -> str | None:
+    """As `survival_warning`, where more than half of the files of a recording were of no use."""
+    unused = {reason: left_out[reason] for reason in UNUSED_FILES if left_out.get(reason)}
+    n_unused = sum(unused.values())
+    if 2 * n_unused <= n_files:
+        return None
+    return _with_reasons(f"WARNING: {n_unused:,} of {n_files:,} files could not be used", unused, examples)
+
+
+def _with_reasons(title: str, lost: Mapping[str, int], examples: Mapping[str, str]) -> str:
+    lines = [title]
     for reason, count in sorted(lost.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]:
         meaning = f" ({MEANING[reason]})" if reason in MEANING else ""
         lines.append(f"  {count:,} {reason}{meaning}" + (f": {examples[reason]}" if reason in examples else ""))

@@ -75,6 +75,8 @@ class Positions:
         What the reader did not take, by reason: `etacore.mlops.transit.left_out.MEANING`.
     examples : mapping of str to str
         Of each reason the first: file, row or entity, and what stood there.
+    n_files : int
+        Of the recording, with those that could not be used.
     """
 
     time_us: npt.NDArray[np.int64]
@@ -93,6 +95,7 @@ class Positions:
     current_status: TextColumn
     left_out: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
+    n_files: int = 1
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -198,7 +201,7 @@ def read_positions(source: str | Path | Iterable[str | Path], *, feed: Feed | No
         fixes = fixes.drop_nulls("route_id")
     if not len(fixes):
         raise _nothing_left(paths[0], left_out, feed)
-    return _columns(fixes, left_out)
+    return _columns(fixes, left_out, len(files))
 
 
 def _nothing_left(path: Path, left_out: LeftOut, feed: Feed | None) -> FeedError:
@@ -225,7 +228,7 @@ def from_us(time_us: int) -> datetime:
     return datetime.fromtimestamp(int(time_us) / _US, UTC)
 
 
-def _columns(fixes: pl.DataFrame, left_out: LeftOut) -> Positions:
+def _columns(fixes: pl.DataFrame, left_out: LeftOut, n_files: int) -> Positions:
     texts = {name: _text(fixes[name]) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "current_status")}
     time_us = fixes["time_us"].to_numpy()
     order = np.lexsort((texts["vehicle_id"].codes, time_us))
@@ -247,6 +250,7 @@ def _columns(fixes: pl.DataFrame, left_out: LeftOut) -> Positions:
         **{name: text.take(order) for name, text in texts.items()},
         left_out=dict(left_out),
         examples=left_out.examples,
+        n_files=n_files,
     )
 
 
