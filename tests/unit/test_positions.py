@@ -128,6 +128,17 @@ def test_csv_as_people_write_it(tmp_path: Path) -> None:
     assert positions.examples == {"bad_row": "p.csv row 5: 7 fields for 6 columns"}
 
 
+@pytest.mark.parametrize("last", ["", "\n9,z,1,2,3,4,5,6,7,8,9\n"])
+def test_columns_without_a_name_and_names_that_are_there_twice_do_no_harm(tmp_path: Path, last: str) -> None:
+    """The index that pandas writes has no name; a broken row at the end lets the file be read line by line."""
+    heading = ",vehicle_id,timestamp,lat,lon,route_id,lat,"
+    path = tmp_path / "p.csv"
+    path.write_text(f"{heading}\n0,a,1700000000,1.0,2.0,7,5.0,{last}")
+    positions = read_positions(path)
+    assert (positions.vehicle_id.values, positions.lat.tolist()) == (("a",), [1.0])
+    assert positions.left_out == ({"bad_row": 1} if last else {})
+
+
 def test_a_blank_line_is_no_row(tmp_path: Path) -> None:
     path = write_positions(tmp_path / "p.csv", ROWS)
     path.write_text(path.read_text().replace("\n", "\n\n") + "\n,,,,,\n")

@@ -128,7 +128,8 @@ class _Reading:
         try:
             self._take(file, number, read_rows(file, self._left_out, NAMES))
         except LacksColumnsError as error:
-            raise LacksColumnsError(f"{error.message} (has: {', '.join(read_table(file).columns)})") from None
+            has = ", ".join(read_table(file).columns)
+            raise LacksColumnsError(f"{error.message} (has: {has})", hint=error.hint) from None
 
     def _take(self, file: Path, number: int, frame: pl.DataFrame) -> None:
         fixes = fixes_of_table(frame, file, number, self._left_out, routes_known=self._routes_known)

@@ -37,6 +37,7 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 NAMES: Final = frozenset(name for names in ALIASES.items() for name in (names[0], *names[1]))
 """All of them."""
 
+_HINT: Final = "the first row names the columns, with commas between them; see docs/real-feeds.md"
 _STATUS_OF_NUMBER: Final = {str(number): name for number, name in STATUS_NAMES.items()}
 
 
@@ -77,7 +78,7 @@ def fixes_of_table(
     }
     by_trip = routes_known and columns["trip_id"]
     if absent := [own for own in REQUIRED if not columns[own] and not (own == "route_id" and by_trip)]:
-        raise LacksColumnsError(f"{path} has no column {', '.join(absent)}")
+        raise LacksColumnsError(f"{path} has no column {', '.join(absent)}", hint=_HINT)
     if not len(frame):
         raise OtherKindError(f"{path} has no rows")
     reader = _Rows(columns, frame[ROW], path.name, left_out)

@@ -17,7 +17,7 @@ from etacore.errors import FeedError
 from etacore.mlops.transit.left_out import LeftOut, quoted
 from etacore.pipeline.snapshots import parse_timestamp
 
-ROW: Final = ""
+ROW: Final = "\0row"
 """Column of `read_rows`: the number of a row in its file, the first is 0."""
 
 _MAX_SECONDS: Final = 1e11
@@ -205,7 +205,6 @@ def _read_lines(content: bytes, name: str, left_out: LeftOut) -> pl.DataFrame:
             left_out.add("bad_row", f"{name} row {number}: {len(fields)} fields for {len(header)} columns")
             continue
         rows.append([number, *fields[: len(header)], *[None] * (len(header) - len(fields))])
-    schema = {ROW: pl.UInt32} | dict.fromkeys(header, pl.String)
-    if len(schema) != len(header) + 1:
-        raise csv.Error("two columns have one name, or one has none")
-    return pl.DataFrame(rows, schema=schema, orient="row")
+    # Of columns with one name, the first has it.
+    names = [name if name not in header[:at] else f"{name}\0{at}" for at, name in enumerate(header)]
+    return pl.DataFrame(rows, schema={ROW: pl.UInt32} | dict.fromkeys(names, pl.String), orient="row")
