@@ -28,7 +28,7 @@ from etacore.mlops.dataset.show import days
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions, from_us
-from etacore.mlops.transit.tracks import Tracks, match_tracks
+from etacore.mlops.transit.tracks import Tracks
 from etacore.status import Status
 
 if TYPE_CHECKING:
@@ -134,15 +134,12 @@ def build_dataset(
         If the arrivals cannot be used.
     """
     watch = _Watch(progress)
-    with watch.stage("choosing fixes"):
+    with watch.stage("choosing fixes, matching them to trips"):
         plan = make_plan(positions, feed, config)
         zone = config.time_zone or feed.time_zone
         tap = FeatureTap(zone, _holidays(config, positions, plan), along_route_distance=config.use_shapes)
-    with watch.stage("matching fixes to trips"):
-        chosen = positions.take(np.flatnonzero(plan.emit))
-        tracks = match_tracks(chosen, feed)
     with watch.stage("finding arrivals"):
-        labels = _labels(chosen, feed, tracks, config, arrivals)
+        labels = _labels(positions.take(np.flatnonzero(plan.emit)), feed, plan.tracks, config, arrivals)
     watch.begin("computing features")
     rows = compute_features(
         positions,
@@ -157,18 +154,14 @@ def build_dataset(
     watch.end()
     with watch.stage("joining labels"):
         sampled = plan.sampled(positions, rows.status, config.sample_every)
-        run = np.full(len(positions), -1, np.int64)
-        run[plan.emit] = labels.runs_of(
-            plan.trip_ix[plan.emit], plan.day[plan.emit], positions.vehicle_id.codes[plan.emit]
-        )
-        dropped = why_dropped(rows, sampled, run, labels, positions, config)
+        dropped = why_dropped(rows, sampled, plan.run, labels, positions, config)
         kept = np.flatnonzero(dropped.reason == 0)
         if not kept.size:
             raise DatasetError(
                 f"no row of dataset {config.name} has a label",
                 hint=f"{len(rows.fix)} rows: {dropped.summary() or 'the engine accepted no fix of a known trip'}",
             )
-        frame = assemble(rows, kept, run, labels, plan, positions, feed, config)
+        frame = assemble(rows, kept, labels, plan, positions, feed, config)
     weather_counts: dict[str, int] = {}
     if weather is not None:
         with watch.stage("attaching weather"):
@@ -185,7 +178,7 @@ def build_dataset(
             name=config.name,
             recording=_recording(positions, frame, plan, feed),
             fixes=_fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out),
-            oddities=_oddities(positions, feed, plan, tracks)
+            oddities=_oddities(positions, feed, plan)
             | {"far_in_time": plan.n_far_in_time, "rows_past_midnight": n_past_midnight(frame, zone)}
             | weather_counts,
             labels=labels.counts() | {"stops_without_label": len(unseen)},
@@ -239,7 +232,7 @@ def _holidays(config: BuildConfig, positions: Positions, plan: Plan) -> tuple[da
 
 def _labels(chosen: Positions, feed: Feed, tracks: Tracks, config: BuildConfig, arrivals: Path | None) -> Labels:
     if arrivals is not None:
-        return given_labels(arrivals, chosen, feed)
+        return given_labels(arrivals, chosen, feed, tracks)
     return observed_labels(
         chosen,
         feed,
@@ -254,9 +247,9 @@ def _not_empty(examples: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {name: found for name, found in examples.items() if found}
 
 
-def _oddities(positions: Positions, feed: Feed, plan: Plan, tracks: Tracks) -> dict[str, int]:
+def _oddities(positions: Positions, feed: Feed, plan: Plan) -> dict[str, int]:
     rows = np.flatnonzero(plan.process)
-    return count_oddities(positions.take(rows), feed, plan.trip_ix[rows], plan.day[rows], tracks)
+    return count_oddities(positions.take(rows), feed, plan.trip_ix[rows], plan.day[rows], plan.run[rows], plan.tracks)
 
 
 def _stops_without_label(feed: Feed, labels: Labels) -> list[str]:

@@ -56,6 +56,7 @@ MORE_COLUMNS: Final[Mapping[str, pl.DataType]] = MappingProxyType(
         "label_uncertainty_s": pl.Float64(),
         "interpolated_arrival": TIMESTAMP,
         "scheduled_arrival": TIMESTAMP,
+        "run_number": pl.Int64(),
     }
 )
 """What our own datasets add, in this order; a foreign file has none, any or all of them."""

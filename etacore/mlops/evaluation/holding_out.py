@@ -116,7 +116,8 @@ def _take(
             hint="hold out other days",
         )
     frame = dataset.frame.filter(pl.Series(rows))
-    trip = frame.select(pl.struct("trip_id", "service_date").rank("dense")).to_series().to_numpy().astype(np.int64)
+    names = [name for name in ("trip_id", "service_date", "vehicle_id", "run_number") if name in frame.columns]
+    trip = frame.select(pl.struct(names).rank("dense")).to_series().to_numpy().astype(np.int64)
     return HeldOut(
         rows=rows,
         history=before & usable,
