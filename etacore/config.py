@@ -40,7 +40,10 @@ class KeyNames:
     predictions: str = "predictions:"
     route_stops: str = "route_stops:"
     route_shape: str = "route_shape:"
+    direction_stops: str = "direction_stops:"
+    direction_shape: str = "direction_shape:"
     trip_pattern: str = "trip_pattern:"
+    run_pattern: str = "run_pattern:"
     pattern_stops: str = "pattern_stops:"
     pattern_shape: str = "pattern_shape:"
     active_model: str = "eta:active_model"
@@ -88,6 +91,8 @@ class RuntimeConfig:
     max_off_route_metres: float = 2_000.0
     chunk_size: int = 2_000
     """Vehicles per batch of the data path: bounds memory, and the time to stop."""
+    guessed_patterns: bool = True
+    """Whether a vehicle is predicted whose trip is not among the seeded ones."""
     route_refresh_seconds: float = 10.0
     """How soon a changed ``route_stops:`` or pattern blob is noticed."""
     state_retention_seconds: float = 7_200.0

@@ -5,7 +5,7 @@ The numbers are those of ``src_ext/etacore/_kernels/types.pxd``.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 
@@ -38,6 +38,8 @@ class Status(IntEnum):
     PREDICTION_FAILED = 23
     WRITE_FAILED = 24
     NO_MODEL = 25
+    DIRECTION_UNKNOWN = 26
+    GUESSED_PATTERN = 27
 
     @property
     def label(self) -> str:
@@ -45,5 +47,30 @@ class Status(IntEnum):
         return self.name.lower()
 
 
-REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED)
+class StopHint(IntEnum):
+    """What became of the stop that a vehicle names, by its ``current_stop_sequence`` or ``stop_id``."""
+
+    NONE = 0
+    FOLLOWED = 1
+    UNKNOWN = 2
+    """The vehicle's pattern has no such stop."""
+    CONTRADICTED = 3
+    """The vehicle is elsewhere."""
+
+
+class Remark(StrEnum):
+    """What was odd about a vehicle that was served all the same; counted beside the `Status`."""
+
+    STOP_HINT_UNKNOWN = "stop_hint_unknown"
+    """It named a stop that its pattern does not have."""
+    STOP_HINT_CONTRADICTED = "stop_hint_contradicted"
+    """It named a stop that its position contradicts."""
+    PATTERN_GUESSED = "pattern_guessed"
+    """Its trip is not among the seeded ones: its stops are those of some trip of its route."""
+
+
+REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED) | {
+    Status.DIRECTION_UNKNOWN,
+    Status.GUESSED_PATTERN,
+}
 FAILED: Final = frozenset({Status.PREDICTION_FAILED, Status.WRITE_FAILED, Status.NO_MODEL})

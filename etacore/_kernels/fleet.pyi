@@ -1,4 +1,4 @@
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,13 +8,28 @@ from etacore._kernels.batch import Batch
 NO_TIME: Final[int]
 RECORD_BYTES: Final[int]
 
+class VehicleRecord(NamedTuple):
+    vehicle_id: bytes
+    time_us: int
+    valid_until_us: int
+    seen_s: int
+    run_key: int
+    pattern_ix: int
+    progress_m: float
+    strikes: int
+    next_stop: int
+    stop_since_us: int
+    speed_mps: float
+    fallback_m: float
+    known: bool
+
 class Fleet:
     def __init__(self, capacity: int = 1024) -> None: ...
     @property
     def n(self) -> int: ...
     @property
     def nbytes(self) -> int: ...
-    def record(self, vehicle_ix: int) -> tuple[bytes, int, int, int, int, int, float, int, int, int, float, bool]: ...
+    def record(self, vehicle_ix: int) -> VehicleRecord: ...
     def lookup(self, batch: Batch) -> int: ...
     def restore(
         self,

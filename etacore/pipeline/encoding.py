@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import orjson
 
-from etacore._kernels.encode import encode_documents, time_text
+from etacore._kernels.encode import encode_documents, order_arrivals, time_text
 
-__all__ = ["Envelope", "encode_documents", "iso_time"]
+__all__ = ["Envelope", "encode_documents", "iso_time", "order_arrivals"]
 
 
 @dataclass(slots=True)

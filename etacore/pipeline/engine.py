@@ -31,7 +31,7 @@ from etacore.config import RuntimeConfig
 from etacore.models.choice import Models
 from etacore.models.servable import Servable
 from etacore.pipeline.calendar import Calendar
-from etacore.pipeline.encoding import Envelope, encode_documents, iso_time
+from etacore.pipeline.encoding import Envelope, encode_documents, iso_time, order_arrivals
 from etacore.pipeline.route_knowledge import ROUTE_FEATURES, RouteKnowledge
 from etacore.pipeline.routes import Fetch, RouteTable
 from etacore.pipeline.snapshots import parse_snapshots, parse_timestamp
@@ -228,6 +228,7 @@ class Engine:
                 leg_start=legs.start if legs else None,
             )
         model.predict(part.features, part.eta_s)
+        order_arrivals(part)
 
     def _asking_for(self, model: Servable) -> _Asking:
         """What a model asks for; made once for a model."""

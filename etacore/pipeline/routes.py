@@ -233,7 +233,7 @@ class RouteTable:
         Parameters
         ----------
         batch : Batch
-            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``, ``now_us``. OUT: ``pattern_ix``, ``trip_key``;
+            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``, ``now_us``. OUT: ``pattern_ix``, ``run_key``;
             ``status`` of rows with status OK becomes ``UNKNOWN_ROUTE`` where nothing is known, or what is wrong with
             the pattern's stops.
         fetch : callable

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from etacore._kernels.batch import Batch
 from etacore._kernels.snapshots import parse_snapshots, parse_timestamp
-from etacore.schema import NO_SEQUENCE, TEXT_DTYPE
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME, TEXT_DTYPE
 from etacore.status import Status
 
 __all__ = ["TextPool", "fill_snapshots", "parse_snapshots", "parse_timestamp"]
@@ -125,6 +125,8 @@ def fill_snapshots(
     bearing_deg: npt.NDArray[np.floating] | None = None,
     stop_sequence: npt.NDArray[np.int32] | None = None,
     current_status: npt.NDArray[np.integer] | None = None,
+    start_date: npt.NDArray[np.int32] | None = None,
+    start_time_s: npt.NDArray[np.int32] | None = None,
 ) -> None:
     """Lay recorded fixes into a batch: what `parse_snapshots` makes of the same fixes in JSON, without the JSON.
 
@@ -153,6 +155,8 @@ def fill_snapshots(
         `etacore.schema.NO_SEQUENCE` if missing.
     current_status : ndarray of integers, shape (n,), optional
         GTFS-Realtime VehicleStopStatus 0..2; anything else is none.
+    start_date, start_time_s : ndarray of int32, shape (n,), optional
+        As the columns of the batch; `etacore.schema.NO_START_DATE`, `NO_START_TIME` if missing.
 
     Raises
     ------
@@ -161,7 +165,7 @@ def fill_snapshots(
     """
     n = len(vehicle_id)
     given = (lat, lon, time_us, route_id, trip_id, stop_id, direction_id, speed_mps, bearing_deg, stop_sequence)
-    if any(array is not None and array.shape != (n,) for array in (*given, current_status)):
+    if any(array is not None and array.shape != (n,) for array in (*given, current_status, start_date, start_time_s)):
         raise ValueError(f"the columns of a batch of {n} fixes have to be of one length")
     if n > batch.capacity:
         raise ValueError(f"{n} fixes do not fit into a batch for {batch.capacity}")
@@ -177,6 +181,8 @@ def fill_snapshots(
     batch.direction_id[:] = -1 if direction_id is None else _within(direction_id, 0, 127, -1)
     batch.current_status[:] = -1 if current_status is None else _within(current_status, 0, 2, -1)
     batch.stop_sequence[:] = NO_SEQUENCE if stop_sequence is None else stop_sequence
+    batch.start_date[:] = NO_START_DATE if start_date is None else start_date
+    batch.start_time_s[:] = NO_START_TIME if start_time_s is None else start_time_s
     batch.speed_mps[:] = 0.0 if speed_mps is None else _within(speed_mps, 0.0, _FLOAT32_MAX, 0.0) + 0.0  # no -0.0
     batch.bearing_deg[:] = np.nan if bearing_deg is None else _within(bearing_deg, -_FLOAT32_MAX, _FLOAT32_MAX, np.nan)
     batch.lat[:] = _within(lat, -_FLOAT64_MAX, _FLOAT64_MAX, np.nan)

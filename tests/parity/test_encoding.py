@@ -36,6 +36,15 @@ def encode(batch, prefix=b"predictions:", ttl_s=300):
     return batch.encode(ENVELOPE, prefix=prefix, ttl_s=ttl_s)
 
 
+RUNS = [
+    (20260120, 28_805, False),
+    (20260120, -1, True),
+    (0, 0, False),
+    (10101, 90_000, True),
+    (99991231, 3_600_000 - 1, False),
+]
+
+
 def random_rows(rng, n):
     moments = [0, 1_768_910_400_000_000, 1_768_910_400_123_456, 951_782_399_999_999, -1, 253_402_300_790_000_000]
     rows = []
@@ -49,6 +58,7 @@ def random_rows(rng, n):
                 "trip_id": rng.choice([None, *TEXTS]),
                 "timestamp": rng.choice([*TEXTS, b"1768910400", b"1768910400.5", b"1.7689104e9"]),
                 "time_us": rng.choice(moments),
+                "run": rng.choice([(0, -1, False)] * 3 + RUNS),
                 "key": f"vehicle:{vehicle}".encode() + rng.choice([b"", b"", b"\xff\xc3", b"\xe2\x82"]),
                 "stops": [
                     (
@@ -91,8 +101,9 @@ def test_commands_are_those_of_the_twin(seed, prefix, ttl_s):
 
 def test_documents_of_all_lengths_have_their_length_before_them():
     # 2 to 5 digits and back, so that documents move in both directions.
-    rows = random_rows(random.Random(9), 400)
+    rows = random_rows(random.Random(2), 400)
     for i, row in enumerate(rows):
+        row["run"] = RUNS[i % len(RUNS)] if i % 3 else (0, -1, False)
         row["vehicle_id"] = f"{'v' * (i * 37 % 211)}{i}"
         row["route_id"] = "r" * (i * 53 % 12_000)
         row["stops"] = [(f"S{k}", k, 10.0 * k, 5.0 * k) for k in range(i % 90)]
@@ -126,7 +137,7 @@ def control_row(**changes):
     stop = ("\x01" * 256, -(2**31), 999_999_999_999.9, 7_199.96)
     return {
         "vehicle_id": "v", "route_id": "r", "trip_id": "t", "timestamp": "s", "time_us": 1_768_910_400_123_456,
-        "key": b"k", "stops": [stop] * 3,
+        "key": b"k", "stops": [stop] * 3, "run": (20260120, 2**31 - 1, True),
     } | changes  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from etacore.schema import WEATHER_FEATURES
 from etacore.status import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes
+from tests.reference import select as select_twin
 from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of
 
 SEEDS = range(40)
@@ -55,7 +56,7 @@ def random_pattern(rng):
         places, shape = points, None
     stops = [(rng.choice("ABCDEFGH"), lat, lon, 3 * i) for i, (lat, lon) in enumerate(places)]
     s_m = routes.place_stops(shape, places) if shape else None
-    return twin.Pattern(stops, shape, s_m), table_of(stops, shape)
+    return select_twin.Pattern(stops, shape, s_m), table_of(stops, shape)
 
 
 class Legs:
@@ -150,16 +151,22 @@ def test_select_and_vectorize(seed, has_trip):
             time_us += rng.choice([1, 20, 60, 5000]) * 1_000_000 + rng.randrange(10**6)
             fix = random_fix(rng, pattern, time_us)
             got = vehicle.fix(**fix)
-            stop, progress_m, strikes = twin.select(pattern, fix, options, previous, has_trip)
-            if stop == twin.OFF_ROUTE:
+            chosen = select_twin.select(pattern, fix, options, previous, has_trip)
+            assert vehicle.hint == chosen.hint
+            if chosen.stop == select_twin.OFF_ROUTE:
                 assert got == Status.OFF_ROUTE
                 continue
+            stop, progress_m = chosen.stop, chosen.run.progress_m
             assert vehicle.progress_m == pytest.approx(progress_m, abs=1e-4)
-            assert vehicle.strikes == strikes
+            assert vehicle.strikes == chosen.run.packed
+            fallback_m = math.nan if chosen.run.fallback_m is None else chosen.run.fallback_m
+            assert vehicle.fallback_m == pytest.approx(fallback_m, abs=0.01, nan_ok=True)
             # Exactly at a stop the last bit of a double decides.
             if min(abs(s - progress_m) for s in pattern.stop_s_m) > 1e-4:
-                assert got == (Status.TRIP_FINISHED if stop == twin.FINISHED else stop)
-            previous = (progress_m, time_us, strikes)
+                assert got == (Status.TRIP_FINISHED if stop == select_twin.FINISHED else stop)
+            previous = chosen.run
+            if chosen.run.begins:
+                before = None
             next_stop = int(vehicle.batch.first_stop[0])
             speed_mps, since_us, since_s = motion.measure(before, vehicle.progress_m, time_us, next_stop)
             moved = vehicle.batch

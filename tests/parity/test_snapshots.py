@@ -24,7 +24,15 @@ NOW_US = 1_768_910_460_000_000  # 2026-01-20T12:01:00Z
 LIMITS = {"now_us": NOW_US, "max_future_us": 120_000_000, "max_age_us": 3_600_000_000}
 TEXTS = ("vehicle_id", "route_id", "trip_id", "stop_id", "timestamp")
 NUMBERS = ("lat", "lon", "speed_mps", "bearing_deg")
-INTEGERS = ("timestamp_is_number", "direction_id", "time_us", "stop_sequence", "current_status")
+INTEGERS = (
+    "timestamp_is_number",
+    "direction_id",
+    "time_us",
+    "stop_sequence",
+    "current_status",
+    "start_date",
+    "start_time_s",
+)
 
 
 def rows_of(payloads, **changes):
@@ -198,6 +206,15 @@ BAD_TIMES: tuple[Any, ...] = (
     "\x00" * 11 + "12:00:00",
 )  # fmt: skip
 
+START_DATES = (
+    "20260120", 20260120, "2026-01-20", " 20260120 ", "20260229", "20240229", "20260000", "20261301", "2026-0120",
+    "202601-20", "0000-01-01", "00010101", "20260120T12", "", None, 20260120.0, -20260120, True, "２0260120",
+)  # fmt: skip
+START_TIMES: tuple[object, ...] = (
+    "08:00:00", "8:00:00", "25:10:59", "107:00:00", "1000:00:00", "08:00", "8:0:0", "08:60:00", "08:00:60", "08:00:",
+    " 08:00:00 ", "08-00-00", "", None, 80000, 28800, {}, "08:00:00.5",
+)  # fmt: skip
+
 
 def random_members(rng):
     members = {}
@@ -214,6 +231,8 @@ def random_members(rng):
         (("current_stop_sequence", "stop_sequence"), SEQUENCES),
         (("current_status",), STATUSES),
         (("direction_id", "directionId"), DIRECTIONS),
+        (("start_date", "startDate"), START_DATES),
+        (("start_time", "startTime"), START_TIMES),
     ):
         for name in rng.sample(names, rng.randint(1, len(names))):
             # Mostly good values, so that rows get past the first check.

@@ -3,11 +3,14 @@
 import math
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import orjson
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from etacore._kernels import batch as kernel
 from etacore._kernels import encode as _encode
+from etacore._kernels.encode import order_arrivals
 from etacore.pipeline.encoding import Envelope
 from tests.reference import encoding as twin
 
@@ -87,3 +90,29 @@ def test_a_document_is_json_in_its_command(etas, name, prefix, ttl_s):
 @example(10_000)
 def test_whole_numbers_keep_all_digits(value):
     assert _encode.number_text(float(value), 1) == b"%d.0" % value
+
+
+etas = st.floats(0, 7200, width=32) | st.sampled_from([math.nan, -1.0, math.inf, 2e9])
+
+
+@given(st.lists(st.lists(etas, max_size=7), max_size=6), st.randoms())
+def test_arrivals_ascend_and_are_as_near_as_they_can_be(vehicles, rng):
+    batch = kernel.Batch(max(len(vehicles), 1))
+    part = batch.add_part(None)
+    part.resize(len(vehicles), sum(map(len, vehicles)), 1)
+    part.row_offset[:] = np.cumsum([0, *map(len, vehicles)])
+    given = np.array([eta_s for vehicle in vehicles for eta_s in vehicle], np.float32)
+    part.eta_s[:] = given
+    order_arrivals(part)
+    for vehicle, start in zip(vehicles, part.row_offset[:-1].tolist(), strict=True):
+        before = given[start : start + len(vehicle)].astype(float)
+        after = part.eta_s[start : start + len(vehicle)].astype(float)
+        np.testing.assert_allclose(after, twin.ascending(before.tolist()), rtol=1e-6)
+        usable = (before >= 0) & (before <= 1e9)
+        np.testing.assert_array_equal(after[~usable], before[~usable])
+        assert (np.diff(after[usable]) >= 0).all()
+        # Arrivals themselves ascend; then neither the squared nor the absolute errors grow.
+        truth = np.sort([rng.uniform(0, 7200) for _ in range(int(usable.sum()))])
+        for power in (1, 2):
+            was, now = (np.sum(np.abs(etas_s[usable] - truth) ** power) for etas_s in (before, after))
+            assert now <= was * (1 + 1e-6) + 1e-3

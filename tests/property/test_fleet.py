@@ -11,11 +11,11 @@ from tests.reference.columns import columns_of
 
 IDS = st.sampled_from([b"A", b"B", b"C", b"BUS-1", b"BUS-10", b"\xc3\xa9\0"]) | st.binary(min_size=1, max_size=3)
 TIMES = st.integers(0, 12) | st.integers(-(2**62), 2**62)
-CLOCK = st.integers(0, 30)
+CLOCK = st.integers(0, 30_000_000)
 # OK, already rejected by the parser
 ARRIVES_AS = st.sampled_from([0, 0, 0, 14])
-# OK, UNKNOWN_ROUTE, TRIP_FINISHED, WRITE_FAILED
-ENDS_AS = st.sampled_from([0, 0, 18, 22, 24])
+# OK, UNKNOWN_ROUTE, TRIP_FINISHED, WRITE_FAILED, DIRECTION_UNKNOWN
+ENDS_AS = st.sampled_from([0, 0, 18, 22, 24, 26])
 ROWS = st.lists(
     st.tuples(IDS, ARRIVES_AS, TIMES, st.sampled_from([b"", b"T1", b"T2"]), st.integers(-1, 1), ENDS_AS), max_size=12
 )
@@ -54,10 +54,10 @@ class FleetMachine(RuleBasedStateMachine):
         passed = [row[0] for row, code in zip(rows, status, strict=True) if code == 0]
         assert len(passed) == len(set(passed)), "one row a vehicle"
 
-        trip_key = columns.text_keys("trip_id")
-        columns.trip_key[:], columns.pattern_ix[:] = trip_key, patterns
+        run_key = columns.text_keys("trip_id")
+        columns.run_key[:], columns.pattern_ix[:], columns.other_pattern_ix[:] = run_key, patterns, -1
         self.fleet.gather(columns)
-        expected = self.model.gather(expected_ix, trip_key.tolist(), patterns)
+        expected = self.model.gather(expected_ix, run_key.tolist(), patterns)
         assert [None if math.isnan(p) else p for p in columns.prev_progress_m] == [
             None if math.isnan(e[0]) else e[0] for e in expected
         ]
@@ -65,25 +65,28 @@ class FleetMachine(RuleBasedStateMachine):
         assert list(zip(*remembered, strict=True)) == [e[1:5] for e in expected]
         speeds = [e[5] for e in expected]
         np.testing.assert_array_equal(columns.prev_speed_mps, np.array(speeds, np.float32))
+        np.testing.assert_array_equal(columns.prev_fallback_m, np.array([e[6] for e in expected], np.float32))
 
         columns.status[:] = [end if code == 0 else code for code, end in zip(status, ends, strict=True)]
         moved, counted = np.arange(n) * 1.5, np.arange(n, dtype=np.uint8)
         stop = np.arange(n, dtype=np.int32)
         columns.progress_m[:], columns.strikes[:], columns.first_stop[:] = moved, counted, stop
         columns.since_us[:], columns.recent_speed_mps[:] = np.array(times, np.int64), 0.25 * np.arange(n)
+        columns.fallback_m[:] = 0.5 * np.arange(n)
         self.fleet.commit(columns, now_us + 10)
         self.model.commit(
             columns.status.tolist(),
             expected_ix,
             times,
             now_us + 10,
-            trip_key.tolist(),
+            run_key.tolist(),
             patterns,
             moved.tolist(),
             counted.tolist(),
             stop.tolist(),
             times,
             (0.25 * np.arange(n)).tolist(),
+            (0.5 * np.arange(n)).tolist(),
             now_us,
         )
 
@@ -101,14 +104,15 @@ class FleetMachine(RuleBasedStateMachine):
 
     @invariant()
     def same_vehicles(self):
-        found = [self.fleet.record(ix) for ix in range(self.fleet.n)]
-        assert [record[0] for record in found] == list(self.model.vehicles)
-        for record, v in zip(found, self.model.vehicles.values(), strict=True):
-            assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_us, v.trip_key, v.pattern_ix)
-            assert record[6] == v.progress_m or (math.isnan(record[6]) and math.isnan(v.progress_m))
+        records = [self.fleet.record(ix) for ix in range(self.fleet.n)]
+        assert [record[0] for record in records] == list(self.model.vehicles)
+        for record, v in zip(records, self.model.vehicles.values(), strict=True):
+            assert record[1:6] == (v.time_us, v.valid_until_us, v.seen_s, v.run_key, v.pattern_ix)
             assert record[7:10] == (v.strikes, v.next_stop, v.stop_since_us)
-            assert record[10] == v.speed_mps or (math.isnan(record[10]) and math.isnan(v.speed_mps))
-            assert record[11] == v.known
+            assert record.known == v.known
+            for name in ("progress_m", "speed_mps", "fallback_m"):
+                found, expected = getattr(record, name), getattr(v, name)
+                assert found == expected or (math.isnan(found) and math.isnan(expected)), name
 
     @invariant()
     def event_time_only_moves_forward(self):

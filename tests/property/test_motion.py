@@ -21,6 +21,8 @@ def test_any_drive_agrees_with_the_twin(fixes):
         said = {} if sequence is None else {"current_stop_sequence": sequence}
         vehicle.fix(lat=45.0 + 0.01 * t, lon=7.0, time_us=time_us, **said)
         stop = int(vehicle.batch.first_stop[0])
+        if math.isnan(vehicle.batch.prev_progress_m[0]):  # a new run
+            before = None
         speed_mps, since_us, since_s = twin.measure(before, vehicle.progress_m, time_us, stop)
         moved = vehicle.batch
         assert float(moved.recent_speed_mps[0]) == pytest.approx(speed_mps, rel=1e-6, abs=1e-6, nan_ok=True)

@@ -19,7 +19,8 @@ from tests.reference.columns import parse_into
 NAMES = (
     "vehicle_id", "vehicleId", "id", "vehicle", "vehicle.id", "lat", "latitude", "lon", "longitude", "lng", "timestamp",
     "route_id", "route", "routeId", "route_short_name", "trip_id", "trip", "tripId", "stop_id", "speed", "bearing",
-    "heading", "current_stop_sequence", "stop_sequence", "current_status", "direction_id", "directionId", "other",
+    "heading", "current_stop_sequence", "stop_sequence", "current_status", "direction_id", "directionId",
+    "start_date", "startDate", "start_time", "startTime", "other",
 )  # fmt: skip
 BASE = {"vehicle_id": "V", "lat": 9.5, "lon": -84.5, "timestamp": "2026-01-20T12:00:00Z", "route": "171"}
 
@@ -72,6 +73,17 @@ def test_coordinates_come_out_to_the_bit(lat, lon):
 def test_iso_timestamps(moment, zone, between):
     text = moment.isoformat(sep=between) + zone
     assert parse_timestamp(text) == twin.time_us(text)
+
+
+@given(
+    st.sampled_from(["start_date", "startDate"]),
+    st.dates().map(str) | st.from_regex(r" ?[0-9]{4}-?[01][0-9]-?[0-3][0-9] ?", fullmatch=True),
+    st.sampled_from(["start_time", "startTime"]),
+    st.from_regex(r" ?[0-9]{1,4}:[0-6]?[0-9](:[0-6][0-9])? ?", fullmatch=True),
+)
+def test_nearly_starts_of_runs(date_name, date_text, time_name, time_text):
+    (row,) = hold_together([json.dumps(BASE | {date_name: date_text, time_name: time_text}).encode()])
+    assert row.status == Status.OK
 
 
 @given(

@@ -11,7 +11,7 @@ from etacore._kernels.select import SelectOptions, select_stops
 from etacore.pipeline.routes import RouteTable
 from etacore.pipeline.snapshots import parse_snapshots
 from etacore.schema import FEATURES
-from etacore.status import Status
+from etacore.status import Status, StopHint
 
 EPOCH_US = 1_480_000_000_000_000
 ALL_CODES = np.arange(len(FEATURES), dtype=np.int32)
@@ -65,23 +65,28 @@ class Vehicle:
     def __init__(self, table, options=None, has_trip=True, key=KEY):
         self.table, self.options, self.has_trip = table, options or SelectOptions(), has_trip
         self.pattern_ix = table.pattern_ix(key)
-        self.progress_m, self.time_us, self.strikes = np.nan, 0, 0
+        self.progress_m, self.time_us, self.strikes, self.fallback_m = np.nan, 0, 0, np.nan
         self.before = (-1, 0, np.nan)  # next stop, since when, and speed at the last fix
 
     def fix(self, **snapshot):
         """Index of the next stop, or the Status that the row got."""
         self.batch = batch = columns_of([snapshot])
-        batch.pattern_ix[0], batch.trip_key[0] = self.pattern_ix, self.has_trip
+        batch.pattern_ix[0], batch.run_key[0] = self.pattern_ix, self.has_trip
         batch.prev_progress_m[0], batch.prev_time_us[0] = self.progress_m, self.time_us
-        batch.prev_strikes[0] = self.strikes
+        batch.prev_strikes[0], batch.prev_fallback_m[0] = self.strikes, self.fallback_m
         batch.prev_stop[0], batch.prev_since_us[0], batch.prev_speed_mps[0] = self.before
         select_stops(batch, self.table.patterns, self.options)
         status = Status(batch.status[0])
         if status in (Status.OK, Status.TRIP_FINISHED):
             self.progress_m, self.time_us = float(batch.progress_m[0]), int(batch.time_us[0])
-            self.strikes = int(batch.strikes[0])
+            self.strikes, self.fallback_m = int(batch.strikes[0]), float(batch.fallback_m[0])
             self.before = (batch.first_stop[0], batch.since_us[0], batch.recent_speed_mps[0])
         return int(batch.first_stop[0]) if status == Status.OK else status
+
+    @property
+    def hint(self):
+        """What became of the stop that the last fix named."""
+        return StopHint(self.batch.stop_hint[0])
 
     def rows(self, calendar, max_stops=5, along=False, nan_fill=None, legs=None, route_code=None, features=FEATURES):
         """Feature dictionaries of the last fix, its distances and stops."""

@@ -64,7 +64,26 @@ def stop(stop_id, sequence, distance_m, eta_s, time_us):
     }
 
 
-def document(*, vehicle_id, route_id, trip_id, timestamp, time_us, key, stops, envelope):
+def run(start_date, start_time_s, is_guessed):
+    """The members that follow where there is something to say."""
+    found = {}
+    if start_date:
+        found["start_date"] = f"{start_date:08}"
+    if start_time_s >= 0:
+        found["start_time"] = f"{start_time_s // 3600:02}:{start_time_s // 60 % 60:02}:{start_time_s % 60:02}"
+    return found | ({"pattern": "guessed"} if is_guessed else {})
+
+
+def ascending(etas_s):
+    """The ascending ETAs nearest to these in least squares: min over ends of max over starts of the mean between."""
+    chosen = [i for i, eta_s in enumerate(etas_s) if 0.0 <= eta_s <= 1e9]
+    values, found = [etas_s[i] for i in chosen], list(etas_s)
+    for k, i in enumerate(chosen):
+        found[i] = min(max(sum(values[a : b + 1]) / (b + 1 - a) for a in range(k + 1)) for b in range(k, len(values)))
+    return found
+
+
+def document(*, vehicle_id, route_id, trip_id, timestamp, time_us, key, stops, envelope, members=None):
     """The whole document; stops are (stop_id, sequence, distance_m, eta_s). None if no stop can be predicted."""
     if not any(usable(eta_s, time_us) for *_, eta_s in stops):
         return None
@@ -83,6 +102,7 @@ def document(*, vehicle_id, route_id, trip_id, timestamp, time_us, key, stops, e
         "persisted_at": envelope.persisted_at,
         "source_timestamp": timestamp,
         "prefect_pipeline_latency_ms": round(envelope.latency_ms, 3),
+        **(members or {}),
     }
 
 
@@ -96,6 +116,10 @@ def set_command(key, value, ttl_s):
     return b"*5\r\n" + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)
 
 
+def run_of(row):
+    return row.get("run", (0, -1, False))
+
+
 # -- batches as the kernel takes them ----------------------------------------------------------------------------------
 
 
@@ -103,7 +127,8 @@ class Batch:
     """Columns, keys, patterns and predictions of a batch, from rows given as dicts.
 
     A row has status, vehicle_id, route_id, trip_id (str or None), timestamp (str, or a number's literal as bytes),
-    time_us, key (bytes) and stops: (stop_id, sequence, distance_m, eta_s).
+    time_us, key (bytes) and stops: (stop_id, sequence, distance_m, eta_s); and may have run: start date, start time in
+    seconds, whether the pattern is a guess.
     """
 
     def __init__(self, rows):
@@ -116,6 +141,8 @@ class Batch:
         columns.status[:] = [row.get("status", 0) for row in rows]
         columns.time_us[:] = [row["time_us"] for row in rows]
         columns.timestamp_is_number[:] = [isinstance(row["timestamp"], bytes) for row in rows]
+        for i, name in enumerate(("start_date", "start_time_s", "is_guessed")):
+            getattr(columns, name)[:] = [run_of(row)[i] for row in rows]
         for name in ("vehicle_id", "route_id", "trip_id", "timestamp"):
             for i, row in enumerate(rows):
                 given = row[name] or ""
@@ -177,6 +204,7 @@ class Batch:
                 key=row["key"],
                 stops=[(*stop[:3], float(np.float32(stop[3]))) for stop in row["stops"]],
                 envelope=envelope,
+                members=run(*run_of(row)),
             )
             found.append(text(one))
         return found

@@ -1,4 +1,4 @@
-"""Stop choice and feature rows for one vehicle at a time. Obvious, slow."""
+"""Feature rows for one vehicle at a time. Obvious, slow."""
 
 from __future__ import annotations
 
@@ -8,128 +8,10 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from tests.reference.geo import cumulative_m, haversine_m, nearest_pass
+from tests.reference.geo import haversine_m
 
 NOT_OF_ONE_POSITION = frozenset({"recent_speed_mps", "since_last_stop_s"})
 """Features that the drop-in call does not know: they take more than one report of a vehicle."""
-
-CONFIRM_M, CONFIRMED, MOST = 10.0, 3, 15
-FINISHED, OFF_ROUTE = "finished", "off_route"
-
-
-class Pattern:
-    """Stops as (id, lat, lon, sequence), and the points of the line (the stops themselves without a shape)."""
-
-    def __init__(self, stops, points=None, stop_s_m=None):
-        self.stops = stops
-        self.points = points or [(lat, lon) for _, lat, lon, _ in stops]
-        self.line_s_m = cumulative_m(self.points)
-        self.stop_s_m = stop_s_m or self.line_s_m
-
-    def nearest(self, vehicle, low_m, high_m, options):
-        return nearest_pass(
-            self.points,
-            self.line_s_m,
-            (vehicle["lat"], vehicle["lon"]),
-            vehicle.get("bearing"),
-            low_m,
-            high_m,
-            options.near_equal_m,
-            options.heading_penalty_m,
-        )
-
-    def bracket(self, next_stop):
-        low_m = self.stop_s_m[next_stop - 1] if next_stop > 0 else 0.0
-        high_m = self.stop_s_m[next_stop] if next_stop < len(self.stops) else self.line_s_m[-1]
-        return low_m, high_m
-
-
-def stop_said(pattern, vehicle, progress_m, options):
-    """Next stop by the vehicle's own words, or None."""
-    after = 1 if vehicle.get("current_status") == "STOPPED_AT" else 0
-    sequence, stop_id = vehicle.get("current_stop_sequence"), vehicle.get("stop_id")
-    sequences = [stop[3] for stop in pattern.stops]
-    if sequence is not None and sequence in sequences:
-        return sequences.index(sequence) + after
-    visits = [i for i, stop in enumerate(pattern.stops) if stop_id and stop[0] == stop_id]
-    if len(visits) == 1:
-        return visits[0] + after
-    if visits:
-        if progress_m is not None:
-            least_m = progress_m - (options.tolerance_m if after else 0.0)
-            ahead = [i for i in visits if pattern.stop_s_m[i] >= least_m]
-            if ahead:
-                return ahead[0] + after
-        best, best_m = None, math.inf
-        for i in visits:
-            distance = pattern.nearest(vehicle, *pattern.bracket(i + after), options)[1]
-            if distance + options.near_equal_m < best_m:
-                best, best_m = i, distance
-        return best + after
-    if sequence is not None:
-        greater = [i for i, value in enumerate(sequences) if value > sequence]
-        if greater:
-            return greater[0]
-    return None
-
-
-def confirmed(confirmations, progress_m, place, options):
-    """One confirmation more if the vehicle is on the line and has come forward."""
-    if progress_m is not None and place[1] <= options.fit_m and place[0] >= progress_m + CONFIRM_M:
-        return min(confirmations + 1, MOST)
-    return confirmations
-
-
-def select(pattern, vehicle, options, previous=None, has_trip=True):
-    """Next stop of a vehicle: (stop | FINISHED | OFF_ROUTE, progress_m, confirmations * 16 + strikes).
-
-    previous: (progress_m, time_us, confirmations * 16 + strikes) of the last fix, or None.
-    """
-    progress_m, strikes, confirmations, elapsed_s = None, 0, 0, 0.0
-    if previous is not None:
-        elapsed_s = (vehicle["time_us"] - previous[1]) / 1e6
-        if elapsed_s <= options.reset_after_s:
-            progress_m = previous[0]
-            confirmations, strikes = divmod(previous[2], 16)
-    stop = stop_said(pattern, vehicle, progress_m, options)
-    if stop is not None:
-        low_m, high_m = pattern.bracket(stop)
-        if progress_m is not None and low_m <= progress_m <= high_m:
-            low_m = progress_m
-        place = pattern.nearest(vehicle, low_m, high_m, options)
-        if place[1] > options.max_off_route_m:
-            return OFF_ROUTE, progress_m, 16 * confirmations + strikes
-        confirmations = confirmed(confirmations, progress_m, place, options)
-        return (stop if stop < len(pattern.stops) else FINISHED), place[0], 16 * confirmations
-
-    new_strikes = 0
-    place = None
-    if progress_m is not None:
-        low_m = progress_m - options.tolerance_m
-        reach_m = progress_m + max(elapsed_s, 0.0) * options.max_speed_mps + options.slack_m
-        place = pattern.nearest(vehicle, low_m, reach_m, options)
-        if place[1] > options.fit_m:
-            ahead = pattern.nearest(vehicle, low_m, math.inf, options)
-            if ahead[1] <= options.fit_m or place[1] > options.max_off_route_m:
-                place = ahead
-        if place[1] > options.fit_m and low_m > 0:
-            behind = pattern.nearest(vehicle, 0.0, low_m, options)
-            if behind[1] <= options.restart_fit_m:
-                new_strikes = min(strikes + 1, MOST)
-                place = (progress_m, 0.0)
-                limit = options.restart_strikes
-                if has_trip:
-                    limit = options.trip_strikes if confirmations < CONFIRMED else 0
-                if 0 < limit <= new_strikes:
-                    progress_m, place, new_strikes, confirmations = None, None, 0, 0
-    if place is None:
-        place = pattern.nearest(vehicle, 0.0, math.inf, options)
-    if place[1] > options.max_off_route_m:
-        return OFF_ROUTE, progress_m, 16 * confirmations + new_strikes
-    confirmations = confirmed(confirmations, progress_m, place, options)
-    progress_m = place[0] if progress_m is None else max(place[0], progress_m)
-    ahead = [i for i, s in enumerate(pattern.stop_s_m) if s > progress_m]
-    return (ahead[0] if ahead else FINISHED), progress_m, 16 * confirmations + new_strikes
 
 
 def calendar_features(time_us, time_zone, holidays=()):

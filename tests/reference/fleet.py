@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-OK, UNCHANGED, DUPLICATE, OUT_OF_ORDER, TRIP_FINISHED = 0, 1, 16, 17, 22
+OK, UNCHANGED, DUPLICATE, OUT_OF_ORDER, TRIP_FINISHED, DIRECTION_UNKNOWN = 0, 1, 16, 17, 22, 26
 NO_TIME = -(2**63)
 
 
@@ -12,8 +12,8 @@ NO_TIME = -(2**63)
 class Vehicle:
     time_us: int = NO_TIME
     valid_until_us: int = 0
-    seen_us: int = NO_TIME
-    trip_key: int = 0
+    seen_s: int = 0
+    run_key: int = 0
     pattern_ix: int = -1
     progress_m: float = math.nan
     strikes: int = 0
@@ -21,6 +21,11 @@ class Vehicle:
     stop_since_us: int = 0
     speed_mps: float = math.nan
     known: bool = False
+    fallback_m: float = math.nan
+
+
+def seconds(time_us: int) -> int:
+    return min(max(time_us // 1_000_000, 0), 2**32 - 1)
 
 
 class Fleet:
@@ -61,7 +66,7 @@ class Fleet:
                 rows_of.setdefault(ix, []).append(row)
         for ix, rows in rows_of.items():
             vehicle = self.at(ix)
-            vehicle.seen_us = max(vehicle.seen_us, now_us)
+            vehicle.seen_s = max(vehicle.seen_s, seconds(now_us))
             newest = max(rows, key=lambda row: (time_us[row], -row))
             for row in rows:
                 if row != newest:
@@ -72,15 +77,16 @@ class Fleet:
                 status[newest] = UNCHANGED
 
     def gather(
-        self, vehicle_ix: Sequence[int], trip_key: Sequence[int], pattern_ix: Sequence[int]
-    ) -> list[tuple[float, int, int, int, int, float]]:
+        self, vehicle_ix: Sequence[int], run_key: Sequence[int], pattern_ix: Sequence[int]
+    ) -> list[tuple[float, int, int, int, int, float, float]]:
         found = []
-        for ix, trip, pattern in zip(vehicle_ix, trip_key, pattern_ix, strict=True):
-            if ix >= 0 and pattern >= 0 and (self.at(ix).trip_key, self.at(ix).pattern_ix) == (trip, pattern):
+        for ix, trip, pattern in zip(vehicle_ix, run_key, pattern_ix, strict=True):
+            if ix >= 0 and pattern >= 0 and (self.at(ix).run_key, self.at(ix).pattern_ix) == (trip, pattern):
                 v = self.at(ix)
-                found.append((v.progress_m, v.time_us, v.strikes, v.next_stop, v.stop_since_us, v.speed_mps))
+                motion = v.next_stop, v.stop_since_us, v.speed_mps
+                found.append((v.progress_m, v.time_us, v.strikes, *motion, v.fallback_m))
             else:
-                found.append((math.nan, 0, 0, -1, 0, math.nan))
+                found.append((math.nan, 0, 0, -1, 0, math.nan, math.nan))
         return found
 
     def commit(
@@ -89,29 +95,33 @@ class Fleet:
         vehicle_ix: Sequence[int],
         time_us: Sequence[int],
         valid_until_us: int,
-        trip_key: Sequence[int],
+        run_key: Sequence[int],
         pattern_ix: Sequence[int],
         progress_m: Sequence[float],
         strikes: Sequence[int],
         next_stop: Sequence[int],
         stop_since_us: Sequence[int],
         speed_mps: Sequence[float],
+        fallback_m: Sequence[float],
         seen_us: int,
     ) -> None:
         for row, ix in enumerate(vehicle_ix):
-            if ix < 0 or status[row] not in (OK, TRIP_FINISHED) or time_us[row] < self.at(ix).time_us:
+            if ix < 0 or status[row] not in (OK, TRIP_FINISHED, DIRECTION_UNKNOWN):
+                continue
+            if time_us[row] < self.at(ix).time_us:
                 continue
             vehicle = self.at(ix)
             vehicle.time_us = time_us[row]
             vehicle.valid_until_us = valid_until_us if status[row] == OK else 0
-            vehicle.seen_us = max(vehicle.seen_us, seen_us)
-            vehicle.trip_key = trip_key[row]
+            vehicle.seen_s = max(vehicle.seen_s, seconds(seen_us))
+            vehicle.run_key = run_key[row]
             vehicle.pattern_ix = pattern_ix[row]
             vehicle.progress_m = progress_m[row]
             vehicle.strikes = strikes[row]
             vehicle.next_stop = next_stop[row]
             vehicle.stop_since_us = stop_since_us[row]
             vehicle.speed_mps = speed_mps[row]
+            vehicle.fallback_m = fallback_m[row]
             vehicle.known = True
 
     def forget_prediction(self, vehicle_ix: Sequence[int]) -> None:
@@ -121,5 +131,5 @@ class Fleet:
 
     def evict(self, older_than_us: int) -> int:
         before = len(self.vehicles)
-        self.vehicles = {key: v for key, v in self.vehicles.items() if v.seen_us >= older_than_us}
+        self.vehicles = {key: v for key, v in self.vehicles.items() if v.seen_s >= seconds(older_than_us)}
         return before - len(self.vehicles)

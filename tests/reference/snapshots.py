@@ -60,6 +60,8 @@ class Row:
     time_us: int = 0
     stop_sequence: int = NO_SEQUENCE
     current_status: int = -1
+    start_date: int = 0
+    start_time_s: int = -1
 
 
 def _refuse(word):
@@ -199,6 +201,25 @@ def time_us(value):
     return _posix(number) if number is not None else _iso(text)
 
 
+def service_date(value):
+    """YYYYMMDD or YYYY-MM-DD as the number YYYYMMDD; 0 otherwise."""
+    match = re.fullmatch(r"(\d{4})(-?)(\d\d)\2(\d\d)", value.strip(WHITE_SPACE), re.ASCII)
+    if not match:
+        return 0
+    year, month, day = (int(match[group]) for group in (1, 3, 4))
+    try:
+        datetime(year, month, day)
+    except ValueError:
+        return 0
+    return year * 10_000 + month * 100 + day
+
+
+def service_time_s(value):
+    """H:MM[:SS] in seconds; -1 otherwise."""
+    match = re.fullmatch(r"(\d{1,3}):([0-5]\d)(:([0-5]\d))?", value.strip(WHITE_SPACE), re.ASCII)
+    return int(match[1]) * 3600 + int(match[2]) * 60 + int(match[4] or 0) if match else -1
+
+
 def parse(payload: bytes | None, *, now_us: int, max_future_us: int, max_age_us: int, max_payload_bytes=65536) -> Row:
     """One snapshot."""
     if payload is None:
@@ -242,6 +263,10 @@ def parse(payload: bytes | None, *, now_us: int, max_future_us: int, max_age_us:
         _first_given(members, "current_stop_sequence", "stop_sequence"), -(2**31), 2**31 - 1, NO_SEQUENCE
     )
     row.direction_id = _integer(_first_given(members, "direction_id", "directionId"), 0, 127, -1)
+    start_date = _first_given(members, "start_date", "startDate")
+    start_time = _first_given(members, "start_time", "startTime")
+    row.start_date = service_date(start_date) if isinstance(start_date, str) else 0
+    row.start_time_s = service_time_s(start_time) if isinstance(start_time, str) else -1
     current = _first_given(members, "current_status")
     if _is_number(current):
         row.current_status = _integer(current, 0, 2, -1)

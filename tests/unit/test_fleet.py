@@ -9,7 +9,7 @@ from etacore.status import Status
 from tests.reference.columns import columns_of
 
 TTL_US = 300_000_000
-OTHER_REASONS = [s for s in Status if s not in (Status.OK, Status.TRIP_FINISHED)]
+OTHER_REASONS = [s for s in Status if s not in (Status.OK, Status.TRIP_FINISHED, Status.DIRECTION_UNKNOWN)]
 
 
 def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0.0, trips=None, pattern=1):
@@ -21,7 +21,7 @@ def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
     screened = [Status(code) for code in batch.status]
     if becomes is not None:
         batch.status[batch.status == Status.OK] = becomes
-    batch.trip_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
+    batch.run_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
     batch.progress_m[:], batch.strikes[:], batch.first_stop[:] = progress_m, 0, int(progress_m)
     batch.since_us[:], batch.recent_speed_mps[:] = batch.time_us, progress_m
     fleet.commit(batch, now_us + TTL_US)
@@ -31,7 +31,7 @@ def poll(fleet, ids, time_us, now_us, *, status=None, becomes=None, progress_m=0
 def gathered(fleet, vehicle_id, trip, pattern):
     batch = columns_of([vehicle_id], trip_ids=[trip])
     fleet.lookup(batch)
-    batch.trip_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
+    batch.run_key[:], batch.pattern_ix[:] = batch.text_keys("trip_id"), pattern
     fleet.gather(batch)
     return batch.prev_progress_m[0], batch.prev_time_us[0], batch.prev_strikes[0]
 
@@ -98,22 +98,25 @@ def test_a_row_that_fails_later_does_not_move_the_vehicle(reason):
     fleet = Fleet()
     poll(fleet, [b"A"], [5], 0, progress_m=100.0)
     before = fleet.record(0)
-    assert poll(fleet, [b"A"], [7], 60, becomes=reason, progress_m=900.0) == [Status.OK]
+    assert poll(fleet, [b"A"], [7], 60_000_000, becomes=reason, progress_m=900.0) == [Status.OK]
     after = fleet.record(0)
     assert after[:3] == before[:3]
     assert after[3] == 60, "it was seen"
     assert after[4:] == before[4:]
-    assert poll(fleet, [b"A"], [6], 61) == [Status.OK], "6 is older than the rejected row, newer than the committed one"
+    assert poll(fleet, [b"A"], [6], 61_000_000) == [Status.OK], (
+        "6 is older than the rejected row, newer than the committed one"
+    )
 
 
 def test_a_finished_trip_moves_and_is_never_unchanged():
     fleet = Fleet()
     poll(fleet, [b"A"], [5], 0, progress_m=100.0)
-    for now_us in (10, 20, 30):
+    for now_us in (10_000_000, 20_000_000, 30_000_000):
         assert poll(fleet, [b"A"], [6], now_us, becomes=Status.TRIP_FINISHED, progress_m=950.0) == [Status.OK]
-    _, time_us, valid_until_us, seen_us, _, _, progress_m, *_, known = fleet.record(0)
-    assert (time_us, valid_until_us, seen_us, progress_m, known) == (6, 0, 30, 950.0, True)
-    assert poll(fleet, [b"A"], [5], 40) == [Status.OUT_OF_ORDER]
+    record = fleet.record(0)
+    assert (record.time_us, record.valid_until_us, record.seen_s) == (6, 0, 30)
+    assert (record.progress_m, record.known) == (950.0, True)
+    assert poll(fleet, [b"A"], [5], 40_000_000) == [Status.OUT_OF_ORDER]
 
 
 def test_restore_knows_what_was_predicted_before_a_start():
@@ -186,17 +189,17 @@ def test_evict_goes_by_last_seen_and_keeps_the_others():
     fleet = Fleet()
     ids = [f"V{i}".encode() for i in range(500)]
     for i, vehicle_id in enumerate(ids):
-        poll(fleet, [vehicle_id], [i], i, progress_m=float(i))
-    poll(fleet, [b"V7"], [7], 1000)
+        poll(fleet, [vehicle_id], [i], i * 1_000_000, progress_m=float(i))
+    poll(fleet, [b"V7"], [2_000_000_000], 1_000_999_999, progress_m=7.0)
     kept = [b"V7", *ids[300:]]
     full = fleet.nbytes
-    assert fleet.evict(300) == 299
+    assert fleet.evict(300_999_999) == 299, "whole seconds count"
     assert [fleet.record(i)[0] for i in range(fleet.n)] == kept
     assert [fleet.record(i)[6] for i in range(fleet.n)] == [7.0, *map(float, range(300, 500))]
     assert fleet.nbytes <= full
-    assert fleet.evict(300) == 0
-    assert poll(fleet, [b"V7", b"V0"], [7, 0], 1001) == [Status.UNCHANGED, Status.OK]
-    assert fleet.evict(10_000) == 202
+    assert fleet.evict(300_000_000) == 0
+    assert poll(fleet, [b"V7", b"V0"], [2_000_000_000, 0], 1_000_999_999) == [Status.UNCHANGED, Status.OK]
+    assert fleet.evict(10_000_000_000) == 202
     assert fleet.n == 0
     assert fleet.evict(10_000) == 0
 
@@ -204,10 +207,10 @@ def test_evict_goes_by_last_seen_and_keeps_the_others():
 def test_a_flood_of_ids_gives_its_memory_back():
     fleet = Fleet()
     for batch in range(10):
-        poll(fleet, [f"flood-{batch}-{i}".encode() for i in range(2000)], [1] * 2000, batch)
-    poll(fleet, [b"A"], [1], 100)
+        poll(fleet, [f"flood-{batch}-{i}".encode() for i in range(2000)], [1] * 2000, batch * 1_000_000)
+    poll(fleet, [b"A"], [1], 100_000_000)
     flooded = fleet.nbytes
-    fleet.evict(50)
+    fleet.evict(50_000_000)
     assert fleet.n == 1
     assert fleet.nbytes < flooded / 50
 
@@ -217,8 +220,8 @@ def test_numbers_from_before_an_eviction_are_refused():
     poll(fleet, [b"A", b"B"], [1, 1], 0)
     stale, batch = np.array([1], np.int32), columns_of([b"B"])
     batch.vehicle_ix[:] = stale
-    poll(fleet, [b"A"], [1], 10)
-    fleet.evict(5)
+    poll(fleet, [b"A"], [1], 10_000_000)
+    fleet.evict(5_000_000)
     with pytest.raises(ValueError, match="out of range"):
         fleet.forget_prediction(stale)
     with pytest.raises(ValueError, match="out of range"):
@@ -251,12 +254,12 @@ def test_what_moved_is_remembered_for_the_same_trip_and_pattern():
     fleet = Fleet()
     columns = columns_of([b"A"], time_us=[5], trip_ids=[b"T"])
     fleet.lookup(columns)
-    columns.trip_key[:], columns.pattern_ix[:], columns.first_stop[:] = columns.text_keys("trip_id"), 4, 9_999
+    columns.run_key[:], columns.pattern_ix[:], columns.first_stop[:] = columns.text_keys("trip_id"), 4, 9_999
     columns.since_us[0], columns.recent_speed_mps[0] = 3, 2.5
     fleet.commit(columns, 9)
     found = []
     for other in (0, 1):
-        columns.trip_key[:] += np.uint64(other)
+        columns.run_key[:] += np.uint64(other)
         fleet.gather(columns)
         found.append((columns.prev_stop[0], columns.prev_since_us[0], columns.prev_speed_mps[0]))
     assert found[0] == (9_999, 3, 2.5)

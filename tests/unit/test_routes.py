@@ -28,16 +28,16 @@ def fetch_all(table, columns, redis, now_us=0):
     n_names = table._names.n_trips + table._names.n_sources
     table.resolve_rest(columns)
     pattern_ix = columns.pattern_ix.copy()
-    assert columns.trip_key.tolist() == expected_keys.tolist()
+    assert columns.run_key.tolist() == expected_keys.tolist()
     if table._names.n_trips + table._names.n_sources == n_names:
         # Nothing is missing any more, and nothing was forgotten, so the quick way gives the same.
         resolved = columns.status.copy()
         columns.status[:] = before
-        columns.pattern_ix[:], columns.trip_key[:] = -7, 7
+        columns.pattern_ix[:], columns.run_key[:] = -7, 7
         assert table.resolve_known(columns)
         assert columns.pattern_ix.tolist() == pattern_ix.tolist()
         assert columns.status.tolist() == resolved.tolist()
-        assert columns.trip_key.tolist() == expected_keys.tolist()
+        assert columns.run_key.tolist() == expected_keys.tolist()
     return pattern_ix.tolist(), rounds
 
 

@@ -420,6 +420,9 @@ def as_json(fix):
         members["timestamp"] = moment if isinstance(moment, str) else moment.isoformat()
     if members["current_stop_sequence"] == NO_SEQUENCE:
         del members["current_stop_sequence"]
+    start_s = members.pop("start_time_s")
+    if start_s >= 0:
+        members["start_time"] = f"{start_s // 3600}:{start_s // 60 % 60:02}:{start_s % 60:02}"
     status = members.pop("current_status")
     members["current_status"] = NAMES[status] if 0 <= status <= 2 else None
     return (
@@ -449,6 +452,8 @@ def random_fixes(n):
             "current_stop_sequence": int(pick([3, 0, -5, 2**31 - 1, NO_SEQUENCE])),
             "current_status": int(pick([2, 0, 1, -1, 3], 0.0)),
             "direction_id": int(pick([0, 1, 127, -1, 128], 0.0)),
+            "start_date": int(pick([20260120, 0], 0.5)),
+            "start_time_s": int(pick([28_805, 0, 90_000, -1], 0.3)),
         }
         for _ in range(n)
     ]
@@ -472,6 +477,8 @@ def fill(fixes, columns, **changes):
         "stop_sequence": numbers("current_stop_sequence", np.int32),
         "current_status": numbers("current_status", np.int8),
         "direction_id": numbers("direction_id", np.int16),
+        "start_date": numbers("start_date", np.int32),
+        "start_time_s": numbers("start_time_s", np.int32),
         "max_future_us": 60_000_000,
         "max_age_us": 600_000_000,
     }
@@ -498,7 +505,18 @@ def test_arrays_give_the_columns_that_json_gives():
         Status.TOO_OLD,
         Status.MISSING_ROUTE,
     }
-    for name in ("status", "lat", "lon", "speed_mps", "bearing_deg", "time_us", "stop_sequence", "current_status"):
+    starts = ("start_date", "start_time_s")
+    for name in (
+        *starts,
+        "status",
+        "lat",
+        "lon",
+        "speed_mps",
+        "bearing_deg",
+        "time_us",
+        "stop_sequence",
+        "current_status",
+    ):
         np.testing.assert_array_equal(getattr(columns, name)[:600], getattr(expected, name)[:600], err_msg=name)
     assert not np.signbit(columns.speed_mps[:600]).any()
     np.testing.assert_array_equal(columns.direction_id[:600], expected.direction_id[:600])
@@ -523,7 +541,18 @@ def test_what_is_not_given_to_the_columns_has_its_default():
         max_age_us=0,
     )
     expected = parse_one({"timestamp": NOW_US / 1e6, "lat": 9.9, "lon": -84.0})
-    for name in ("status", "lat", "lon", "speed_mps", "bearing_deg", "stop_sequence", "current_status", "direction_id"):
+    starts = ("start_date", "start_time_s")
+    for name in (
+        *starts,
+        "status",
+        "lat",
+        "lon",
+        "speed_mps",
+        "bearing_deg",
+        "stop_sequence",
+        "current_status",
+        "direction_id",
+    ):
         np.testing.assert_array_equal(getattr(columns, name)[:1], getattr(expected, name)[:1], err_msg=name)
     assert columns.text_at("trip_id", 0) == columns.text_at("stop_id", 0) == columns.text_at("timestamp", 0) == ""
 
@@ -553,3 +582,21 @@ def test_arrays_that_do_not_fit_change_nothing(changes):
     assert columns.n == 0
     with pytest.raises(ValueError, match="do not fit"):
         fill(random_fixes(3), columns)
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ({"start_date": "20260120", "start_time": "08:00:00"}, (20260120, 28_800)),
+        ({"startDate": "2026-01-20", "startTime": "25:10:05"}, (20260120, 90_605)),
+        ({"start_date": 20260120, "start_time": "7:30"}, (20260120, 27_000)),
+        ({"start_date": "", "startDate": "20260120"}, (20260120, -1)),
+        ({"start_date": "20260230", "start_time": "08:61:00"}, (0, -1)),
+        ({"start_date": "20/01/2026", "start_time": 28_800}, (0, -1)),
+        ({}, (0, -1)),
+    ],
+)
+def test_the_start_of_a_run(members, expected):
+    columns = parse_one(members)
+    assert columns.status[0] == Status.OK
+    assert (columns.start_date[0], columns.start_time_s[0]) == expected

@@ -26,11 +26,15 @@ cdef struct columns_t:
     int64_t* time_us
     int32_t* stop_sequence
     int8_t* current_status
+    int32_t* start_date
+    int32_t* start_time_s
     # Who it is and which way it goes: OUT of `Fleet.lookup` and of `NameTable.resolve`.
     int32_t* vehicle_ix
     uint8_t* is_new
     int32_t* pattern_ix
-    uint64_t* trip_key
+    int32_t* other_pattern_ix
+    uint8_t* is_guessed
+    uint64_t* run_key
     # What was remembered: OUT of `Fleet.gather`.
     double* prev_progress_m
     int64_t* prev_time_us
@@ -38,10 +42,13 @@ cdef struct columns_t:
     int32_t* prev_stop
     int64_t* prev_since_us
     float* prev_speed_mps
+    float* prev_fallback_m
     # What follows from the fix at hand: OUT of `select_stops`, IN of `Fleet.commit`.
     int32_t* first_stop
     double* progress_m
     uint8_t* strikes
+    float* fallback_m
+    uint8_t* stop_hint
     int64_t* since_us
     float* recent_speed_mps
     double* since_s

@@ -15,10 +15,10 @@ cimport numpy as cnp
 
 from etacore._kernels.index cimport hash_text
 from etacore._kernels.text cimport inside
-from etacore._kernels.types cimport N_STATUS, text_t
+from etacore._kernels.types cimport HINT_CONTRADICTED, HINT_UNKNOWN, N_STATUS, OK, TRIP_FINISHED, text_t
 
 from etacore.schema import TEXT_DTYPE
-from etacore.status import Status
+from etacore.status import Remark, Status
 
 cnp.import_array()
 
@@ -228,16 +228,24 @@ cdef class Batch:
         The current stop sequence, or `etacore.schema.NO_SEQUENCE`.
     current_status : ndarray of int8, shape (n,)
         GTFS-Realtime VehicleStopStatus 0..2, or -1 if not given or unknown.
+    start_date : ndarray of int32, shape (n,)
+        Service date of the run, YYYYMMDD as a number, or `etacore.schema.NO_START_DATE`.
+    start_time_s : ndarray of int32, shape (n,)
+        Start of the run, seconds since noon minus 12 h of that date, or `etacore.schema.NO_START_TIME`.
     vehicle_ix : ndarray of int32, shape (n,)
         The vehicle's number in the fleet, -1 without one. Good until the next `Fleet.evict`.
     is_new : ndarray of uint8, shape (n,)
         1 on the first row of each vehicle that was never restored nor committed.
     pattern_ix : ndarray of int32, shape (n,)
         Number of the pattern that the vehicle follows; -1 for none.
-    trip_key : ndarray of uint64, shape (n,)
-        As `text_keys` gives it for ``trip_id``; 0 for no trip.
+    other_pattern_ix : ndarray of int32, shape (n,)
+        The pattern of the other direction, for a vehicle that names neither trip nor direction; -1 for none.
+    is_guessed : ndarray of uint8, shape (n,)
+        1 if patterns are seeded and none of them is known to be that of the vehicle's trip.
+    run_key : ndarray of uint64, shape (n,)
+        Number of the run of the trip: a hash of trip, start date and start time; 0 for no trip and no start.
     prev_progress_m : ndarray of float64, shape (n,)
-        Metres along the pattern at the last fix of the same vehicle, trip and pattern; NaN if there is none.
+        Metres along the pattern at the last fix of the same vehicle, run and pattern; NaN if there is none.
     prev_time_us : ndarray of int64, shape (n,)
         Time of that fix; 0 without one.
     prev_strikes : ndarray of uint8, shape (n,)
@@ -248,6 +256,8 @@ cdef class Batch:
         Time of the fix at which that stop had become the next one; 0 without one.
     prev_speed_mps : ndarray of float32, shape (n,)
         Smoothed speed then; NaN without one.
+    prev_fallback_m : ndarray of float32, shape (n,)
+        ``fallback_m`` then; NaN without one.
     first_stop : ndarray of int32, shape (n,)
         Index of the next stop in the pattern; the number of stops when the trip is finished, -1 without one.
     progress_m : ndarray of float64, shape (n,)
@@ -255,6 +265,10 @@ cdef class Batch:
     strikes : ndarray of uint8, shape (n,)
         Low four bits: fixes in a row that look like a new begin; high four bits: fixes that confirmed the vehicle on
         its trip. Both stop at 15.
+    fallback_m : ndarray of float32, shape (n,)
+        Metres along the line of the earlier place that the last strike saw; NaN without strikes.
+    stop_hint : ndarray of uint8, shape (n,)
+        What became of the stop that the vehicle names: `etacore.status.StopHint`.
     since_us : ndarray of int64, shape (n,)
         Time of the fix at which the next stop became the next one, microseconds.
     recent_speed_mps : ndarray of float32, shape (n,)
@@ -297,23 +311,32 @@ cdef class Batch:
         c.time_us = <int64_t*>place(a, "time_us", np.int64, capacity)
         c.stop_sequence = <int32_t*>place(a, "stop_sequence", np.int32, capacity)
         c.current_status = <int8_t*>place(a, "current_status", np.int8, capacity)
+        c.start_date = <int32_t*>place(a, "start_date", np.int32, capacity)
+        c.start_time_s = <int32_t*>place(a, "start_time_s", np.int32, capacity)
         c.vehicle_ix = <int32_t*>place(a, "vehicle_ix", np.int32, capacity)
         c.is_new = <uint8_t*>place(a, "is_new", np.uint8, capacity)
         c.pattern_ix = <int32_t*>place(a, "pattern_ix", np.int32, capacity)
-        c.trip_key = <uint64_t*>place(a, "trip_key", np.uint64, capacity)
+        c.other_pattern_ix = <int32_t*>place(a, "other_pattern_ix", np.int32, capacity)
+        c.is_guessed = <uint8_t*>place(a, "is_guessed", np.uint8, capacity)
+        c.run_key = <uint64_t*>place(a, "run_key", np.uint64, capacity)
         c.prev_progress_m = <double*>place(a, "prev_progress_m", np.float64, capacity)
         c.prev_time_us = <int64_t*>place(a, "prev_time_us", np.int64, capacity)
         c.prev_strikes = <uint8_t*>place(a, "prev_strikes", np.uint8, capacity)
         c.prev_stop = <int32_t*>place(a, "prev_stop", np.int32, capacity)
         c.prev_since_us = <int64_t*>place(a, "prev_since_us", np.int64, capacity)
         c.prev_speed_mps = <float*>place(a, "prev_speed_mps", np.float32, capacity)
+        c.prev_fallback_m = <float*>place(a, "prev_fallback_m", np.float32, capacity)
         c.first_stop = <int32_t*>place(a, "first_stop", np.int32, capacity)
         c.progress_m = <double*>place(a, "progress_m", np.float64, capacity)
         c.strikes = <uint8_t*>place(a, "strikes", np.uint8, capacity)
+        c.fallback_m = <float*>place(a, "fallback_m", np.float32, capacity)
+        c.stop_hint = <uint8_t*>place(a, "stop_hint", np.uint8, capacity)
         c.since_us = <int64_t*>place(a, "since_us", np.int64, capacity)
         c.recent_speed_mps = <float*>place(a, "recent_speed_mps", np.float32, capacity)
         c.since_s = <double*>place(a, "since_s", np.float64, capacity)
         c.part_ix = <int32_t*>place(a, "part_ix", np.int32, capacity)
+        a["other_pattern_ix"].fill(-1)
+        a["start_time_s"].fill(-1)
         self.text = np.empty(256 * min(capacity, 16), np.uint8)
 
     def __getattr__(self, str name):
@@ -409,6 +432,28 @@ cdef class Batch:
             if found[i]:
                 counted[STATUSES[i]] = found[i]
         return counted
+
+    def remarks(self):
+        """What was odd about rows that are OK or at the end of their trip, only what occurs.
+
+        Returns
+        -------
+        dict of Remark to int
+        """
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n_unknown = 0, n_contradicted = 0, n_guessed = 0
+        cdef const columns_t* columns = &self.columns
+        for i in range(self.n_rows):
+            if columns.status[i] == OK or columns.status[i] == TRIP_FINISHED:
+                n_unknown += columns.stop_hint[i] == HINT_UNKNOWN
+                n_contradicted += columns.stop_hint[i] == HINT_CONTRADICTED
+                n_guessed += columns.is_guessed[i]
+        found = (
+            (Remark.STOP_HINT_UNKNOWN, n_unknown),
+            (Remark.STOP_HINT_CONTRADICTED, n_contradicted),
+            (Remark.PATTERN_GUESSED, n_guessed),
+        )
+        return {remark: n for remark, n in found if n}
 
     def text_keys(self, str column):
         """Numbers of the texts of a column, so that two rows can be compared by a number.

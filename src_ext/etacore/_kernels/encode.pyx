@@ -2,6 +2,7 @@
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
 from cpython.object cimport PyObject
 from libc.stdint cimport INT64_MIN, int32_t, int64_t
 from libc.string cimport memmove
@@ -9,7 +10,7 @@ from libc.string cimport memmove
 from etacore._kernels.batch cimport Batch, Documents, Part, columns_t
 from etacore._kernels.jsonwrite cimport (
     MAX_ISO, MAX_NUMBER, day_t, delay_us, find_day, has_iso, n_digits, plain, put_bytes, put_duration, put_escaped,
-    put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_rounded, put_short, put_tenths, round_to_natural,
+    put_hundredths, put_iso, put_iso_of_day, put_literal, put_natural, put_pair, put_rounded, put_short, put_tenths, round_to_natural,
 )
 from etacore._kernels.routes cimport PatternTable, pattern_at, pattern_t, stop_prefix
 from etacore._kernels.text cimport inside
@@ -23,7 +24,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     STOP_ROOM = 256        # a stop without its prefix: 4 numbers, a time, names, or nulls and the error
-    DOCUMENT_ROOM = 256    # names and punctuation of a document outside its stops
+    DOCUMENT_ROOM = 352    # names and punctuation of a document outside its stops, and its run
     COMMAND_ROOM = 128     # RESP framing of one SET
 
 NO_PREDICTION = "The model gave no usable prediction"
@@ -211,6 +212,26 @@ cdef inline char* put_stops(
     return out
 
 
+cdef char* put_run(char* out, const columns_t* batch, int64_t i) noexcept nogil:
+    # What follows behind the last member of a document, whose brace has been written: which run of the trip it is, and
+    # whether its pattern is a guess.
+    cdef int32_t date = batch.start_date[i]
+    cdef int32_t time_s = batch.start_time_s[i]
+    out -= 1
+    if date > 0:
+        out = put_pair(put_literal(out, b',"start_date":"'), date // 1000000)
+        out = put_pair(put_pair(put_pair(out, date // 10000 % 100), date // 100 % 100), date % 100)
+        out = put_literal(out, b'"')
+    if time_s >= 0:
+        out = put_literal(out, b',"start_time":"')
+        out = put_pair(out, time_s // 3600) if time_s < 360000 else put_natural(out, time_s // 3600)
+        out = put_pair(put_literal(out, b':'), time_s // 60 % 60)
+        out = put_literal(put_pair(put_literal(out, b':'), time_s % 60), b'"')
+    if batch.is_guessed[i]:
+        out = put_literal(out, b',"pattern":"guessed"')
+    return put_literal(out, b'}')
+
+
 def encode_documents(
     Batch batch not None, Part part not None, PatternTable table not None, *, tuple envelope not None,
     bytes prefix not None, int64_t ttl_s,
@@ -225,7 +246,8 @@ def encode_documents(
     ----------
     batch : Batch
         IN: ``keys`` (bytes that are not UTF-8 are shown as U+FFFD), ``vehicle_id``, ``route_id``, ``trip_id``,
-        ``timestamp``, ``timestamp_is_number``, ``time_us``, ``pattern_ix``. OUT: ``status``.
+        ``timestamp``, ``timestamp_is_number``, ``time_us``, ``pattern_ix``, ``start_date``, ``start_time_s``,
+        ``is_guessed``. OUT: ``status``.
     part : Part
         IN: ``row_offset``, ``stop_ix``, ``distance_m``, ``eta_s``; rows that another model predicts have no stops in
         it. OUT: ``documents``.
@@ -349,6 +371,8 @@ def encode_documents(
             else:
                 out = put_text(out, rows.arena, &rows.batch.timestamp[i])
             out = put_piece(out, common.tail)
+            if rows.batch.start_date[i] > 0 or rows.batch.start_time_s[i] >= 0 or rows.batch.is_guessed[i]:
+                out = put_run(out, &rows.batch, i)
             length = out - body
             body = put_length(body, length, &command)
             start_of[i] = body - base
@@ -359,6 +383,77 @@ def encode_documents(
     documents.size = size
     documents.n_found = n_found
     documents.n = n
+
+
+cdef inline bint is_usable(double eta_s) noexcept nogil:
+    return 0.0 <= eta_s <= 1e9
+
+
+cdef void pool(float* etas, int32_t n, double* means, int32_t* counts) noexcept nogil:
+    # Isotonic regression by pooling adjacent violators: blocks of equal values, merged while one lies below the block
+    # before it. ETAs that cannot be used stay as they are and count for nothing.
+    cdef int32_t i, block = 0, n_blocks = 0
+    for i in range(n):
+        if not is_usable(etas[i]):
+            continue
+        means[n_blocks] = etas[i]
+        counts[n_blocks] = 1
+        n_blocks += 1
+        while n_blocks > 1 and means[n_blocks - 1] < means[n_blocks - 2]:
+            n_blocks -= 1
+            means[n_blocks - 1] = (
+                means[n_blocks - 1] * counts[n_blocks - 1] + means[n_blocks] * counts[n_blocks]
+            ) / (counts[n_blocks - 1] + counts[n_blocks])
+            counts[n_blocks - 1] += counts[n_blocks]
+    for i in range(n):
+        if is_usable(etas[i]):
+            etas[i] = <float>means[block]
+            counts[block] -= 1
+            if counts[block] == 0:
+                block += 1
+
+
+def order_arrivals(Part part not None):
+    """Let no vehicle arrive at a stop earlier than at the stop before it.
+
+    The ETAs of each vehicle become the nearest ascending ones in least squares (isotonic regression, every stop counts
+    alike): where they fall, the stops concerned share their mean. The arrivals themselves ascend, so the sum of squared
+    errors cannot grow by it (Barlow et al., Statistical Inference under Order Restrictions, 1972, theorem 1.10).
+
+    Parameters
+    ----------
+    part : Part
+        IN: ``row_offset``. INOUT: ``eta_s``; what is not a number in [0, 1e9] stays.
+
+    Raises
+    ------
+    MemoryError
+        If there is none for the stops of one vehicle. Nothing is changed then.
+    ValueError
+        If the row offsets reach out of the rows.
+    """
+    cdef const int32_t* offsets = part.offsets
+    cdef float* etas = part.etas
+    cdef Py_ssize_t i, n = part.n
+    cdef int32_t j, longest = 0, falls
+    cdef double* means
+    if n == 0 or part.n_rows == 0:
+        return
+    if offsets[0] < 0 or offsets[n] > part.n_rows:
+        raise ValueError(f"the row offsets reach from {offsets[0]} to {offsets[n]}, and there are {part.n_rows} rows")
+    for i in range(n):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    means = <double*>PyMem_RawMalloc(<size_t>longest * (sizeof(double) + sizeof(int32_t)))
+    if means == NULL:
+        raise MemoryError
+    with nogil:
+        for i in range(n):
+            falls = 0
+            for j in range(offsets[i] + 1, offsets[i + 1]):
+                falls |= not etas[j] >= etas[j - 1]
+            if falls:
+                pool(etas + offsets[i], offsets[i + 1] - offsets[i], means, <int32_t*>(means + longest))
+    PyMem_RawFree(means)
 
 
 def number_text(double value, int decimals):

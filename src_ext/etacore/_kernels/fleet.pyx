@@ -4,12 +4,14 @@ A record's number (`vehicle_ix`) is the number of its id's entry in the index (t
 two grow and are compacted together.
 """
 
+from collections import namedtuple
+
 import numpy as np
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.mem cimport PyMem_RawFree, PyMem_RawRealloc
 from libc.math cimport NAN
-from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cimport numpy as cnp
 
@@ -17,7 +19,9 @@ from etacore._kernels.arrays cimport int32_in, int64_in
 from etacore._kernels.batch cimport Batch, columns_t
 from etacore._kernels.index cimport StringIndex, hash_text
 from etacore._kernels.text cimport inside
-from etacore._kernels.types cimport DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t
+from etacore._kernels.types cimport (
+    DIRECTION_UNKNOWN, DUPLICATE, NO_STOP, OK, OUT_OF_ORDER, TRIP_FINISHED, UNCHANGED, text_t,
+)
 
 cnp.import_array()
 
@@ -27,28 +31,42 @@ cdef enum:
 NO_TIME = INT64_MIN
 RECORD_BYTES = sizeof(record_t)
 
+VehicleRecord = namedtuple("VehicleRecord", (
+    "vehicle_id", "time_us", "valid_until_us", "seen_s", "run_key", "pattern_ix", "progress_m", "strikes", "next_stop",
+    "stop_since_us", "speed_mps", "fallback_m", "known",
+))
+
 
 # One cache line.
 cdef struct record_t:
     int64_t time_us          # event time of the last row taken; INT64_MIN = none
     int64_t valid_until_us   # when the prediction made of that row expires; 0 = there is none
-    int64_t seen_us          # last poll that carried the vehicle
-    uint64_t trip_key
+    uint64_t run_key
     double progress_m
     int64_t stop_since_us    # event time of the fix at which the next stop became the next one
     int32_t pattern_ix
     int32_t batch_row        # scratch of one batch: the row that speaks for the vehicle
+    uint32_t seen_s          # last poll that carried the vehicle, whole seconds
+    float fallback_m         # where on the line the last strike saw it; NaN without strikes
     float speed_mps          # along the pattern, smoothed; NaN before the second fix
     uint16_t next_stop       # index in the pattern, its low 16 bits: only told apart from another one
     uint8_t strikes
     uint8_t known            # its stored prediction was looked up, or it has been committed
 
 
+cdef inline uint32_t _whole_seconds(int64_t time_us) noexcept nogil:
+    # As far as 32 bits go: 1970 to 2106.
+    if time_us <= 0:
+        return 0
+    return <uint32_t>min(time_us // 1000000, <int64_t>0xFFFFFFFF)
+
+
 cdef inline void _forget_everything(record_t* record) noexcept nogil:
     record.time_us = INT64_MIN
     record.valid_until_us = 0
-    record.seen_us = INT64_MIN
-    record.trip_key = 0
+    record.seen_s = 0
+    record.fallback_m = NAN
+    record.run_key = 0
     record.progress_m = NAN
     record.stop_since_us = 0
     record.pattern_ix = NO_STOP
@@ -113,9 +131,7 @@ cdef class Fleet:
 
         Returns
         -------
-        tuple
-            vehicle_id, time_us, valid_until_us, seen_us, trip_key, pattern_ix, progress_m, strikes, next_stop,
-            stop_since_us, speed_mps, known.
+        VehicleRecord
 
         Raises
         ------
@@ -128,8 +144,9 @@ cdef class Fleet:
             raise IndexError(f"no vehicle {vehicle_ix}")
         key = self.index.key(vehicle_ix, &length)
         r = self.records[vehicle_ix]
-        return (PyBytes_FromStringAndSize(key, length), r.time_us, r.valid_until_us, r.seen_us, r.trip_key,
-                r.pattern_ix, r.progress_m, r.strikes, r.next_stop, r.stop_since_us, r.speed_mps, bool(r.known))
+        return VehicleRecord(
+            PyBytes_FromStringAndSize(key, length), r.time_us, r.valid_until_us, r.seen_s, r.run_key, r.pattern_ix,
+            r.progress_m, r.strikes, r.next_stop, r.stop_since_us, r.speed_mps, r.fallback_m, bool(r.known))
 
     cdef int reserve(self, int64_t n) except -1 nogil:
         cdef int64_t capacity
@@ -268,6 +285,7 @@ cdef class Fleet:
             If a vehicle's number is out of range.
         """
         cdef int64_t now_us = batch.now_us
+        cdef uint32_t now_s = _whole_seconds(now_us)
         cdef Py_ssize_t n = batch.n_rows
         cdef uint8_t* statuses = batch.columns.status
         cdef const int32_t* vehicles = self.in_range(batch.columns.vehicle_ix, n)
@@ -282,7 +300,7 @@ cdef class Fleet:
             for row in range(n):
                 if statuses[row] == OK and vehicles[row] >= 0:
                     record = &self.records[vehicles[row]]
-                    record.seen_us = max(record.seen_us, now_us)
+                    record.seen_s = max(record.seen_s, now_s)
                     if record.batch_row < 0 or times[row] > times[record.batch_row]:
                         record.batch_row = <int32_t>row
             for row in range(n):
@@ -296,12 +314,15 @@ cdef class Fleet:
                         statuses[row] = UNCHANGED
 
     def gather(self, Batch batch not None):
-        """Recall progress and motion of each row's vehicle, if it was on the same trip and pattern.
+        """Recall progress and motion of each row's vehicle, if it was on the same run and pattern.
+
+        A vehicle that names no direction stays on the one it was on: if that is ``other_pattern_ix``, the two patterns
+        change places.
 
         Parameters
         ----------
         batch : Batch
-            IN: ``vehicle_ix``, ``trip_key``, ``pattern_ix``. OUT: the columns ``prev_*``.
+            IN: ``vehicle_ix``, ``run_key``. INOUT: ``pattern_ix``, ``other_pattern_ix``. OUT: the columns ``prev_*``.
 
         Raises
         ------
@@ -320,27 +341,32 @@ cdef class Fleet:
                 columns.prev_stop[row] = NO_STOP
                 columns.prev_since_us[row] = 0
                 columns.prev_speed_mps[row] = NAN
+                columns.prev_fallback_m[row] = NAN
                 if vehicles[row] < 0 or columns.pattern_ix[row] < 0:
                     continue
                 record = &self.records[vehicles[row]]
-                if record.trip_key == columns.trip_key[row] and record.pattern_ix == columns.pattern_ix[row]:
+                if columns.other_pattern_ix[row] >= 0 and record.pattern_ix == columns.other_pattern_ix[row]:
+                    columns.other_pattern_ix[row] = columns.pattern_ix[row]
+                    columns.pattern_ix[row] = record.pattern_ix
+                if record.run_key == columns.run_key[row] and record.pattern_ix == columns.pattern_ix[row]:
                     columns.prev_progress_m[row] = record.progress_m
                     columns.prev_time_us[row] = record.time_us
                     columns.prev_strikes[row] = record.strikes
                     columns.prev_stop[row] = record.next_stop
                     columns.prev_since_us[row] = record.stop_since_us
                     columns.prev_speed_mps[row] = record.speed_mps
+                    columns.prev_fallback_m[row] = record.fallback_m
 
     def commit(self, Batch batch not None, int64_t valid_until_us):
-        """Let the vehicles move on whose rows are OK (documents stored) or TRIP_FINISHED.
+        """Let the vehicles move on whose rows are OK (documents stored), TRIP_FINISHED or DIRECTION_UNKNOWN.
 
         Other rows change nothing. Neither does a row older than what is committed already.
 
         Parameters
         ----------
         batch : Batch
-            IN: ``status``, ``vehicle_ix``, ``time_us``, ``trip_key`` and ``pattern_ix`` (what the progress belongs to),
-            ``progress_m``, ``strikes``, ``first_stop``, ``since_us``, ``recent_speed_mps``, ``now_us``.
+            IN: ``status``, ``vehicle_ix``, ``time_us``, ``run_key`` and ``pattern_ix`` (what the progress belongs to),
+            ``progress_m``, ``strikes``, ``fallback_m``, ``first_stop``, ``since_us``, ``recent_speed_mps``, ``now_us``.
         valid_until_us : int
             When the documents stored for the OK rows expire.
 
@@ -353,25 +379,28 @@ cdef class Fleet:
         cdef const uint8_t* statuses = columns.status
         cdef Py_ssize_t row, n = batch.n_rows
         cdef const int32_t* vehicles = self.in_range(columns.vehicle_ix, n)
-        cdef int64_t seen_us = batch.now_us
+        cdef uint32_t seen_s = _whole_seconds(batch.now_us)
         cdef record_t* record
         with nogil:
             for row in range(n):
-                if vehicles[row] < 0 or (statuses[row] != OK and statuses[row] != TRIP_FINISHED):
+                if vehicles[row] < 0 or (
+                    statuses[row] != OK and statuses[row] != TRIP_FINISHED and statuses[row] != DIRECTION_UNKNOWN
+                ):
                     continue
                 record = &self.records[vehicles[row]]
                 if columns.time_us[row] < record.time_us:
                     continue
                 record.time_us = columns.time_us[row]
                 record.valid_until_us = valid_until_us if statuses[row] == OK else 0
-                record.seen_us = max(record.seen_us, seen_us)
-                record.trip_key = columns.trip_key[row]
+                record.seen_s = max(record.seen_s, seen_s)
+                record.run_key = columns.run_key[row]
                 record.pattern_ix = columns.pattern_ix[row]
                 record.progress_m = columns.progress_m[row]
                 record.strikes = columns.strikes[row]
                 record.next_stop = <uint16_t>columns.first_stop[row]
                 record.stop_since_us = columns.since_us[row]
                 record.speed_mps = columns.recent_speed_mps[row]
+                record.fallback_m = columns.fallback_m[row]
                 record.known = 1
 
     def forget_prediction(self, cnp.ndarray vehicle_ix not None):
@@ -400,13 +429,14 @@ cdef class Fleet:
         Parameters
         ----------
         older_than_us : int
-            A vehicle seen at exactly this time stays.
+            A vehicle seen in the same second stays.
 
         Returns
         -------
         int
             How many are forgotten. Vehicle numbers handed out before are void.
         """
+        cdef uint32_t older_than_s = _whole_seconds(older_than_us)
         cdef int32_t n = self.index.n
         cdef int32_t n_kept = 0
         cdef int32_t i
@@ -418,7 +448,7 @@ cdef class Fleet:
         keep = np.empty(n, dtype=np.uint8)
         with nogil:
             for i in range(n):
-                keep[i] = self.records[i].seen_us >= older_than_us
+                keep[i] = self.records[i].seen_s >= older_than_s
                 if keep[i]:
                     self.records[n_kept] = self.records[i]
                     n_kept += 1

@@ -137,6 +137,40 @@ cdef inline int64_t iso_time_us(const uint8_t* p, const uint8_t* end) noexcept n
     )
 
 
+cdef inline int service_date(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """YYYYMMDD or YYYY-MM-DD as the number YYYYMMDD; 0 if it is neither, or no such day."""
+    cdef int year, month, day
+    cdef bint extended
+    strip_space(&p, &end)
+    year = take(&p, end, 4, 9999)
+    extended = take_sign(&p, end, c'-')
+    month = take(&p, end, 2, 12)
+    if extended and not take_sign(&p, end, c'-'):
+        return 0
+    day = take(&p, end, 2, 31)
+    if p != end or year < 1 or month < 1 or day < 1 or day > days_in_month(year, month):
+        return 0
+    return year * 10000 + month * 100 + day
+
+
+cdef inline int service_time_s(const uint8_t* p, const uint8_t* end) noexcept nogil:
+    """H:MM[:SS] with one to three digits of hours, in seconds; -1 if it is not that."""
+    cdef int hours = 0, minutes, seconds = 0, n = 0
+    strip_space(&p, &end)
+    while p < end and is_digit(p[0]) and n < 3:
+        hours = hours * 10 + (p[0] - 48)
+        p += 1
+        n += 1
+    if n == 0 or not take_sign(&p, end, c':'):
+        return -1
+    minutes = take(&p, end, 2, 59)
+    if take_sign(&p, end, c':'):
+        seconds = take(&p, end, 2, 59)
+    if p != end or minutes < 0 or seconds < 0:
+        return -1
+    return hours * 3600 + minutes * 60 + seconds
+
+
 cdef inline int64_t text_time_us(const uint8_t* p, const uint8_t* end) noexcept nogil:
     """Any timestamp text, white space around it allowed. Eight digits alone are a date, other numbers POSIX time."""
     cdef number_t number

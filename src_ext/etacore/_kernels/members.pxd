@@ -39,6 +39,10 @@ cdef enum field_t:
     CURRENT_STATUS
     DIRECTION_ID
     DIRECTION_ID_CAMEL
+    START_DATE
+    START_DATE_CAMEL
+    START_TIME
+    START_TIME_CAMEL
     NO_FIELD
     N_FIELDS
 
@@ -116,11 +120,19 @@ cdef inline field_t field_of_name(const uint8_t* name, int64_t length) noexcept 
             return LONGITUDE
         if memcmp(name, b"vehicleId", 9) == 0:
             return VEHICLE_ID_CAMEL
+        if memcmp(name, b"startDate", 9) == 0:
+            return START_DATE_CAMEL
+        if memcmp(name, b"startTime", 9) == 0:
+            return START_TIME_CAMEL
     elif length == 10:
         if memcmp(name, b"vehicle_id", 10) == 0:
             return VEHICLE_ID
         if memcmp(name, b"vehicle.id", 10) == 0:
             return VEHICLE_DOT_ID
+        if memcmp(name, b"start_date", 10) == 0:
+            return START_DATE
+        if memcmp(name, b"start_time", 10) == 0:
+            return START_TIME
     elif length == 11:
         if memcmp(name, b"directionId", 11) == 0:
             return DIRECTION_ID_CAMEL

@@ -259,7 +259,7 @@ cdef class NameTable:
         ----------
         batch : Batch
             IN: ``route_id``, ``trip_id``, ``direction_id``. OUT: ``pattern_ix`` (-1 for rows that are not OK
-            afterwards), ``trip_key`` (0 for rows that were not OK). ``status`` of OK rows becomes ``UNKNOWN_ROUTE``
+            afterwards), ``run_key`` (0 for rows that were not OK). ``status`` of OK rows becomes ``UNKNOWN_ROUTE``
             where nothing is known, or what is wrong with the pattern's stops.
         table : PatternTable
             Whose patterns the numbers are.
@@ -280,7 +280,7 @@ cdef class NameTable:
         cdef Py_ssize_t i, n = batch.n_rows
         cdef uint8_t* statuses = batch.columns.status
         cdef int32_t* found = batch.columns.pattern_ix
-        cdef uint64_t* keys = batch.columns.trip_key
+        cdef uint64_t* keys = batch.columns.run_key
         cdef uint64_t code
         cdef pattern_t* pattern
         cdef bint known = True

@@ -1,18 +1,21 @@
 """Which stop comes next: from what the vehicle says, else from where it is and how far it was before."""
 
 cimport cython
-from libc.math cimport INFINITY, NAN, cos, isfinite, isnan, sin, sqrt
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
+from libc.math cimport INFINITY, NAN, cos, fabs, isfinite, isnan, sin, sqrt
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
 from etacore._kernels.batch cimport Batch, columns_t
-from etacore._kernels.geo cimport EARTH_RADIUS_M, project, radians, segment_at, segment_t, wrapped
+from etacore._kernels.geo cimport (
+    EARTH_RADIUS_M, project, radians, segment_at, segment_t, unit_vector, vector_distance_m, vector_t, wrapped,
+)
 from etacore._kernels.index cimport hash_text
 from etacore._kernels.motion cimport SPEED_TAU_S as _SPEED_TAU_S, measure_motion
-from etacore._kernels.routes cimport Line, PatternTable, pattern_at, pattern_t
+from etacore._kernels.routes cimport Line, PatternTable, pattern_at, pattern_t, stop_t
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport (
-    NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK, STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
+    DIRECTION_UNKNOWN, HINT_CONTRADICTED, HINT_FOLLOWED, HINT_UNKNOWN, NO_HINT, NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK,
+    STOPPED_AT, TRIP_FINISHED, UNKNOWN_ROUTE, text_t,
 )
 
 from etacore.errors import ConfigError
@@ -22,11 +25,20 @@ SPEED_TAU_S = <double>_SPEED_TAU_S
 cdef enum:
     MAX_STRIKES = 15             # four bits each, one byte: confirmations << 4 | strikes
     MAX_CONFIRMATIONS = 15
-    CONFIRMED = 3                # with so many, the vehicle is on its trip
+    CONFIRMED = 3                # with so many, the vehicle is on its run
+    UNDECIDED = 65535            # the next stop of a vehicle whose direction was not known: NO_STOP in 16 bits
     N_KEPT = 256                 # costs that _nearest keeps; 2 kB of stack
 
 # A fix that brings the vehicle forward by less may be GPS noise, and confirms nothing.
 cdef double CONFIRM_M = 10.0
+# A way that tells the direction in which a vehicle drives.
+cdef double DIRECTION_M = 25.0
+# So much better (as a difference of cosines) one line leads where the bearing points than the other one.
+cdef double MORE_ALONG = 0.5
+# First and last stop of a circular line are this near.
+cdef double ENDS_MEET_M = 150.0
+# Whoever is beyond this share of the way, and on the last leg, may be at the begin next.
+cdef double LAST_PART = 0.9
 
 cdef struct options_t:
     double max_off_route_m
@@ -38,8 +50,13 @@ cdef struct options_t:
     double near_equal_m          # passes whose distances differ by less are equal: the earlier counts
     double heading_penalty_m     # added (in squares) to the distance of a piece that leads the other way
     int64_t reset_after_us
+    double hint_slack_m          # farther from the part before the stop that it names, other parts are looked at
+    double at_stop_m             # nearer to the stop at which it says to stand, it is there
+    double reached_m             # nearer to the first stop, it has reached it
+    double silence_s
     int strikes
     int trip_strikes             # the same for an unconfirmed vehicle with a trip id; 0 = never
+    int run_strikes              # and for one that is confirmed on its run
 
 @cython.final
 cdef class SelectOptions:
@@ -48,8 +65,7 @@ cdef class SelectOptions:
     Parameters
     ----------
     max_off_route_m : float
-        Farther from the line than this, a vehicle is off its route; from the part before the stop that it names, if it
-        names one.
+        Farther from the line than this, a vehicle is off its route.
     max_speed_mps : float
         Nothing drives faster; with the time since the last fix it bounds the way made.
     slack_m : float
@@ -64,7 +80,18 @@ cdef class SelectOptions:
         After so many strikes in a row a vehicle without a trip id starts anew. 0: never. At most 15.
     trip_strikes : int
         The same with a trip id: it was on its way to the start when it was first seen. 0: never. At most 15. Once three
-        fixes fitted the line and each brought it 10 m forward, a vehicle is on its trip and never starts anew.
+        fixes fitted the line and each brought it 10 m forward, a vehicle is confirmed on its run.
+    run_strikes : int
+        The same for a vehicle that is confirmed on its run; then only fixes count that go on from the earlier part.
+    silence_s : float
+        After a silence of more than this one strike is enough.
+    hint_slack_m : float
+        A vehicle that is farther from the part before the stop that it names has to be as near to it as to the rest of
+        the line, within this or half the distance, or its position contradicts it.
+    at_stop_m : float
+        Nearer than this, a vehicle that is ``STOPPED_AT`` a stop is there.
+    reached_m : float
+        Nearer than this, a vehicle has reached the first stop of its trip.
     near_equal_m : float
         Passes of the line whose distances differ by less are equal; the earlier one is taken.
     heading_penalty_m : float
@@ -84,13 +111,16 @@ cdef class SelectOptions:
     def __init__(
         self, *, double max_off_route_m=2000.0, double max_speed_mps=40.0, double slack_m=300.0,
         double tolerance_m=50.0, double fit_m=150.0, double restart_fit_m=100.0, int restart_strikes=3,
-        int trip_strikes=5, double near_equal_m=30.0, double heading_penalty_m=60.0, double reset_after_s=3600.0,
+        int trip_strikes=5, int run_strikes=3, double near_equal_m=30.0, double heading_penalty_m=60.0,
+        double reset_after_s=3600.0, double silence_s=600.0, double hint_slack_m=50.0, double at_stop_m=75.0,
+        double reached_m=50.0,
     ):
         self._given = {
             "max_off_route_m": max_off_route_m, "max_speed_mps": max_speed_mps, "slack_m": slack_m,
             "tolerance_m": tolerance_m, "fit_m": fit_m, "restart_fit_m": restart_fit_m,
-            "restart_strikes": restart_strikes, "trip_strikes": trip_strikes, "near_equal_m": near_equal_m,
-            "heading_penalty_m": heading_penalty_m, "reset_after_s": reset_after_s,
+            "restart_strikes": restart_strikes, "trip_strikes": trip_strikes, "run_strikes": run_strikes,
+            "near_equal_m": near_equal_m, "heading_penalty_m": heading_penalty_m, "reset_after_s": reset_after_s,
+            "silence_s": silence_s, "hint_slack_m": hint_slack_m, "at_stop_m": at_stop_m, "reached_m": reached_m,
         }
         for name, value in self._given.items():
             if not (isfinite(value) and value >= 0):
@@ -108,6 +138,11 @@ cdef class SelectOptions:
         self.values.reset_after_us = <int64_t>min(reset_after_s * 1e6, <double>(1 << 62))
         self.values.strikes = restart_strikes
         self.values.trip_strikes = trip_strikes
+        self.values.run_strikes = run_strikes
+        self.values.silence_s = silence_s
+        self.values.hint_slack_m = hint_slack_m
+        self.values.at_stop_m = at_stop_m
+        self.values.reached_m = reached_m
 
     def __getattr__(self, str name):
         if name not in self._given:
@@ -120,6 +155,7 @@ cdef double SAME_M2 = 1e-3
 
 # Where a vehicle is, prepared once.
 cdef struct point_t:
+    double lat, lon
     double lon_rad, y_m
     double east, north           # unit vector of its bearing; both 0 if unknown
 
@@ -131,6 +167,8 @@ cdef struct place_t:
 
 cdef inline point_t _point(double lat, double lon, double bearing_deg) noexcept nogil:
     cdef point_t p
+    p.lat = lat
+    p.lon = lon
     p.lon_rad = radians(lon)
     p.y_m = radians(lat) * EARTH_RADIUS_M
     p.east = p.north = 0.0
@@ -208,8 +246,8 @@ cdef inline int32_t _stop_after(const pattern_t* pattern, double s_m) noexcept n
     return low
 
 
-cdef int32_t _stop_of_sequence(const pattern_t* pattern, int32_t sequence, bint exactly) noexcept nogil:
-    # The first stop with this sequence, or (not exactly) with a greater one; NO_STOP if there is none.
+cdef int32_t _stop_of_sequence(const pattern_t* pattern, int32_t sequence) noexcept nogil:
+    # The first stop with this sequence; NO_STOP if there is none.
     cdef int32_t low = 0
     cdef int32_t high = pattern.n_stops
     cdef int32_t i
@@ -220,11 +258,11 @@ cdef int32_t _stop_of_sequence(const pattern_t* pattern, int32_t sequence, bint 
                 low = i + 1
             else:
                 high = i
-        if low < pattern.n_stops and (pattern.stops[low].sequence == sequence or not exactly):
+        if low < pattern.n_stops and pattern.stops[low].sequence == sequence:
             return low
         return NO_STOP
     for i in range(pattern.n_stops):
-        if pattern.stops[i].sequence == sequence or (not exactly and pattern.stops[i].sequence > sequence):
+        if pattern.stops[i].sequence == sequence:
             return i
     return NO_STOP
 
@@ -280,99 +318,281 @@ cdef int32_t _stop_of_id(
     return found
 
 
-cdef int32_t _stop_said(
-    const pattern_t* pattern, const char* text, text_t stop_id, int32_t sequence, int8_t current_status,
-    const point_t* point, double progress_m, const options_t* options,
+# What is remembered of the vehicle on its run, and what becomes of it with this fix.
+cdef struct run_t:
+    double progress_m        # NaN: nothing is remembered
+    double fallback_m        # where the last strike saw it; NaN without strikes
+    double elapsed_s
+    int n_strikes
+    int n_confirmations
+    bint has_trip
+    bint left_first_stop     # the first stop was reached before
+    bint begins              # a new run
+
+
+cdef inline void _begin(run_t* run) noexcept nogil:
+    run.progress_m = NAN
+    run.fallback_m = NAN
+    run.n_strikes = run.n_confirmations = 0
+    run.left_first_stop = False
+    run.begins = True
+
+
+cdef inline double _window_m(const run_t* run, const options_t* options) noexcept nogil:
+    # How far it can have driven since the last fix.
+    return (run.elapsed_s if run.elapsed_s > 0.0 else 0.0) * options.max_speed_mps + options.slack_m
+
+
+cdef inline bint _starts_over(
+    const pattern_t* pattern, double s_m, const run_t* run, const options_t* options,
 ) noexcept nogil:
-    # The next stop as the vehicle itself reports it; NO_STOP if it does not, or the pattern has nothing of the kind.
-    cdef int32_t after = current_status == STOPPED_AT
-    cdef int32_t stop = NO_STOP
-    if sequence != NO_SEQUENCE:
-        stop = _stop_of_sequence(pattern, sequence, True)
-    if stop < 0 and stop_id.length > 0:
-        stop = _stop_of_id(pattern, text + stop_id.start, stop_id.length, point, progress_m, after, options)
-    if stop >= 0:
-        return stop + after
-    if sequence != NO_SEQUENCE:
-        return _stop_of_sequence(pattern, sequence, False)
+    # Whether a vehicle seen at an earlier place s_m is on its next run: after a silence, or on the first leg after the
+    # last one.
+    if run.elapsed_s > options.silence_s:
+        return True
+    return (
+        s_m <= pattern.stops[1].s_m
+        and run.progress_m >= pattern.stops[pattern.n_stops - 2].s_m
+        and run.progress_m >= LAST_PART * pattern.stops[pattern.n_stops - 1].s_m
+    )
+
+
+cdef inline vector_t _vector_of(const stop_t* stop) noexcept nogil:
+    cdef vector_t vector
+    vector.x, vector.y, vector.z = stop.x, stop.y, stop.z
+    return vector
+
+
+cdef inline double _to_stop_m(const pattern_t* pattern, int32_t stop, const point_t* point) noexcept nogil:
+    return vector_distance_m(unit_vector(point.lat, point.lon), _vector_of(&pattern.stops[stop]))
+
+
+cdef inline bint _ends_meet(const pattern_t* pattern) noexcept nogil:
+    return vector_distance_m(
+        _vector_of(&pattern.stops[0]), _vector_of(&pattern.stops[pattern.n_stops - 1])) <= ENDS_MEET_M
+
+
+cdef bint _bears_out(
+    const pattern_t* pattern, const point_t* point, int32_t stop, bint is_at_stop_before, run_t* run,
+    const options_t* options, place_t* place,
+) noexcept nogil:
+    # Whether the position agrees that this is the next stop, and where the vehicle is then. It does if the vehicle is
+    # about as near to the part before the stop as to any other, and if that part is not out of reach of what it is
+    # known to have driven, where it is as near to the line within reach.
+    cdef place_t other
+    cdef double limit_m
+    place[0] = _before_stop(pattern, point, stop, run.progress_m, options)
+    if not is_at_stop_before and place.square_m2 > options.hint_slack_m * options.hint_slack_m:
+        other = _nearest(pattern.segments, pattern.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
+        limit_m = sqrt(other.square_m2)
+        limit_m += max(options.hint_slack_m, 0.5 * limit_m)
+        if place.square_m2 > limit_m * limit_m:
+            return False
+    if isnan(run.progress_m):
+        return True
+    if place.s_m < run.progress_m - options.tolerance_m:
+        if _starts_over(pattern, place.s_m, run, options):
+            _begin(run)
+            return True
+        if run.n_confirmations < CONFIRMED:
+            return True
+    elif place.s_m <= run.progress_m + _window_m(run, options) or run.n_confirmations < CONFIRMED:
+        return True
+    other = _nearest(
+        pattern.segments, pattern.n_segments, point, run.progress_m - options.tolerance_m,
+        run.progress_m + _window_m(run, options), options.near_equal_m, 0.0)
+    limit_m = sqrt(place.square_m2) + options.near_equal_m
+    return other.square_m2 > options.fit_m * options.fit_m or other.square_m2 > limit_m * limit_m
+
+
+cdef int32_t _stop_said(
+    const pattern_t* pattern, const columns_t* columns, Py_ssize_t i, const point_t* point, run_t* run,
+    const options_t* options, place_t* place, uint8_t* hint,
+) noexcept nogil:
+    # The next stop as the vehicle itself reports it, if its position bears that out; else NO_STOP, and why.
+    cdef bint stands = columns.current_status[i] == STOPPED_AT
+    cdef text_t stop_id = columns.stop_id[i]
+    cdef int32_t stop
+    cdef int named
+    hint[0] = NO_HINT
+    for named in range(2):
+        if named == 0:
+            if columns.stop_sequence[i] == NO_SEQUENCE:
+                continue
+            stop = _stop_of_sequence(pattern, columns.stop_sequence[i])
+        else:
+            if stop_id.length <= 0:
+                continue
+            stop = _stop_of_id(
+                pattern, <const char*>columns.text + stop_id.start, stop_id.length, point, run.progress_m, stands,
+                options)
+        if stop < 0:
+            hint[0] = max(hint[0], <uint8_t>HINT_UNKNOWN)
+            continue
+        if stands and _to_stop_m(pattern, stop, point) <= options.at_stop_m:
+            if _bears_out(pattern, point, stop + 1, True, run, options, place):
+                hint[0] = HINT_FOLLOWED
+                return stop + 1
+        elif _bears_out(pattern, point, stop, False, run, options, place):
+            hint[0] = HINT_FOLLOWED
+            return stop
+        hint[0] = HINT_CONTRADICTED
     return NO_STOP
 
 
-cdef inline int _confirmations(
-    int n_before, double before_m, place_t place, const options_t* options,
-) noexcept nogil:
+cdef inline void _confirm(run_t* run, double before_m, place_t place, const options_t* options) noexcept nogil:
     # One more if the fix fits the line and brought the vehicle forward.
     if place.square_m2 <= options.fit_m * options.fit_m and place.s_m >= before_m + CONFIRM_M:
-        return min(n_before + 1, MAX_CONFIRMATIONS)
-    return n_before
+        run.n_confirmations = min(run.n_confirmations + 1, MAX_CONFIRMATIONS)
+
+
+cdef void _strike(const pattern_t* pattern, double s_m, run_t* run, const options_t* options) noexcept nogil:
+    # The vehicle fits the earlier place s_m, and nothing ahead of it. Of a vehicle that was confirmed on its run only
+    # fixes count that go on from there: one that drives the line backwards is on its way to the begin, or on a detour.
+    cdef int limit
+    cdef bint is_confirmed = run.has_trip and run.n_confirmations >= CONFIRMED
+    if not is_confirmed or isnan(run.fallback_m) or s_m >= run.fallback_m + CONFIRM_M:
+        run.n_strikes = min(run.n_strikes + 1, MAX_STRIKES)
+    elif s_m < run.fallback_m - options.tolerance_m:
+        run.n_strikes = 1
+    run.fallback_m = s_m
+    if not run.has_trip:
+        limit = options.strikes
+    elif is_confirmed:
+        limit = options.run_strikes
+    else:
+        limit = options.trip_strikes
+    if _starts_over(pattern, s_m, run, options):
+        limit = 1
+    if 0 < limit <= run.n_strikes:
+        _begin(run)
 
 
 cdef int32_t _stop_by_place(
-    const pattern_t* pattern, const point_t* point, bint has_trip, double elapsed_s, const options_t* options,
-    double* progress_m, uint8_t* strikes,
+    const pattern_t* pattern, const point_t* point, run_t* run, const options_t* options, place_t* place,
 ) noexcept nogil:
-    # The next stop by projection; NO_STOP if the vehicle is off the route. progress_m: NaN if nothing is known.
-    # Who has a trip and was confirmed on it never starts over: that trip does not go back, whatever the road does.
+    # The next stop by projection; NO_STOP if the vehicle is off the route.
     cdef const segment_t* pieces = pattern.segments
     cdef int n_pieces = pattern.n_segments
-    cdef double before_m = progress_m[0]
+    cdef double before_m = run.progress_m
     cdef double penalty_m2 = options.heading_penalty_m * options.heading_penalty_m
     cdef double fit_m2 = options.fit_m * options.fit_m
     cdef double limit_m2 = options.max_off_route_m * options.max_off_route_m
-    cdef double low_m, window_m
-    cdef int limit, n_strikes = 0
-    cdef int n_confirmations = strikes[0] >> 4
-    cdef place_t place, other
+    cdef double low_m
+    cdef bint is_struck = False
+    cdef int32_t stop
+    cdef place_t other
     if not isnan(before_m):
         low_m = before_m - options.tolerance_m
-        window_m = (elapsed_s if elapsed_s > 0.0 else 0.0) * options.max_speed_mps + options.slack_m
-        place = _nearest(pieces, n_pieces, point, low_m, before_m + window_m, options.near_equal_m, penalty_m2)
+        place[0] = _nearest(
+            pieces, n_pieces, point, low_m, before_m + _window_m(run, options), options.near_equal_m, penalty_m2)
         if place.square_m2 > fit_m2:
             other = _nearest(pieces, n_pieces, point, low_m, INFINITY, options.near_equal_m, penalty_m2)
             # A detour keeps its place; only a good fit farther on, or no fit at all here, moves the vehicle there.
             if other.square_m2 <= fit_m2 or place.square_m2 > limit_m2:
-                place = other
+                place[0] = other
         if place.square_m2 > fit_m2 and low_m > 0.0:
             other = _nearest(pieces, n_pieces, point, 0.0, low_m, options.near_equal_m, penalty_m2)
             if other.square_m2 <= options.restart_fit_m * options.restart_fit_m:
                 # It stands where it stood, on the line and so not off its route, until the strikes are full.
-                n_strikes = min((strikes[0] & MAX_STRIKES) + 1, MAX_STRIKES)
+                is_struck = True
                 place.s_m = before_m
                 place.square_m2 = 0.0
-                limit = options.strikes
-                if has_trip:
-                    limit = options.trip_strikes if n_confirmations < CONFIRMED else 0
-                if 0 < limit <= n_strikes:
-                    before_m = NAN
-                    n_strikes = n_confirmations = 0
+                _strike(pattern, other.s_m, run, options)
+                before_m = run.progress_m
+    if not is_struck:
+        run.n_strikes = 0
+        run.fallback_m = NAN
     if isnan(before_m):
-        place = _nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
-    n_confirmations = _confirmations(n_confirmations, before_m, place, options)
-    strikes[0] = <uint8_t>(n_confirmations << 4 | n_strikes)
+        place[0] = _nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
+    _confirm(run, before_m, place[0], options)
     if place.square_m2 > limit_m2:
         return NO_STOP
-    progress_m[0] = place.s_m if isnan(before_m) or place.s_m > before_m else before_m
-    return _stop_after(pattern, progress_m[0])
+    if not isnan(before_m) and before_m > place.s_m:
+        place.s_m = before_m
+    stop = _stop_after(pattern, place.s_m)
+    if stop == pattern.n_stops and not isnan(before_m) and _ends_meet(pattern):
+        _begin(run)
+        other = _nearest(pieces, n_pieces, point, 0.0, pattern.stops[1].s_m, options.near_equal_m, penalty_m2)
+        if other.square_m2 <= limit_m2:
+            place[0] = other
+            stop = _stop_after(pattern, place.s_m)
+    return stop
+
+
+cdef double _along(const segment_t* piece, const point_t* point) noexcept nogil:
+    # Cosine of the angle between the way of a piece and the bearing; 0 if either is unknown.
+    cdef double length_m = sqrt(piece.dx_m * piece.dx_m + piece.dy_m * piece.dy_m)
+    return (piece.dx_m * point.east + piece.dy_m * point.north) / length_m if length_m > 0.0 else 0.0
+
+
+cdef enum choice_t:
+    NEITHER
+    THIS
+    OTHER
+
+
+cdef choice_t _direction(
+    const pattern_t* this, const pattern_t* other, const point_t* point, const run_t* run, bint is_chosen,
+    const options_t* options, double* at_m,
+) noexcept nogil:
+    # Which of two directions a vehicle follows that names none; `at_m` is where on this one it is. Its movement decides,
+    # then the nearer line, then its bearing; without any of them it stays undecided.
+    cdef place_t here, there
+    cdef double window_m, moved_m, nearer_m, more_along
+    if not isnan(run.progress_m):
+        window_m = _window_m(run, options)
+        here = _nearest(
+            this.segments, this.n_segments, point, run.progress_m - window_m, run.progress_m + window_m,
+            options.near_equal_m, 0.0)
+        at_m[0] = here.s_m
+        if here.square_m2 <= options.fit_m * options.fit_m:
+            moved_m = here.s_m - run.progress_m
+            if moved_m >= DIRECTION_M or is_chosen and moved_m > -options.tolerance_m:
+                return THIS
+            if moved_m <= -options.tolerance_m or not is_chosen and moved_m <= -DIRECTION_M:
+                return OTHER
+    here = _nearest(this.segments, this.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
+    there = _nearest(other.segments, other.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
+    at_m[0] = here.s_m
+    nearer_m = sqrt(there.square_m2) - sqrt(here.square_m2)
+    if fabs(nearer_m) > options.heading_penalty_m:
+        return THIS if nearer_m > 0.0 else OTHER
+    more_along = (
+        _along(&this.segments[segment_at(this.segments, this.n_segments, here.s_m)], point)
+        - _along(&other.segments[segment_at(other.segments, other.n_segments, there.s_m)], point)
+    )
+    if fabs(more_along) >= MORE_ALONG:
+        return THIS if more_along > 0.0 else OTHER
+    return NEITHER
 
 
 def select_stops(Batch batch not None, PatternTable table not None, SelectOptions options not None):
     """Choose the next stop of every vehicle and say how far along its pattern it is.
 
-    What the vehicle reports counts first: its ``current_stop_sequence``, then its ``stop_id`` (the stop after it when
-    it is ``STOPPED_AT``), then the first stop with a greater sequence; its place is then the nearest one between the
-    stop before and that stop. Otherwise its position is projected on the line: not behind its earlier progress, not
-    farther than it can have driven, on the earliest of equally near passes, and preferably where the line leads its
-    way. Without such words progress on a trip never goes back, except that a vehicle that was given its trip too early
-    may start anew until it is confirmed on it, see `SelectOptions`.
+    What the vehicle reports counts first, if its position bears it out: its ``current_stop_sequence``, then its
+    ``stop_id``; the stop after it when it is ``STOPPED_AT`` and there. Its place is then the nearest one between the
+    stop before and that stop. A stop that the pattern lacks, or that lies elsewhere, is no hint; ``stop_hint`` says so.
+    Otherwise its position is projected on the line: not behind its earlier progress, not farther than it can have
+    driven, on the earliest of equally near passes, and preferably where the line leads its way. Until a vehicle reached
+    the first stop, that is its next one.
+
+    Progress on a run does not go back. A new run begins when the vehicle is at the begin again after the last leg, when
+    several fixes in a row fit an earlier part and nothing ahead (of a vehicle that is confirmed on its run only fixes
+    that go on from there), at once after a silence, and at the end of a line whose ends meet.
+
+    A vehicle that may be on either of two directions follows the one on which it moves forward, else the nearer one,
+    else the one that leads where its bearing points.
 
     Parameters
     ----------
     batch : Batch
         IN: ``stop_id``, ``stop_sequence``, ``current_status``, ``lat``, ``lon``, ``bearing_deg``, ``time_us``,
-        ``pattern_ix``, ``trip_key`` (0 for a vehicle without a trip id, which may begin its pattern anew), the columns
-        ``prev_*``. OUT: ``first_stop``, ``progress_m``, ``strikes``, and the motion: ``since_us``,
-        ``recent_speed_mps``, ``since_s``. ``status`` of OK rows becomes ``OFF_ROUTE`` or ``TRIP_FINISHED`` where that
-        is so.
+        ``run_key`` (0 for a vehicle without a trip id, which may begin its pattern anew). INOUT: ``pattern_ix`` and
+        ``other_pattern_ix``, which change places where the vehicle follows the other one; the columns ``prev_*``, of
+        which ``prev_progress_m`` is NaN where a run begins. OUT: ``first_stop``, ``progress_m``, ``strikes``,
+        ``fallback_m``, ``stop_hint``, and the motion: ``since_us``, ``recent_speed_mps``, ``since_s``. ``status`` of OK
+        rows becomes ``OFF_ROUTE``, ``TRIP_FINISHED`` or ``DIRECTION_UNKNOWN`` where that is so.
     table : PatternTable
         Whose patterns the numbers are.
     options : SelectOptions
@@ -387,16 +607,20 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
     cdef columns_t columns = batch.columns    # a copy: nothing written can change it
     cdef options_t o = options.values
     cdef const pattern_t* pattern
+    cdef const pattern_t* other
     cdef point_t point
     cdef place_t place
+    cdef run_t run
+    cdef choice_t choice
     cdef int32_t stop
-    cdef double before_m
     cdef Py_ssize_t bad = -1
     with nogil:
         for i in range(n):
             columns.first_stop[i] = NO_STOP
             columns.progress_m[i] = NAN
             columns.strikes[i] = 0
+            columns.fallback_m[i] = NAN
+            columns.stop_hint[i] = NO_HINT
             if columns.status[i] != OK:
                 continue
             pattern = pattern_at(table, columns.pattern_ix[i])
@@ -407,28 +631,51 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
                 bad = i
                 break
             point = _point(columns.lat[i], columns.lon[i], columns.bearing_deg[i])
-            before_m = columns.prev_progress_m[i]
-            if not isnan(before_m):
-                columns.strikes[i] = columns.prev_strikes[i]
-                if columns.time_us[i] - columns.prev_time_us[i] > o.reset_after_us:
-                    before_m = NAN
-                    columns.strikes[i] = 0
-            stop = _stop_said(
-                pattern, <const char*>columns.text, columns.stop_id[i], columns.stop_sequence[i],
-                columns.current_status[i], &point, before_m, &o)
+            run.progress_m = columns.prev_progress_m[i]
+            run.fallback_m = columns.prev_fallback_m[i]
+            run.elapsed_s = 1e-6 * <double>(columns.time_us[i] - columns.prev_time_us[i])
+            run.n_strikes = columns.prev_strikes[i] & MAX_STRIKES
+            run.n_confirmations = columns.prev_strikes[i] >> 4
+            run.has_trip = columns.run_key[i] != 0
+            run.left_first_stop = 0 < columns.prev_stop[i] < UNDECIDED
+            run.begins = False
+            if isnan(run.progress_m) or columns.time_us[i] - columns.prev_time_us[i] > o.reset_after_us:
+                _begin(&run)
+            if columns.other_pattern_ix[i] >= 0:
+                other = pattern_at(table, columns.other_pattern_ix[i])
+                if other != NULL and other.n_stops > 0:
+                    choice = _direction(
+                        pattern, other, &point, &run, columns.prev_stop[i] != UNDECIDED, &o, &columns.progress_m[i])
+                    if choice == NEITHER:
+                        columns.status[i] = DIRECTION_UNKNOWN
+                        continue
+                    if choice == OTHER:
+                        pattern = other
+                        columns.pattern_ix[i], columns.other_pattern_ix[i] = (
+                            columns.other_pattern_ix[i], columns.pattern_ix[i])
+                        _begin(&run)
+            stop = NO_STOP
+            if columns.stop_sequence[i] != NO_SEQUENCE or columns.stop_id[i].length > 0:
+                stop = _stop_said(pattern, &columns, i, &point, &run, &o, &place, &columns.stop_hint[i])
             if stop >= 0:
-                place = _before_stop(pattern, &point, stop, before_m, &o)
+                run.n_strikes = 0
+                run.fallback_m = NAN
+                _confirm(&run, run.progress_m, place, &o)
                 if place.square_m2 > o.max_off_route_m * o.max_off_route_m:
                     stop = NO_STOP
-                else:
-                    columns.strikes[i] = <uint8_t>(_confirmations(columns.strikes[i] >> 4, before_m, place, &o) << 4)
-                    before_m = place.s_m
             else:
-                stop = _stop_by_place(
-                    pattern, &point, columns.trip_key[i] != 0,
-                    1e-6 * <double>(columns.time_us[i] - columns.prev_time_us[i]), &o, &before_m, &columns.strikes[i])
-            columns.progress_m[i] = before_m
+                stop = _stop_by_place(pattern, &point, &run, &o, &place)
+            if (
+                stop == 1 and not run.left_first_stop and place.s_m <= pattern.stops[0].s_m + CONFIRM_M
+                and _to_stop_m(pattern, 0, &point) > o.reached_m
+            ):
+                stop = 0
+            columns.progress_m[i] = place.s_m
+            columns.strikes[i] = <uint8_t>(run.n_confirmations << 4 | run.n_strikes)
+            columns.fallback_m[i] = <float>run.fallback_m
             columns.first_stop[i] = stop
+            if run.begins:
+                columns.prev_progress_m[i] = NAN
             if stop < 0:
                 columns.status[i] = OFF_ROUTE
             elif stop >= pattern.n_stops:

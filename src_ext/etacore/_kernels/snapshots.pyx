@@ -7,7 +7,9 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int8_t, int32_t, int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 
 from etacore._kernels.batch cimport Batch, columns_t
-from etacore._kernels.isotime cimport NO_TIME, NO_DATE, date_t, posix_time_us, text_time_near_us, text_time_us
+from etacore._kernels.isotime cimport (
+    NO_DATE, NO_TIME, date_t, posix_time_us, service_date, service_time_s, text_time_near_us, text_time_us,
+)
 from etacore._kernels.json cimport T_NUMBER, T_OBJECT, T_STRING, scan_value, skip_space, token_t, unescape
 from etacore._kernels.jsonwrite cimport put_short
 from etacore._kernels.members cimport *
@@ -165,6 +167,29 @@ cdef inline int8_t take_current_status(const members_t* members, row_t* row) noe
     return STOP_STATUS_UNKNOWN
 
 
+cdef void take_start(const members_t* members, row_t* row) noexcept nogil:
+    """Which run of the trip it is; what is no date or no time is as if not given."""
+    cdef const columns_t* columns = row.columns
+    cdef const token_t* token
+    cdef const uint8_t* p
+    cdef int64_t length
+    cdef bint needs_escape, is_date
+    for is_date in range(2):
+        token = first_given(members, START_DATE, START_DATE_CAMEL) if is_date else first_given(
+            members, START_TIME, START_TIME_CAMEL)
+        if token == NULL or token.kind != T_STRING and token.kind != T_NUMBER:
+            continue
+        p = token.start
+        length = token.length
+        if token.kind == T_STRING and token.escaped:
+            p = columns.text + row.used
+            length = unescape(token.start, token.length, columns.text + row.used, &needs_escape)
+        if is_date:
+            columns.start_date[row.ix] = service_date(p, p + length)
+        else:
+            columns.start_time_s[row.ix] = service_time_s(p, p + length)
+
+
 cdef inline presence_t take_timestamp(const members_t* members, row_t* row) noexcept nogil:
     """The time, and its text as it was given."""
     cdef const columns_t* columns = row.columns
@@ -206,6 +231,8 @@ cdef inline void clear_row(const columns_t* columns, int64_t i) noexcept nogil:
     columns.time_us[i] = 0
     columns.stop_sequence[i] = NO_SEQUENCE
     columns.current_status[i] = STOP_STATUS_UNKNOWN
+    columns.start_date[i] = NO_START_DATE
+    columns.start_time_s[i] = NO_START_TIME
 
 
 cdef status_t parse_row(const uint8_t* p, int64_t length, row_t* row, const limits_t* limits) noexcept nogil:
@@ -241,6 +268,8 @@ cdef status_t parse_row(const uint8_t* p, int64_t length, row_t* row, const limi
     )
     columns.current_status[i] = take_current_status(&members, row)
     columns.direction_id[i] = <int8_t>take_integer(&members, DIRECTION_ID, DIRECTION_ID_CAMEL, row, 0, 127, -1)
+    if members.seen >> START_DATE & 15:
+        take_start(&members, row)
 
     if not has_vehicle:
         return MISSING_VEHICLE_ID

@@ -18,6 +18,8 @@ cdef struct span_t:
 cdef enum:
     NO_SEQUENCE = -2147483648     # stop_sequence not given
     NO_STOP = -1                  # no stop, pattern or vehicle at this index
+    NO_START_DATE = 0             # the start of the run not given
+    NO_START_TIME = -1
 
 # GTFS-Realtime VehicleStopStatus, and "not given" (which GTFS-Realtime reads as IN_TRANSIT_TO).
 cdef enum stop_status_t:
@@ -54,7 +56,16 @@ cdef enum status_t:
     PREDICTION_FAILED = 23
     WRITE_FAILED = 24
     NO_MODEL = 25
-    N_STATUS = 26
+    DIRECTION_UNKNOWN = 26
+    GUESSED_PATTERN = 27
+    N_STATUS = 28
+
+# What became of the stop that a vehicle names.
+cdef enum stop_hint_t:
+    NO_HINT = 0
+    HINT_FOLLOWED = 1
+    HINT_UNKNOWN = 2
+    HINT_CONTRADICTED = 3
 
 # Feature codes: the columns the vectorizer can fill. A model names the ones it wants, in its own order.
 cdef enum feature_t:
