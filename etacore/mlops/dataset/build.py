@@ -17,6 +17,7 @@ from etacore import __version__
 from etacore.errors import CompileError, DatasetError
 from etacore.files import write_whole
 from etacore.mlops.dataset.assemble import assemble, n_past_midnight, why_dropped
+from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import count_oddities
 from etacore.mlops.dataset.features import NOT_PROCESSED, FeatureTap, compute_features
@@ -275,7 +276,7 @@ def _recording(positions: Positions, frame: pl.DataFrame, plan: Plan, feed: Feed
         "sampling_s": sampling_s if np.isfinite(sampling_s) else None,
         "match_rate": round(plan.match_rate, 4),
         "vehicles": frame["vehicle_id"].n_unique(),
-        "trips": frame.select(pl.struct("trip_id", "service_date").n_unique()).item(),
+        "trips": frame.select(run_columns(frame)).n_unique(),
         "routes": frame["route_id"].n_unique(),
         "service_days": frame["service_date"].n_unique(),
         "feed_trips": len(feed.trips),

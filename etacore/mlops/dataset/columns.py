@@ -81,6 +81,12 @@ NULLABLE: Final = frozenset(
 """Columns in which a value may be unknown: null, never NaN."""
 
 
+def run_columns(frame: pl.DataFrame) -> list[str]:
+    """Columns that name a run; of a dataset that does not tell runs apart, those that name its trips."""
+    names = ["trip_id", "service_date"]
+    return [*names, "vehicle_id", "run_number"] if "run_number" in frame.columns else names
+
+
 def check_frame(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     """Rows as a dataset has them: columns in order, exact types; columns that are not ours are left out.
 

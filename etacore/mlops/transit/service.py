@@ -6,7 +6,6 @@ run may lie past its end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
@@ -16,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from etacore.mlops.transit.gtfs import NO_TIME, Feed
-from etacore.mlops.transit.patterns import NO_DIRECTION
 from etacore.mlops.transit.positions import Positions
 from etacore.schema import NO_START_DATE, NO_START_TIME
 
@@ -60,50 +58,12 @@ def trip_index(positions: Positions, feed: Feed) -> _I4:
     if rows.size:
         columns = positions.route_id.codes, positions.direction_id, positions.start_date, positions.start_time_s
         asked, link = np.unique(np.stack([column[rows] for column in columns], axis=1), axis=0, return_inverse=True)
-        found[rows] = _trips_that_start(feed, positions.route_id.values, asked)[link.reshape(-1)]
+        route, direction, start_date, start_s = asked.T
+        routes = [positions.route_id.values[code] for code in route.tolist()]
+        day = np.array([_day_number(number) for number in start_date.tolist()], np.int64)
+        trip_ix = np.where(day == NO_DAY, -1, feed.find_trips(routes, direction, start_s, day))
+        found[rows] = trip_ix[link.reshape(-1)]
     return found
-
-
-def _trips_that_start(feed: Feed, routes: Sequence[str], asked: npt.NDArray[Any]) -> _I4:
-    """The trip of each route, direction, start date and start time; -1 where none or more than one fits."""
-    frequencies = feed.frequencies
-    by_start: dict[tuple[str, int], list[int]] = {}
-    by_route: dict[str, list[int]] = {}
-    repeated = set(frequencies.trip_ix.tolist())
-    for trip, (pattern, start_s) in enumerate(
-        zip(feed.trips.pattern_ix.tolist(), feed.trips.start_s.tolist(), strict=True)
-    ):
-        if trip not in repeated:
-            by_start.setdefault((feed.patterns[pattern].route_id, start_s), []).append(trip)
-    for span, trip in enumerate(frequencies.trip_ix.tolist()):
-        by_route.setdefault(feed.patterns[int(feed.trips.pattern_ix[trip])].route_id, []).append(span)
-    services: dict[int, set[str]] = {}
-    found = np.full(len(asked), -1, np.int32)
-    for ix, (route, direction, start_date, start_s) in enumerate(asked.tolist()):
-        day = _day_number(start_date)
-        if day == NO_DAY:
-            continue
-        if start_date not in services:
-            services[start_date] = feed.services_on(_EPOCH + timedelta(day))
-        trips = set(by_start.get((routes[route], start_s), ()))
-        for span in by_route.get(routes[route], ()):
-            after_s = start_s - int(frequencies.start_s[span])
-            on_step = not frequencies.exact[span] or after_s % int(frequencies.headway_s[span]) == 0
-            if after_s >= 0 and start_s < int(frequencies.end_s[span]) and on_step:
-                trips.add(int(frequencies.trip_ix[span]))
-        fitting = [
-            trip
-            for trip in trips
-            if feed.trips.service_id[trip] in services[start_date]
-            and _same_direction(direction, feed.patterns[int(feed.trips.pattern_ix[trip])].direction_id)
-        ]
-        if len(fitting) == 1:
-            found[ix] = fitting[0]
-    return found
-
-
-def _same_direction(one: int, other: int) -> bool:
-    return one == other or NO_DIRECTION in (one, other)
 
 
 def given_starts(positions: Positions, rows: _I8, trip_ix: _I4, feed: Feed) -> Starts:
@@ -191,7 +151,8 @@ def _days_of_spans(time_s: _I8, local_day: _I8, trip_ix: npt.NDArray[Any], feed:
     for shift in (0, -1, 1):
         day = local_day + shift
         since_s = time_s - day_begins_s(day, feed.time_zone)
-        runs = _runs_on(feed, trip_ix, day)
+        # A feed without any calendar says nothing about days.
+        runs = feed.trips_run_on(trip_ix, day) | (len(feed.services) == 0)
         for number in range(int((last - first).max(initial=0))):
             span = np.minimum(first + number, last - 1)
             early_s = frequencies.start_s[span] - since_s
@@ -200,18 +161,6 @@ def _days_of_spans(time_s: _I8, local_day: _I8, trip_ix: npt.NDArray[Any], feed:
             better = runs & (off_s < nearest_s)
             chosen[better], nearest_s[better] = day[better], off_s[better]
     return chosen
-
-
-def _runs_on(feed: Feed, trip_ix: npt.NDArray[Any], day: _I8) -> npt.NDArray[np.bool_]:
-    """Whether the service of each trip runs on each day."""
-    days, link = np.unique(day, return_inverse=True)
-    runs = np.zeros(len(day), dtype=bool)
-    for number, one in enumerate(days.tolist()):
-        services = feed.services_on(_EPOCH + timedelta(one))
-        mine = np.flatnonzero(link == number)
-        trips, of_trip = np.unique(trip_ix[mine], return_inverse=True)
-        runs[mine] = np.array([feed.trips.service_id[trip] in services for trip in trips.tolist()], bool)[of_trip]
-    return runs
 
 
 def exact_starts_s(feed: Feed, trip_ix: _I4, day: _I4, start_us: _I8) -> _I4:

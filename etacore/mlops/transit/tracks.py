@@ -42,6 +42,7 @@ MIN_FIXES: Final = 3
 APART_M: Final = 1e8
 _AT_STOP_M: Final = 50.0
 _LEFT_M: Final = 100.0
+_STANDING_M: Final = 30.0
 
 _F8 = npt.NDArray[np.float64]
 _I4 = npt.NDArray[np.int32]
@@ -246,8 +247,12 @@ def _cut(fixes: _Fixes, progress_m: _F8) -> _Pieces:
     offset = _borders(fixes.group[found], _n_silences(fixes, found))
     kept: list[_I8] = []
     for start, stop in zip(offset[:-1].tolist(), offset[1:].tolist(), strict=True):
-        pieces = _forward_pieces(along_m[start:stop], time_us[start:stop])
-        kept.extend(piece + start for piece in pieces if len(piece) > 1)
+        for piece in _forward_pieces(along_m[start:stop], time_us[start:stop]):
+            # What comes before its lowest place is the way back to it.
+            lowest_m = max(float(along_m[start + piece].min()), 0.0)
+            begun = piece[int(np.argmax(along_m[start + piece] <= lowest_m + _STANDING_M)) :]
+            if len(begun) > 1:
+                kept.append(start + begun)
     lengths = np.array([len(piece) for piece in kept], np.int64)
     index = np.concatenate(kept) if kept else np.empty(0, np.int64)
     apart_m = np.repeat(np.arange(len(kept)) * APART_M, lengths)
@@ -327,8 +332,8 @@ def _runs(fixes: _Fixes, pieces: _Pieces, day: _I4, stop_s_m: list[_F8]) -> _I8:
 def _runs_of_fixes(feed: Feed, fixes: _Fixes, runs: _Pieces, day: _I4, advanced_m: _F8) -> _I8:
     """The run of each fix: its own, else the one in whose time it lies, else the one before it on the same day.
 
-    Before the first run of a day a fix is of that run, unless it went forward on the line ahead of where the run began
-    (``advanced_m``, NaN elsewhere): it was on another run, of which too little was seen.
+    Before the first run of a day a fix is of that run, unless the vehicle went forward on the line ahead of where the
+    run began (``advanced_m``, NaN elsewhere): it was on another run, of which too little was seen.
     """
     n = len(fixes.row)
     own = np.full(n, -1)
@@ -344,14 +349,10 @@ def _runs_of_fixes(feed: Feed, fixes: _Fixes, runs: _Pieces, day: _I4, advanced_
     after = np.minimum.accumulate(np.where(own >= 0, place, n)[::-1])[::-1]
     earlier = np.where(before >= starts, own[np.maximum(before, 0)], nowhere)
     later = np.where(after < ends, own[np.minimum(after, n - 1)], nowhere)
-    named = fixes.start_s != NO_START_TIME
-    is_ahead = ~named & (advanced_m > begin_m[later] + MAX_BACKWARDS_M)
-    return np.select(
-        [
-            (earlier == later) & (earlier < nowhere),
-            run_day[earlier] == fix_day,
-            (run_day[later] == fix_day) & ~is_ahead,
-        ],
-        [earlier, earlier, later],
-        -1,
-    )
+    is_ahead = (fixes.start_s == NO_START_TIME) & (advanced_m > begin_m[later] + MAX_BACKWARDS_M)
+    doubtful = np.zeros(nowhere + 1, dtype=bool)
+    doubtful[later[is_ahead & (run_day[earlier] != fix_day) & (run_day[later] == fix_day)]] = True
+    within = (earlier == later) & (earlier < nowhere)
+    is_before = (run_day[later] == fix_day) & ~doubtful[later]
+    run: _I8 = np.select((within, run_day[earlier] == fix_day, is_before), (earlier, earlier, later), -1)
+    return run
