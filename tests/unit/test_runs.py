@@ -216,6 +216,12 @@ def test_after_a_pause_a_short_way_back_is_enough(tmp_path: Path, feed: Feed, pa
     assert len(runs(record(tmp_path, rows + again), feed)) == n_runs
 
 
+def test_a_jump_along_the_line_is_no_run(tmp_path: Path, feed: Feed) -> None:
+    jump = [{**row, "lon": lon} for row, lon in zip(out(EIGHT - 60), (0.0, 0.001, 0.030, 0.0305), strict=False)]
+    positions = record(tmp_path, jump + out(EIGHT))
+    assert runs(positions, feed) == [("out", "bus", "2024-01-02", 1, 0)]
+
+
 def test_parking_with_the_trip_id_on_is_no_run(tmp_path: Path, feed: Feed) -> None:
     rows = out(EIGHT)
     parked = [rows[-1] | {"timestamp": rows[-1]["timestamp"] + 4000 * n, "lon": 0.0305 + 0.001 * (n % 2)} for n in

@@ -37,6 +37,8 @@ PAUSE_BACKWARDS_M: Final = 100.0
 MIN_STOPS: Final = 2
 MIN_FIXES: Final = 3
 """A piece of a track that passes fewer stops, or has fewer fixes, is no further run."""
+MAX_SPEED_MPS: Final = 40.0
+"""What advances faster has jumped."""
 
 # Nothing is this long: keeps the progress of different runs apart in one ascending column.
 APART_M: Final = 1e8
@@ -160,7 +162,8 @@ def match_tracks(positions: Positions, feed: Feed) -> Tracks:
     advanced = np.zeros(len(fixes.row), dtype=bool)
     advanced[pieces.fix] = np.repeat(pieces.advance_m > _LEFT_M, np.diff(pieces.offset))
     runs = _runs(fixes, pieces, day, stop_s_m)
-    runs = runs[np.lexsort((start_us[runs], fixes.vehicle_code[pieces.first[runs]], day[runs], trip_ix[runs]))]
+    first = pieces.first[runs]
+    runs = runs[np.lexsort((fixes.time_us[first], fixes.vehicle_code[first], day[runs], trip_ix[runs]))]
     pieces, trip_ix, day, start_s = pieces.take(runs), trip_ix[runs], day[runs], start_s[runs]
     exact_s = exact_starts_s(feed, trip_ix, day, start_us[runs])
     vehicle_code = fixes.vehicle_code[pieces.first]
@@ -316,15 +319,19 @@ def _runs(fixes: _Fixes, pieces: _Pieces, day: _I4, stop_s_m: list[_F8]) -> _I8:
     """The pieces that are runs: of a vehicle, trip and day the one that advances most, and all that pass stops.
 
     Vehicles carry a trip id on the way to its start and after its end, on the same streets backwards: such pieces
-    advance little. What has a start time is one run.
+    advance little. What jumps ahead faster than `MAX_SPEED_MPS` is no run if there is another, and what has a start
+    time is one run.
     """
     group, named = fixes.group[pieces.first], fixes.start_s[pieces.first] != NO_START_TIME
-    first_m, last_m = pieces.progress_m[pieces.offset[:-1]], pieces.progress_m[pieces.offset[1:] - 1]
-    ends = zip(stop_s_m, (first_m - _AT_STOP_M).tolist(), (last_m + _AT_STOP_M).tolist(), strict=True)
+    begin, end = pieces.offset[:-1], pieces.offset[1:] - 1
+    first_m, last_m = pieces.progress_m[begin] - _AT_STOP_M, pieces.progress_m[end] + _AT_STOP_M
+    ends = zip(stop_s_m, first_m.tolist(), last_m.tolist(), strict=True)
     n_stops = np.array([np.diff(np.searchsorted(stops_m, (low, high)))[0] for stops_m, low, high in ends], np.int64)
-    farthest = np.lexsort((-pieces.advance_m, day, group))
-    is_run = ~named & (pieces.advance_m > MAX_BACKWARDS_M) & (n_stops >= MIN_STOPS)
+    taken_s = (fixes.time_us[pieces.fix[end]] - fixes.time_us[pieces.fix[begin]]) / 1e6
+    jumps = pieces.advance_m > MAX_SPEED_MPS * taken_s + MAX_BACKWARDS_M
+    is_run = ~named & ~jumps & (pieces.advance_m > MAX_BACKWARDS_M) & (n_stops >= MIN_STOPS)
     is_run &= np.diff(pieces.offset) >= MIN_FIXES
+    farthest = np.lexsort((-pieces.advance_m, jumps, day, group))
     is_run[farthest[_borders(day[farthest], group[farthest])[:-1]]] = True
     return np.flatnonzero(is_run & (pieces.advance_m > 0))
 
