@@ -148,3 +148,13 @@ def test_a_feed_with_calendar_dates_alone_or_a_calendar_without_its_columns(tmp_
     (note,) = of_calendar(feed)
     assert note.startswith("calendar.txt has no column monday")
     assert note.endswith("the file is left out")
+
+
+def test_trips_whose_days_nobody_says_are_told(tmp_path: Path) -> None:
+    trips = FILES["trips.txt"].replace("r2,S,loop", "r2,T,loop").replace("r1,S,back", "r1,,back")
+    feed = read_feed(write_feed(tmp_path / "feed", {"trips.txt": trips}))
+    assert feed.trips.trip_id == ("out", "back", "loop")
+    assert feed.notes[-1] == (
+        "trips.txt: 2 trips are of a service that no calendar names: the days on which they run are not known "
+        "(trip 'back', service_id '')"
+    )

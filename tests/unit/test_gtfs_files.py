@@ -170,6 +170,14 @@ def test_a_quote_that_nothing_closes_costs_its_row(tmp_path: Path) -> None:
     assert told(feed) == ["stops.txt: 1 rows left out: their fields do not fit the heading (row 6)"]
 
 
+def test_two_rows_that_lack_a_quote_swallow_nothing_between_them(tmp_path: Path) -> None:
+    stops = FILES["stops.txt"] + 'E,"Elm,0.0,0.04\nF,Fir,0.0,0.05\nG,Gum",0.0,0.06\n'
+    times = TIMES.replace("D,50", "F,50")
+    feed = read_feed(write_feed(tmp_path / "feed", {"stops.txt": stops, "stop_times.txt": times}))
+    assert feed.patterns[0].stop_name[-1] == "Fir"
+    assert told(feed) == ["stops.txt: 1 rows left out: their fields do not fit the heading (row 6)"]
+
+
 @pytest.mark.parametrize("row", ["out,08:09:00,08:09:00,D,50,more,and more", 'out,08:09:00,"08:09:00,D,50'])
 def test_a_stop_time_that_does_not_fit_the_heading_costs_its_trip(tmp_path: Path, row: str) -> None:
     text = TIMES.replace("out,08:09:00,08:09:00,D,50", row)

@@ -140,6 +140,16 @@ def test_a_time_that_is_none_is_not_given(tmp_path: Path) -> None:
     )
 
 
+def test_a_departure_is_not_asked_where_there_is_an_arrival(tmp_path: Path) -> None:
+    times = TIMES.replace("out,08:03:00,08:03:00", "out,08:03:00,soon").replace("out,08:06:00,08:06:00", "out,,later")
+    feed = read(tmp_path, stop_times=times)
+    assert times_of(feed, "out") == [28_800, 28_980, NO_TIME, 29_340]
+    assert feed.notes == (
+        "stop_times.txt: 1 departure_time are no HH:MM:SS and count as not given ('later', row 4)",
+        "stop_times.txt: 2 stops without a time",
+    )
+
+
 def test_times_that_fall_at_midnight_go_on_past_24(tmp_path: Path) -> None:
     rows = ["n,23:50:00,A,1", "n,23:59:00,B,2", "n,,C,3", "n,00:05:00,D,4", "m,24:00:00,A,1", "m,24:05:00,B,2"]
     feed = read(

@@ -148,5 +148,16 @@ def read_feed(path: str | Path) -> Feed:
             f"({shown(missing[0])})"
         )
     services = read_services(files, notes)
+    _note_trips_without_service(columns, services, notes)
     frequencies = read_frequencies(files, columns.trip_id, notes)
     return Feed(time_zone, patterns, columns, shapes, services, tuple(notes.lines), frequencies)
+
+
+def _note_trips_without_service(trips: Trips, services: Services, notes: Notes) -> None:
+    unknown = np.flatnonzero(services.numbers(trips.service_id) < 0)
+    if unknown.size and len(services):
+        trip_id, service_id = trips.trip_id[unknown[0]], trips.service_id[unknown[0]]
+        notes.add(
+            f"trips.txt: {unknown.size} trips are of a service that no calendar names: the days on which they run are "
+            f"not known (trip {shown(trip_id)}, service_id {shown(service_id)})"
+        )

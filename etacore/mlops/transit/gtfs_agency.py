@@ -65,11 +65,9 @@ def _zone_of_most_trips(files: FeedFiles, agencies: pl.DataFrame, n_trips: Mappi
     zone_of = dict(zip(reversed(agencies["agency_id"].to_list()), reversed(zones), strict=True))
     routes = files.read_optional("routes.txt", ("route_id",), ("agency_id",))
     count = Counter(dict.fromkeys(zones, 0))
-    for route_id, agency_id in (
-        routes.select("route_id", "agency_id").unique("route_id", keep="first").iter_rows()
-        if routes is not None
-        else ()
-    ):
+    if routes is None:
+        routes = pl.DataFrame(schema={"route_id": pl.String, "agency_id": pl.String})
+    for route_id, agency_id in routes.unique("route_id", keep="first").select("route_id", "agency_id").iter_rows():
         zone = zones[0] if agency_id is None else zone_of.get(agency_id)
         if zone is not None:
             count[zone] += n_trips.get(route_id, 0)

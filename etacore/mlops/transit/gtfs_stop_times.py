@@ -141,12 +141,16 @@ def _lose_trips(frame: pl.DataFrame, bad: pl.Expr, reason: str, notes: Notes, sh
 
 def _arrivals(frame: pl.DataFrame, notes: Notes) -> pl.Series:
     """Arrival, else departure, in seconds since the start of the service day; `NO_TIME` without both."""
-    best = pl.Series([None], dtype=pl.Int32).new_from_index(0, len(frame))
+    best = pl.repeat(None, len(frame), dtype=pl.Int32, eager=True)
     for column in ("arrival_time", "departure_time"):
+        if not best.null_count():
+            break
         text = frame[column]
         value = seconds_of_day(text)
-        if n := value.null_count() - text.null_count():
-            at = int((text.is_not_null() & value.is_null()).arg_true()[0])
+        # Only what is wanted is a reason to speak.
+        wrong = text.is_not_null() & value.is_null() & best.is_null()
+        if n := int(wrong.sum()):
+            at = int(wrong.arg_true()[0])
             example = f"{shown(text[at])}, row {frame['row'][at]}"
             notes.add(f"{_NAME}: {n} {column} are no HH:MM:SS and count as not given ({example})")
         best = pl.select(pl.coalesce(best, value)).to_series()

@@ -76,9 +76,8 @@ def read_rows(data: bytes, wanted: Collection[str]) -> Rows:
             text = body.decode("utf-8")
         except UnicodeDecodeError as error:
             text = body.decode("utf-8", errors=_WINDOWS_1252)
-            remarks.append(
-                f"not UTF-8, its other bytes are read as Windows-1252 (row {_row_at(body, error) + first_row})"
-            )
+            row = first_row + body.count(b"\n", 0, error.start)
+            remarks.append(f"not UTF-8, its other bytes are read as Windows-1252 (row {row})")
             frame = _parse_if_whole(text.encode("utf-8"), len(headings), columns, first_row)
     if frame is None:
         try:
@@ -132,10 +131,6 @@ def _headings(line: bytes) -> list[str]:
     return [field.strip(_TEXT_SPACE + '"\ufeff').lower() for field in fields]
 
 
-def _row_at(body: bytes, error: UnicodeDecodeError) -> int:
-    return body.count(b"\n", 0, error.start)
-
-
 def _parse(body: bytes, width: int, columns: dict[str, int], first_row: int) -> pl.DataFrame:
     """The columns with ``row`` and ``surplus``, the field after the last one that the heading names."""
     heading = ",".join([*(f"field{ix}" for ix in range(width)), "surplus"]).encode()
@@ -175,20 +170,27 @@ def _rewritten(body: str, width: int) -> bytes:
             out.append(line)
             continue
         fields = _split(line, _FIELD)
-        if fields is None:
-            for end in range(ix, min(ix + _MAX_LINES_OF_A_RECORD, len(lines))):
-                if lines[end].count('"') % 2:
-                    fields = _split("\n".join(lines[ix - 1 : end + 1]), _FIELD)
-                    if fields is not None and len(fields) > width:
-                        fields = None
-                    ix = end + 1 if fields is not None else ix
-                    break
+        if fields is None and (end := _end_of_record(lines, ix, width)):
+            fields = _split("\n".join(lines[ix - 1 : end]), _FIELD)
+            ix = end
         if fields is None:
             fields = _split(line, _FIELD_WITH_BARE_QUOTES)
         if fields is None:
             fields = [*(line.replace('"', "").split(",") + [""] * width)[:width], "quotes that nothing closes"]
         out.append(",".join('"' + field.replace('"', '""') + '"' for field in fields))
     return "\n".join(out).encode("utf-8")
+
+
+def _end_of_record(lines: list[str], begin: int, width: int) -> int:
+    """Where the record ends that a quote keeps open at the end of the line before `begin`; 0 if it is none."""
+    for end in range(begin + 1, min(begin + _MAX_LINES_OF_A_RECORD, len(lines)) + 1):
+        if lines[end - 1].count('"') % 2:
+            record = lines[begin - 1 : end]
+            fields = _split("\n".join(record), _FIELD)
+            # Lines that would each be a row are rows, two of which lack a quote.
+            are_rows = all(line.count(",") == width - 1 for line in record)
+            return 0 if fields is None or len(fields) > width or are_rows else end
+    return 0
 
 
 def _split(record: str, pattern: re.Pattern[str]) -> list[str] | None:

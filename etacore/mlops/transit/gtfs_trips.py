@@ -24,7 +24,7 @@ class Trips:
     pattern_ix : ndarray of int32, shape (n,)
         Index into ``Feed.patterns``.
     start_s, end_s : ndarray of int32, shape (n,)
-        First known and latest time since the start of the service day (noon
+        First known time, in the order of the stops, and latest one since the start of the service day (noon
         minus 12 h), may exceed 24 h; `NO_TIME` if a trip has no times.
     offset : ndarray of int64, shape (n + 1,)
         Trip i owns ``arrival_s[offset[i]:offset[i + 1]]``, one entry per stop of its pattern.

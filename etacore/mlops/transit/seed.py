@@ -12,6 +12,7 @@ from etacore.config import KeyNames
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.run_starts import run_starts
 from etacore.store.store import redis_errors
 
 CHUNK: Final = 2_000
@@ -55,7 +56,8 @@ def seed_redis(
     ConfigError
         If Redis refuses the credentials, or does not let the user run SET.
     """
-    return write_pairs(client, seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, keys), ttl_s, progress)
+    pairs = seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, keys, run_starts(feed))
+    return write_pairs(client, pairs, ttl_s, progress)
 
 
 def write_pairs(
