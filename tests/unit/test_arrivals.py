@@ -14,6 +14,7 @@ from etacore.mlops.transit.arrivals import (
     _not_before_earlier_stops,
     arrivals_frame,
     observe_arrivals,
+    with_interpolated,
 )
 from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.given_arrivals import read_arrivals
@@ -121,6 +122,22 @@ def test_no_stop_is_reached_before_those_in_front_of_it() -> None:
     assert times_us[2] == 5  # what was given stays
     none = np.full(3, unknown)
     assert _not_before_earlier_stops(none, track_ix[:3], first_us, last_us).tolist() == none.tolist()
+
+
+def test_an_interpolated_time_lies_between_the_times_by_rule_around_it() -> None:
+    none = NO_ARRIVAL
+    rule_us = np.array([none, 10, none, none, 20, none, none, none], np.int64)
+    interp_us = np.array([15, 12, 5, 25, 22, 30, 2, none], np.int64)
+    offset = np.array([0, 6, 8], np.int64)
+    assert with_interpolated(rule_us, interp_us, offset).tolist() == [10, 10, 10, 20, 20, 30, 2, none]
+
+
+def test_a_vehicle_that_parks_for_days_with_its_trip_id_on_pushes_no_other_run(tmp_path: Path, feed: Feed) -> None:
+    rows = drive("out", [0.0, 0.030], EIGHT)
+    parked = [rows[-1] | {"timestamp": rows[-1]["timestamp"] + 1800 * n} for n in range(1, 5 * 48)]
+    other = drive("out", [0.0, 0.032], EIGHT, vehicle_id="other")
+    seen = observe(tmp_path, feed, rows + parked + other)
+    assert seen.filter(pl.col("vehicle_id") == "other").equals(observe(tmp_path, feed, other))
 
 
 def test_a_trip_that_ran_days_before_the_one_of_the_number_before_keeps_its_times(tmp_path: Path, feed: Feed) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import polars as pl
 import pytest
 
 from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
+from etacore.mlops.replay.replay import snapshot_json
 from etacore.mlops.replay.scoring import Recording, score_recording, truth_of_arrivals, truth_of_frame
 from etacore.mlops.transit.arrivals import arrivals_frame, observe_arrivals
 from etacore.mlops.transit.given_arrivals import read_arrivals
@@ -301,6 +303,9 @@ def test_a_start_names_the_run(tmp_path: Path, feed: Feed) -> None:
     tracks = match_tracks(named, feed)
     assert tracks.start_s.tolist() == [8 * 3600, 8 * 3600 + 900]
     assert tracks.number.tolist() == [1, 2]
+    frame = build_dataset(named, feed, CONFIG).frame
+    arrivals = frame.filter(pl.col("stop_id") == "C").select("run_number", "actual_arrival").unique().sort("run_number")
+    assert [(number, at.timestamp() - EIGHT) for number, at in arrivals.iter_rows()] == [(1, 280), (2, 900 + 280)]
     # one name, one run: the part that advances most
     turned = record(tmp_path, drive("out", [0.0, 0.015], EIGHT) + out(EIGHT + 300))
     one = match_tracks(starting(turned, 20240102, 8 * 3600), feed)
@@ -332,12 +337,24 @@ def test_a_trip_is_found_by_route_direction_and_start(tmp_path: Path) -> None:
     towards = dataclasses.replace(positions, direction_id=np.zeros(len(positions), np.int8))
     assert set(trip_index(towards, feed).tolist()) == {feed.trips.trip_id.index("out")}
     assert runs(towards, feed) == [("out", "bus", "2024-01-02", 1, 0)]
+    frame = build_dataset(towards, feed, CONFIG).frame
+    assert frame["trip_id"].unique().to_list() == ["out"]
+    assert frame.drop("trip_id").equals(build_dataset(record(tmp_path, out(EIGHT)), feed, CONFIG).frame.drop("trip_id"))
     assert set(trip_index(dataclasses.replace(towards, direction_id=towards.direction_id + 1), feed).tolist()) == {-1}
     assert set(trip_index(starting(towards, 20240103, 8 * 3600), feed).tolist()) == {-1}  # no service
     assert set(trip_index(starting(towards, 20240102, 9 * 3600), feed).tolist()) == {-1}
     home = dataclasses.replace(towards, direction_id=np.ones(len(positions), np.int8))
     evening = starting(home, 20240102, 20 * 3600 + 77)
     assert set(trip_index(evening, feed).tolist()) == {feed.trips.trip_id.index("back")}
+
+
+def test_a_replayed_snapshot_names_direction_and_start(tmp_path: Path) -> None:
+    positions = record(tmp_path, out(EIGHT)[:1])
+    bare = orjson.loads(snapshot_json(positions, 0))
+    assert not {"direction_id", "start_date", "start_time"} & set(bare)
+    towards = dataclasses.replace(positions, direction_id=np.zeros(1, np.int8))
+    named = orjson.loads(snapshot_json(starting(towards, 20240102, 25 * 3600 + 61), 0))
+    assert named == bare | {"direction_id": 0, "start_date": "20240102", "start_time": "25:01:01"}
 
 
 # -- frequency-based trips ------------------------------------------------------------------------------------------

@@ -350,6 +350,7 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "current_stop_sequence": None if sequence == NO_SEQUENCE else sequence,
         "stop_id": positions.stop_id[row],
         "current_status": positions.current_status[row],
+        "direction_id": None if (direction := int(positions.direction_id[row])) < 0 else direction,
         "start_date": None if (start_date := int(positions.start_date[row])) == NO_START_DATE else str(start_date),
         "start_time": None if (start_s := int(positions.start_time_s[row])) == NO_START_TIME else _clock_time(start_s),
     }
