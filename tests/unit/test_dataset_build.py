@@ -205,6 +205,30 @@ def test_every_row_and_fix_is_accounted_for(tmp_path: Path, feed: Feed) -> None:
     assert report.rows["run_not_observed"] > 0  # one fix is no run
 
 
+def test_of_what_was_lost_there_are_examples_and_a_loud_word(tmp_path: Path, feed: Feed) -> None:
+    assert build(tmp_path, feed, OUT).report.warnings == ()
+    rows = [
+        *OUT,
+        *(row | {"vehicle_id": "lost", "trip_id": "nowhere"} for row in OUT),
+        *(OUT[4] | {"timestamp": EIGHT + 45, "lat": 95.0} for _ in range(2)),
+        *(row | {"vehicle_id": None} for row in OUT[:1]),
+    ]
+    report = build(tmp_path, feed, rows).report
+    assert report.fixes["unreadable: no_vehicle_id"] == 1
+    assert report.examples["unreadable: no_vehicle_id"] == [f"p.parquet row {len(rows) - 1}: vehicle_id is missing"]
+    (example,) = report.examples["position_out_of_range"]
+    assert example == "vehicle 'bus' at 2024-01-02T08:00:45+00:00, 95, 0.00287783"
+    assert report.warnings == ()  # vehicles of which no trip is known are not needed
+    rows += [row | {"trip_id": None, "timestamp": row["timestamp"] + 5} for row in OUT]
+    rows += [row | {"lat": 95.0, "timestamp": row["timestamp"] + 6} for row in OUT]
+    built = build(tmp_path, feed, rows)
+    (warning,) = built.report.warnings
+    assert warning.startswith("WARNING: only ")
+    assert "position_out_of_range: vehicle 'bus' at 2024-01-02T08:00:06+00:00, 95, 0\n" in warning
+    assert warning in built.report.to_markdown()
+    assert built.report.to_dict()["warnings"] == [warning]
+
+
 def test_a_vehicle_that_swaps_trips_and_comes_back(tmp_path: Path, feed: Feed) -> None:
     rows = [row | ({"trip_id": "loop", "route_id": "r2"} if n in (7, 8) else {}) for n, row in enumerate(OUT)]
     built = build(tmp_path, feed, rows)

@@ -26,8 +26,10 @@ from etacore.mlops.dataset.layout import check_frame, dataset_path, write_datase
 from etacore.mlops.dataset.plan import MAX_EXAMPLES, Plan, make_plan
 from etacore.mlops.dataset.report import BuildReport
 from etacore.mlops.dataset.show import days
+from etacore.mlops.dataset.survival import build_warnings, examples_of_reasons
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.left_out import quoted
 from etacore.mlops.transit.positions import Positions, from_us
 from etacore.mlops.transit.tracks import Tracks
 from etacore.status import Status
@@ -175,16 +177,23 @@ def build_dataset(
         served = sorted(set(feed.trips.pattern_ix[np.unique(plan.trip_ix[rows.fix[kept]])].tolist()))
         patterns = {feed.patterns[ix].pattern_id: feed.patterns[ix].stop_id for ix in served}
         unseen = _stops_without_label(feed, labels)
+        fixes = _fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out)
+        engine = examples_of_reasons(positions, rows.status)
+        unknown = {name: f"trip {quoted(found[0])}" for name, found in plan.examples.items() if found}
+        warnings = build_warnings(fixes, positions, {**positions.examples, **engine, **unknown})
         report = BuildReport(
             name=config.name,
             recording=_recording(positions, frame, plan, feed),
-            fixes=_fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out),
+            fixes=fixes,
             oddities=_oddities(positions, feed, plan)
             | {"far_in_time": plan.n_far_in_time, "rows_past_midnight": n_past_midnight(frame, zone)}
             | weather_counts,
             labels=labels.counts() | {"stops_without_label": len(unseen)},
             rows=dropped.counts() | {"other_pattern": rows.n_other_pattern, "written": len(frame)},
-            examples=_not_empty({**plan.examples, "stops_without_label": unseen[:MAX_EXAMPLES]}),
+            examples=_not_empty({**plan.examples, "stops_without_label": unseen[:MAX_EXAMPLES]})
+            | {f"unreadable: {reason}": [example] for reason, example in positions.examples.items()}
+            | {reason: [example] for reason, example in engine.items()},
+            warnings=warnings,
             days=days(frame),
             seconds=watch.seconds,
         )

@@ -9,7 +9,9 @@ from typing import Any, Final
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from etacore.mlops.transit.left_out import MEANING as READER_MEANING
 from etacore.status import Status
 
 SECTIONS: Final = {
@@ -67,6 +69,8 @@ MEANING: Final = {
 }
 """What the counters mean; engine reasons and label rules stand for themselves."""
 
+UNREADABLE: Final = "unreadable: "
+"""Before the counters of what the reader of the recording did not take."""
 _STATUS: Final = {status.label for status in Status}
 
 
@@ -82,6 +86,8 @@ class BuildReport:
         Name of a counter to its value; see `MEANING`.
     examples : mapping of name to texts
         A few trip ids, stop ids and the like behind a counter.
+    warnings : sequence of str
+        What has to be said loudly.
     days : sequence of mapping
         ``service_date, rows, trips, vehicles`` for each service date.
     seconds : mapping
@@ -95,6 +101,7 @@ class BuildReport:
     labels: Mapping[str, int]
     rows: Mapping[str, int]
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
     days: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -102,11 +109,19 @@ class BuildReport:
         """Plain types for JSON."""
         sections = {section: dict(getattr(self, section)) for section in SECTIONS}
         examples = {name: list(texts) for name, texts in self.examples.items()}
-        return {"name": self.name, **sections, "examples": examples, "days": [dict(day) for day in self.days]}
+        return {
+            "name": self.name,
+            "warnings": list(self.warnings),
+            **sections,
+            "examples": examples,
+            "days": [dict(day) for day in self.days],
+        }
 
     def to_markdown(self) -> str:
         """The report as a Markdown document."""
         lines = [f"# Dataset {self.name}", ""]
+        for warning in self.warnings:
+            lines += ["```", warning, "```", ""]
         for section, title in SECTIONS.items():
             lines += [f"## {title}", "", "| counter | value | meaning |", "| --- | ---: | --- |"]
             lines += [f"| {name} | {text(value)} | {meaning(name)} |" for name, value in getattr(self, section).items()]
@@ -137,7 +152,8 @@ class BuildReport:
             for name, value in getattr(self, section).items():
                 table.add_row(name, text(value), meaning(name))
             tables.append(table)
-        return Group(*tables, days_table(self.days))
+        loud = [Text(warning, style="bold red") for warning in self.warnings]
+        return Group(*tables, days_table(self.days), *loud)
 
 
 def days_table(days: Sequence[Mapping[str, Any]]) -> Table:
@@ -154,6 +170,8 @@ def meaning(name: str) -> str:
     """What a counter counts."""
     if name in MEANING:
         return MEANING[name]
+    if name.startswith(UNREADABLE):
+        return READER_MEANING.get(name.removeprefix(UNREADABLE), "")
     return "set aside by the engine" if name in _STATUS else ""
 
 

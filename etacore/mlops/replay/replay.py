@@ -34,10 +34,12 @@ from etacore.mlops.replay.scoring import Recording, Scores, score_recording, tru
 from etacore.mlops.transit.arrivals import observe_arrivals
 from etacore.mlops.transit.given_arrivals import read_arrivals
 from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.left_out import files_warning, lost_fixes, survival_warning
 from etacore.mlops.transit.positions import Positions, from_us, read_positions
 from etacore.mlops.transit.seed import seed_redis
 from etacore.mlops.transit.tracks import match_tracks
 from etacore.schema import MAX_ETA_S, NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.status import FAILED, REJECTED
 from etacore.store.server import RedisServer
 from etacore.store.store import connect, redis_errors
 
@@ -408,13 +410,33 @@ def replay_to_console(
         raise ConfigError(f"the scores cannot be written to {json_path}: there is no such folder")
     console = console or Console()
     feed = read_feed(gtfs_path)
-    positions = read_positions(positions_path)
+    positions = read_positions(positions_path, feed=feed)
     with console_progress() as progress:
         result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
+    for warning in replay_warnings(result.played, positions):
+        console.print(warning, style="bold red", markup=False)
     if json_path is not None:
         write_whole(json_path, f"{json.dumps(result.to_dict(), indent=2, allow_nan=False)}\n".encode())
     return result
+
+
+def replay_warnings(played: Played, positions: Positions) -> tuple[str, ...]:
+    """What has to be said loudly; see `survival_warning` and `files_warning`."""
+    unread = lost_fixes(positions.left_out)
+    refused = {
+        f"{status.label}, over all polls": played.status[status.label]
+        for status in REJECTED | FAILED
+        if played.status[status.label]
+    }
+    # Those overwritten within a tick are taken to have fared as the others.
+    n_kept = round(played.n_answered * played.n_positions / max(played.n_positions - played.n_overwritten, 1))
+    n = played.n_positions + sum(unread.values())
+    warnings = (
+        files_warning(positions.n_files, positions.left_out, positions.examples),
+        survival_warning(n_kept, n, unread | refused, positions.examples),
+    )
+    return tuple(warning for warning in warnings if warning)
 
 
 def print_result(result: ReplayResult, console: Console) -> None:
