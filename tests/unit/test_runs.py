@@ -313,6 +313,15 @@ def test_a_start_names_the_run(tmp_path: Path, feed: Feed) -> None:
     assert one.progress_m[-1] > 0.030 * M_PER_DEGREE
 
 
+def test_recorded_starts_name_the_runs(tmp_path: Path, feed: Feed) -> None:
+    rows = [
+        row | {"start_date": "20240102", "start_time": start, "direction_id": 0, "trip_id": None}
+        for start, start_s in (("08:00:00", EIGHT - 100), ("08:00:30", EIGHT + 900))
+        for row in out(start_s)
+    ]
+    assert runs(record(tmp_path, rows), feed) == [("out", "bus", "2024-01-02", 1, -100)]  # no run starts at 8:00:30
+
+
 def test_the_service_date_is_the_start_date_as_far_as_the_clock_bears_it_out(tmp_path: Path, feed: Feed) -> None:
     late = record(tmp_path, out(DAY_S + 26 * 3600))  # 02:00 of the third, by a bus that should have come at 08:00
     for start_date, day in ((20240102, 2), (20240103, 3), (0, 3), (20230102, 3), (99999999, 3)):

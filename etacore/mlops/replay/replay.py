@@ -37,6 +37,7 @@ from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.left_out import files_warning, lost_fixes, survival_warning
 from etacore.mlops.transit.positions import Positions, from_us, read_positions
 from etacore.mlops.transit.seed import seed_redis
+from etacore.mlops.transit.start_texts import start_time_text
 from etacore.mlops.transit.tracks import match_tracks
 from etacore.schema import MAX_ETA_S, NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 from etacore.status import FAILED, REJECTED
@@ -344,7 +345,8 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "timestamp": _posix(int(positions.time_us[row])),
         "route_id": positions.route_id[row],
     }
-    sequence = int(positions.stop_sequence[row])
+    sequence, direction = int(positions.stop_sequence[row]), int(positions.direction_id[row])
+    start_date, start_s = int(positions.start_date[row]), int(positions.start_time_s[row])
     optional = {
         "trip_id": positions.trip_id[row],
         "speed": _number(positions.speed_mps[row]),
@@ -352,16 +354,12 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "current_stop_sequence": None if sequence == NO_SEQUENCE else sequence,
         "stop_id": positions.stop_id[row],
         "current_status": positions.current_status[row],
-        "direction_id": None if (direction := int(positions.direction_id[row])) < 0 else direction,
-        "start_date": None if (start_date := int(positions.start_date[row])) == NO_START_DATE else str(start_date),
-        "start_time": None if (start_s := int(positions.start_time_s[row])) == NO_START_TIME else _clock_time(start_s),
+        "direction_id": None if direction < 0 else direction,
+        "start_date": None if start_date == NO_START_DATE else str(start_date),
+        "start_time": None if start_s == NO_START_TIME else start_time_text(start_s),
     }
     snapshot.update((name, value) for name, value in optional.items() if value is not None)
     return orjson.dumps(snapshot)
-
-
-def _clock_time(start_s: int) -> str:
-    return f"{start_s // 3600:02}:{start_s // 60 % 60:02}:{start_s % 60:02}"
 
 
 def _number(value: Any) -> float | None:
