@@ -197,7 +197,7 @@ def test_scores_against_an_arrivals_file(positions: Positions, feed: Feed, tmp_p
     # sent every 10 s, seen every 20 s, until the arrival after 400 s
     assert result.scores.model.n == 20
     pl.DataFrame([arrival | {"trip_id": "none"}]).write_parquet(path)
-    with pytest.raises(FeedError, match="no row of the arrivals file fits"):
+    with pytest.raises(FeedError, match="none of the 1 arrivals fits"):
         replay(positions, feed, registry_dir=tmp_path, make_loop=StraightLine, arrivals=path)
 
 
