@@ -24,7 +24,7 @@ from etacore.demo.reports import record
 from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.features import FEATURE_COLUMNS, FeatureTap
-from etacore.mlops.replay.replay import snapshot_json
+from etacore.mlops.replay.payloads import snapshot_json
 from etacore.mlops.training.matrix import feature_matrix
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs

@@ -20,7 +20,7 @@ from etacore.estimator import estimate_stop_times
 from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.layout import Dataset, read_dataset
-from etacore.mlops.replay.replay import snapshot_json
+from etacore.mlops.replay.payloads import snapshot_json
 from etacore.mlops.training import FAMILIES, TrainingConfig, train
 from etacore.mlops.training.matrix import model_predictions
 from etacore.mlops.transit.gtfs import Feed, read_feed

@@ -30,6 +30,7 @@ from etacore.errors import ConfigError, FeedError
 from etacore.files import write_whole
 from etacore.mlops.fitted_table import Column, FittedTable
 from etacore.mlops.progress import Progress, console_progress, silent
+from etacore.mlops.replay.payloads import posix, snapshot_json
 from etacore.mlops.replay.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
 from etacore.mlops.transit.arrivals import observe_arrivals
 from etacore.mlops.transit.given_arrivals import read_arrivals
@@ -37,9 +38,8 @@ from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.left_out import files_warning, lost_fixes, survival_warning
 from etacore.mlops.transit.positions import Positions, from_us, read_positions
 from etacore.mlops.transit.seed import seed_redis
-from etacore.mlops.transit.start_texts import start_time_text
 from etacore.mlops.transit.tracks import match_tracks
-from etacore.schema import MAX_ETA_S, NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.schema import MAX_ETA_S
 from etacore.status import FAILED, REJECTED
 from etacore.store.server import RedisServer
 from etacore.store.store import connect, redis_errors
@@ -335,47 +335,12 @@ def _wait(began: float, until_s: float) -> None:
         time.sleep(left_s)
 
 
-def snapshot_json(positions: Positions, row: int) -> bytes:
-    """A recorded position as the snapshot that a producer would have written."""
-    snapshot: dict[str, Any] = {
-        "vehicle_id": positions.vehicle_id[row],
-        # JSON has no NaN: a missing coordinate becomes null, and the loop rejects it.
-        "lat": _number(positions.lat[row]),
-        "lon": _number(positions.lon[row]),
-        "timestamp": _posix(int(positions.time_us[row])),
-        "route_id": positions.route_id[row],
-    }
-    sequence, direction = int(positions.stop_sequence[row]), int(positions.direction_id[row])
-    start_date, start_s = int(positions.start_date[row]), int(positions.start_time_s[row])
-    optional = {
-        "trip_id": positions.trip_id[row],
-        "speed": _number(positions.speed_mps[row]),
-        "bearing": _number(positions.bearing_deg[row]),
-        "current_stop_sequence": None if sequence == NO_SEQUENCE else sequence,
-        "stop_id": positions.stop_id[row],
-        "current_status": positions.current_status[row],
-        "direction_id": None if direction < 0 else direction,
-        "start_date": None if start_date == NO_START_DATE else str(start_date),
-        "start_time": None if start_s == NO_START_TIME else start_time_text(start_s),
-    }
-    snapshot.update((name, value) for name, value in optional.items() if value is not None)
-    return orjson.dumps(snapshot)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _posix(time_us: int) -> int | float:
-    return time_us // _US if time_us % _US == 0 else time_us / _US
-
-
 def _record(played: Played, positions: Positions, row: int, blob: Any) -> None:
     if blob is None:
         return
     document = orjson.loads(blob)
     # The document of an earlier position stays when the loop rejects the newer one.
-    if document.get("source_timestamp") != _posix(int(positions.time_us[row])):
+    if document.get("source_timestamp") != posix(int(positions.time_us[row])):
         return
     if document["predictions"]:
         played.n_answered += 1
