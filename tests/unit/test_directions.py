@@ -280,3 +280,19 @@ def test_a_run_is_no_trip_of_that_name():
     assert n_stops_of(table, columns) == [(2, None), (3, None)]
     assert {b"run_pattern:-:07:00:00:R", b"trip_pattern:-:07:00:00:R"} <= set(rounds[0])
     assert {b"run_pattern:-:07:00:00:R", b"trip_pattern:-:07:00:00:R"} <= set(table.due(3600 * S))
+
+
+@pytest.mark.parametrize(
+    ("says", "is_guess"),
+    [
+        ({"patterns": 1, "direction_id": 0}, 1),
+        ({"patterns": 1, "direction_id": 1}, 0),
+        ({"patterns": 1}, 0),  # a timetable that knows no directions
+        ({"direction_id": 0}, 0),  # stops that were not seeded with their number: they are the truth
+        ({"patterns": 1, "direction_id": 1000}, 0),
+    ],
+)
+def test_a_route_that_is_not_known_to_go_the_row_s_way_is_a_guess(says, is_guess):
+    columns = rows_of(RouteTable(), {"route_stops:R": seeded(3, **says)}, {"direction_id": 1}, {})
+    assert columns.status.tolist() == [Status.OK] * 2
+    assert columns.is_guessed.tolist() == [is_guess, 0]
