@@ -323,10 +323,11 @@ def test_a_route_of_which_a_direction_was_forgotten_asks_for_it_again():
     redis = {f"route_stops:{route}".encode(): TWO for route in routes}
     for direction in (0, 1):
         redis |= {f"direction_stops:{direction}:{route}".encode(): TWO for route in routes}
-    table = RouteTable(refresh_s=1e6, max_names=100)
+    table = RouteTable(refresh_s=1e6, max_names=98)
     for now_s in range(4):
         columns = columns_of([{"route_id": route} for route in routes])
-        fetch_all(table, columns, redis, now_s * S)
+        columns.now_us = now_s * S
+        table.resolve(columns, lambda keys: [redis.get(key) for key in keys])
         assert columns.status.tolist() == [Status.OK] * 60
         assert (columns.other_pattern_ix >= 0).all()
 
