@@ -43,7 +43,12 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "etacore/loop/schedule.py": ("unit/test_schedule.py", "integration/test_plain_path.py"),
     "etacore/loop/runtime.py": ("integration/test_runtime.py", "integration/test_mixed_chunks.py"),
-    "etacore/pipeline/routes.py": ("unit/test_routes.py", "unit/test_engine.py", "unit/test_mixed_batches.py"),
+    "etacore/pipeline/routes.py": (
+        "unit/test_routes.py",
+        "unit/test_directions.py",
+        "unit/test_engine.py",
+        "unit/test_mixed_batches.py",
+    ),
     "etacore/store/store.py": ("unit/test_store.py", "integration/test_mixed_chunks.py", "integration/test_runtime.py"),
     "etacore/store/changes.py": ("unit/test_changes.py", "integration/test_changes.py"),
     "etacore/estimator.py": ("unit/test_estimator.py", "golden/test_golden.py", "parity/test_estimator_engine.py"),
@@ -73,6 +78,8 @@ MODULES: Final[Mapping[str, Sequence[str]]] = {
     ),
     "src_ext/etacore/_kernels/resolve.pyx": (
         "unit/test_routes.py",
+        "unit/test_directions.py",
+        "parity/test_resolve.py",
         "unit/test_engine.py",
         "unit/test_mixed_batches.py",
     ),

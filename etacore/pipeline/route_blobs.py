@@ -167,7 +167,8 @@ def parse_stops(blob: bytes) -> StopList:
     if not isinstance(value, dict):
         return _stop_list(value)
     stops = _stop_list(value.get("stops"))
-    stops.route_id, stops.direction_id = _identifier(value.get("route_id")), _integer(value.get("direction_id"))
+    stops.route_id, direction_id = _identifier(value.get("route_id")), _integer(value.get("direction_id"))
+    stops.direction_id = direction_id if direction_id is not None and 0 <= direction_id < 128 else None
     stops.n_patterns = max(_integer(value.get("patterns")) or 0, 0)
     return stops
 

@@ -133,7 +133,8 @@ class RouteTable:
             return before >= 0
         tells_route = not is_old_key or stops.route_id is not None
         stands_for = 0 if kind == PATTERN else stops.n_patterns or (-1 if kind == DIRECTION else 0)
-        content = digest(b"%d,%d" % (tells_route, stands_for), content_digest(stops, shape))
+        direction_id = -1 if not stands_for or stops.direction_id is None else stops.direction_id
+        content = digest(b"%d,%d,%d" % (tells_route, stands_for, direction_id), content_digest(stops, shape))
         if content == content_before:
             self._digests[before] = (raw, content)
             self._names.learn_source(name, kind, before)
@@ -141,7 +142,7 @@ class RouteTable:
         text, spans = _texts(stops)
         line = shape.line if shape else None
         pattern_ix = self.patterns.add(
-            stops.status, stops.lat, stops.lon, stops.sequence, text, spans, line, stands_for
+            stops.status, stops.lat, stops.lon, stops.sequence, text, spans, line, stands_for, direction_id
         )
         self._digests[pattern_ix] = (raw, content)
         self._retire(self._names.learn_source(name, kind, pattern_ix, tells_route))

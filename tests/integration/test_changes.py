@@ -131,6 +131,7 @@ def test_kinds_of_keys_are_told_apart(feed, redis_client):
     for key in ("predictions:1", "eta:active_model:old", "vehicles", "vehicle:1", "route_stops:7", "vehicle:1"):
         redis_client.set(key, "x")
     redis_client.delete("eta:active_model")
+    redis_client.set("direction_stops:0:7", "x")
     redis_client.set("route_stops:8", "x")
     routes: list[bytes] = []
     vehicles: list[bytes] = []
@@ -140,7 +141,7 @@ def test_kinds_of_keys_are_told_apart(feed, redis_client):
         vehicles += changes.vehicles
         routes += changes.routes
     assert set(vehicles) == {b"vehicle:1"}
-    assert routes == [b"route_stops:7", b"route_stops:8"]
+    assert routes == [b"route_stops:7", b"direction_stops:0:7", b"route_stops:8"]
     redis_client.set("eta:active_model", "{}")
     assert next_of(feed) == Changes([], [], True, False)
     redis_client.delete("eta:active_model")

@@ -278,12 +278,13 @@ def test_a_promotion_is_taken_over_though_nothing_moves(start, config, redis_cli
     wait_until(lambda: [model.key for model in loop.runtime.engine.models.all()] == ["second"])
 
 
-def test_stops_that_appear_later_serve_those_who_wait(start, config, redis_client, wait_until):
+@pytest.mark.parametrize("key", ["route_stops:later", "direction_stops:1:later"])
+def test_stops_that_appear_later_serve_those_who_wait(key, start, config, redis_client, wait_until):
     loop = start(config)
-    redis_client.set("vehicle:LATE", payload("LATE", route="later", trip_id=None))
+    redis_client.set("vehicle:LATE", payload("LATE", route="later", trip_id=None, direction_id=1))
     loop.serve("BUS-1")
     assert not redis_client.exists("predictions:LATE")
-    redis_client.set("route_stops:later", stops_blob())
+    redis_client.set(key, stops_blob())
     wait_until(lambda: redis_client.exists("predictions:LATE"))
     assert loop.end()[Status.UNKNOWN_ROUTE] >= 1
 

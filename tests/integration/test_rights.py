@@ -40,13 +40,14 @@ def limited(redis_server: RedisServer, redis_client: redis.Redis, registry_dir: 
 
 @pytest.mark.parametrize("source", ["events", "poll"])
 def test_the_rights_of_the_page_are_enough(source, limited, redis_client, wait_until):
-    redis_client.mset({f"route_stops:{ROUTE}": stops_blob(), "vehicle:BUS-1": payload("BUS-1")})
+    run = payload("BUS-2", trip_id=None, direction_id=0, start_time="07:00:00")
+    redis_client.mset({f"route_stops:{ROUTE}": stops_blob(), "vehicle:BUS-1": payload("BUS-1"), "vehicle:BUS-2": run})
     redis_client.hset("vehicle:BUS-1:position", "lat", "1")
     runtime, stop = Runtime(replace(limited, snapshot_source=source)), threading.Event()
     thread = threading.Thread(target=runtime.run, args=(stop,))
     thread.start()
     try:
-        wait_until(lambda: redis_client.exists("predictions:BUS-1"))
+        wait_until(lambda: redis_client.exists("predictions:BUS-1", "predictions:BUS-2") == 2)
         if source == "poll":  # then stored predictions are looked for at each interval
             wait_until(lambda: runtime.summary.counts[Status.UNCHANGED])
         has_feed = CLIENT_NAME in {entry["name"] for entry in redis_client.client_list()}

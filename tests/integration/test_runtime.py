@@ -298,6 +298,35 @@ def test_a_trip_gets_the_stops_of_its_own_pattern(runtime: Runtime, redis_client
     assert first == {"trip": "B6", "direction": "B6", "route": "S3"}
 
 
+def test_runs_directions_and_guesses_by_the_seeded_keys(runtime: Runtime, redis_client: redis.Redis) -> None:
+    back = [stop | {"stop_id": f"B{i}", "stop_sequence": i} for i, stop in enumerate(reversed(STOPS))]
+    short = [stop | {"stop_id": f"R{stop['stop_id']}"} for stop in STOPS]
+    says = {"route_id": ROUTE, "patterns": 1}
+    seeded = {
+        f"route_stops:{ROUTE}": says | {"stops": STOPS, "patterns": 3},
+        f"direction_stops:0:{ROUTE}": says | {"stops": STOPS, "patterns": 2},
+        f"direction_stops:1:{ROUTE}": says | {"stops": back},
+        "pattern_stops:run": {"stops": short},
+    }
+    redis_client.mset({key: json.dumps(value) for key, value in seeded.items()})
+    redis_client.set(f"run_pattern:0:07:05:00:{ROUTE}", "run")
+    vehicles: dict[str, dict[str, Any]] = {
+        "run": {"direction_id": 0, "start_time": "07:05:00"},
+        "other-run": {"direction_id": 0, "start_time": "07:06:00"},
+        "back": {"direction_id": 1},
+        "ghost": {"trip_id": "not in the feed", "direction_id": 1},
+    }
+    redis_client.mset({f"vehicle:{name}": payload(name, **({"trip_id": None} | row)) for name, row in vehicles.items()})
+    assert runtime.poll().counts == {Status.OK: 4}
+    found = {name: document(redis_client, name) for name in vehicles}
+    assert {name: (its["predictions"][0]["stop_id"], its.get("pattern")) for name, its in found.items()} == {
+        "run": ("RS3", None),
+        "other-run": ("S3", "guessed"),
+        "back": ("B6", None),
+        "ghost": ("B6", "guessed"),
+    }
+
+
 def test_a_refused_write_is_a_failure_and_tried_again(runtime: Runtime, redis_client: redis.Redis) -> None:
     redis_client.set("vehicle:BUS-1", payload())
     redis_client.config_set("maxmemory", 1)

@@ -63,7 +63,10 @@ def resolve(snapshot, redis):
         }
         found = both if len(both) == 2 else whole or both
     n_patterns = max([_says(blob).get("patterns", 0) for blob in found.values()], default=0)
-    return *[*found, None, None][:2], n_patterns > (0 if trip else 1)
+    is_guess = n_patterns > (0 if trip else 1)
+    if direction is not None and n_patterns:
+        is_guess = is_guess or any(_says(blob).get("direction_id", direction) != direction for blob in found.values())
+    return *[*found, None, None][:2], is_guess
 
 
 def _of_route(route, redis):

@@ -280,3 +280,60 @@ def test_a_run_is_no_trip_of_that_name():
     assert n_stops_of(table, columns) == [(2, None), (3, None)]
     assert {b"run_pattern:-:07:00:00:R", b"trip_pattern:-:07:00:00:R"} <= set(rounds[0])
     assert {b"run_pattern:-:07:00:00:R", b"trip_pattern:-:07:00:00:R"} <= set(table.due(3600 * S))
+
+
+@pytest.mark.parametrize(
+    ("says", "is_guess"),
+    [
+        ({"patterns": 1, "direction_id": 0}, 1),
+        ({"patterns": 1, "direction_id": 1}, 0),
+        ({"patterns": 1}, 0),  # a timetable that knows no directions
+        ({"direction_id": 0}, 0),  # stops that were not seeded with their number: they are the truth
+        ({"patterns": 1, "direction_id": 1000}, 0),
+    ],
+)
+def test_a_route_that_is_not_known_to_go_the_row_s_way_is_a_guess(says, is_guess):
+    columns = rows_of(RouteTable(), {"route_stops:R": seeded(3, **says)}, {"direction_id": 1}, {})
+    assert columns.status.tolist() == [Status.OK] * 2
+    assert columns.is_guessed.tolist() == [is_guess, 0]
+
+
+def test_directions_are_asked_for_until_there_was_an_answer():
+    table = RouteTable()
+    table.set_pattern(b"route_stops:R", TWO)
+    for _ in range(2):  # the first time nobody could be asked
+        assert not table.resolve_known(columns_of([{}]))
+    columns = columns_of([{}])
+    fetch_all(table, columns, {b"route_stops:R": TWO} | {key.encode(): blob for key, blob in TWO_WAYS.items()})
+    assert n_stops_of(table, columns) == [(3, 4)]
+
+
+def test_a_direction_that_changed_alone_is_followed_at_once():
+    table, redis = RouteTable(refresh_s=1_000), {key.encode(): blob for key, blob in TWO_WAYS.items()}
+    fetch_all(table, columns_of([{}]), redis)
+    redis[b"direction_stops:1:R"] = seeded(5, route_id="R", direction_id=1, patterns=1)
+    table.look_again([b"direction_stops:1:R"], lambda keys: [redis.get(key) for key in keys], 1 * S)
+    columns = columns_of([{}])
+    fetch_all(table, columns, redis, 2 * S)
+    assert n_stops_of(table, columns) == [(3, 5)]
+
+
+def test_a_route_of_which_a_direction_was_forgotten_asks_for_it_again():
+    routes = [f"{number}" for number in range(60)]
+    redis = {f"route_stops:{route}".encode(): TWO for route in routes}
+    for direction in (0, 1):
+        redis |= {f"direction_stops:{direction}:{route}".encode(): TWO for route in routes}
+    table = RouteTable(refresh_s=1e6, max_names=98)
+    for now_s in range(4):
+        columns = columns_of([{"route_id": route} for route in routes])
+        columns.now_us = now_s * S
+        table.resolve(columns, lambda keys: [redis.get(key) for key in keys])
+        assert columns.status.tolist() == [Status.OK] * 60
+        assert (columns.other_pattern_ix >= 0).all()
+
+
+def test_a_row_that_was_set_aside_has_no_run():
+    columns = columns_of([{"trip_id": "T", "start_time": "07:00:00"}])
+    columns.status[:] = Status.TOO_OLD
+    RouteTable().resolve_rest(columns)
+    assert columns.run_key.tolist() == [0]

@@ -613,11 +613,15 @@ cdef class NameTable:
 
 
 cdef void _judge(columns_t* columns, Py_ssize_t i, PatternTable table, bint reject_guessed) noexcept nogil:
-    # Of a row that got the stops of its route or direction: whether they are a guess. Of two directions both have to
-    # be usable: else the vehicle, which may be on either, would be told the stops of the other one.
+    # Of a row that got the stops of its route or direction: whether they are a guess, as they also are where the route
+    # is not known to go the row's way. Of two directions both have to be usable: else the vehicle, which may be on
+    # either, would be told the stops of the other one.
     cdef bint has_trip = columns.trip_id[i].length > 0
+    cdef const pattern_t* pattern = pattern_at(table, columns.pattern_ix[i])
+    cdef bint is_opposite = (
+        pattern.stands_for > 0 and 0 <= columns.direction_id[i] != pattern.direction_id and pattern.direction_id >= 0)
     cdef const pattern_t* other = pattern_at(table, columns.other_pattern_ix[i])
-    columns.is_guessed[i] = is_guess(pattern_at(table, columns.pattern_ix[i]), has_trip)
+    columns.is_guessed[i] = is_opposite or is_guess(pattern, has_trip)
     if other != NULL:
         if other.status != OK:
             columns.status[i] = other.status

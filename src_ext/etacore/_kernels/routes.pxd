@@ -1,6 +1,6 @@
 # Patterns: the ordered stops of a route, direction or trip, and the line that joins them, as the kernels see them.
 
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 
 from etacore._kernels.geo cimport segment_t
 
@@ -21,6 +21,7 @@ cdef struct pattern_t:
     uint8_t status           # OK, TOO_FEW_STOPS, STOP_WITHOUT_COORDINATES, UNKNOWN_ROUTE (an unreadable blob)
     bint ascending           # the sequences ascend strictly
     int32_t stands_for       # patterns of a route or direction for which it stands; 0, -1: see `add`
+    int8_t direction_id      # of the pattern that stands for others; -1 if nobody says so
     bint is_plain            # usable, and it stands for nothing but itself
     double length_m          # of the line
     stop_t* stops

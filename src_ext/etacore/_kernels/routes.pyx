@@ -4,7 +4,7 @@ import numpy as np
 
 from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc, PyMem_RawRealloc
 from libc.math cimport INFINITY, cos
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from etacore._kernels.geo cimport (
@@ -181,7 +181,7 @@ cdef class PatternTable:
     def add(
         self, uint8_t status, const double[::1] lat not None, const double[::1] lon not None,
         const int32_t[::1] sequence not None, const uint8_t[::1] text not None, const int32_t[:, ::1] spans not None,
-        Line line=None, int32_t stands_for=0,
+        Line line=None, int32_t stands_for=0, int8_t direction_id=-1,
     ):
         """Store a pattern and return its number.
 
@@ -201,6 +201,8 @@ cdef class PatternTable:
         stands_for : int, optional
             How many patterns of a route or direction these stops stand for; 0 if nobody says so, -1 for a direction of
             which it is not said.
+        direction_id : int, optional
+            The direction of these stops, if they stand for others; -1 if nobody says so.
         """
         cdef int64_t n_stops = lat.shape[0] if status == OK else 0
         cdef int64_t n_text = text.shape[0] if status == OK else 0
@@ -246,6 +248,7 @@ cdef class PatternTable:
         memset(pattern, 0, <size_t>nbytes)
         pattern.status = status
         pattern.stands_for = stands_for
+        pattern.direction_id = direction_id
         pattern.is_plain = status == OK and stands_for == 0
         pattern.nbytes = nbytes
         pattern.n_stops = <int32_t>n_stops
@@ -327,6 +330,7 @@ cdef class PatternTable:
         return {
             "status": pattern.status,
             "stands_for": pattern.stands_for,
+            "direction_id": pattern.direction_id,
             "length_m": pattern.length_m,
             "n_segments": pattern.n_segments,
             "stop_ids": self.stop_ids(pattern_ix),
