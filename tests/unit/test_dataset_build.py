@@ -242,7 +242,8 @@ def test_a_vehicle_that_swaps_trips_and_comes_back(tmp_path: Path, feed: Feed) -
 
 def test_fixes_without_trip_or_with_an_unknown_one_move_the_state_but_give_no_rows(tmp_path: Path, feed: Feed) -> None:
     for trip_id, reason in ((None, "without_trip"), ("nowhere", "unknown_trip")):
-        built = build(tmp_path, feed, [row | ({"trip_id": trip_id} if n == 5 else {}) for n, row in enumerate(OUT)])
+        other = {"trip_id": trip_id, "bearing": 90.0}  # or nobody knows which direction it is
+        built = build(tmp_path, feed, [row | (other if n == 5 else {}) for n, row in enumerate(OUT)])
         assert built.report.fixes[reason] == 1
         assert built.frame["vp_ts"].n_unique() == build(tmp_path, feed, OUT).frame["vp_ts"].n_unique() - 1
         after = built.frame.filter(pl.col("vp_ts") == at(EIGHT + 60))

@@ -1,3 +1,4 @@
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -146,3 +147,14 @@ def test_real_feeds_are_readable(parts: tuple[str, str], n_trips: int, n_pattern
     n_stops = np.array([pattern.n_stops for pattern in feed.patterns])
     assert (np.diff(feed.trips.offset) == n_stops[feed.trips.pattern_ix]).all()
     assert len({pattern.pattern_id for pattern in feed.patterns}) == n_patterns
+
+
+def test_a_run_is_named_by_the_time_at_which_it_leaves_its_first_stop(tmp_path: Path) -> None:
+    stop_times = FILES["stop_times.txt"].replace("out,08:00:00,08:00:00,A,10", "out,07:52:00,08:00:00,A,10")
+    feed = read_feed(write_feed(tmp_path / "feed", {"stop_times.txt": stop_times}))
+    trip_ix = feed.trips.trip_id.index("out")
+    assert feed.trips.start_s[trip_ix] == 8 * 3600
+    assert feed.trips.arrival_s[feed.trips.offset[trip_ix]] == 7 * 3600 + 52 * 60
+    day = np.array([(date(2024, 1, 2) - date(1970, 1, 1)).days])
+    found = feed.find_trips(["r1"], np.array([0]), np.array([8 * 3600]), day)
+    assert found.tolist() == [trip_ix]

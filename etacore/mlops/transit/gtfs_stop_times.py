@@ -21,7 +21,9 @@ _HMS: Final = r"^(?<h>\d{1,3}):(?<m>[0-5]?\d)(?::(?<s>[0-5]?\d)(?:\.\d+)?)?$"
 def read_stop_times(
     files: FeedFiles, trips: pl.DataFrame, left_out: set[str], stop_ids: pl.Series, notes: Notes
 ) -> pl.DataFrame:
-    """Columns trip_ix, stop_ix, sequence and arrival_s of the trips that can be used, sorted by trip and sequence.
+    """The stop times of the trips that can be used, sorted by trip and sequence.
+
+    Columns trip_ix, stop_ix, sequence, arrival_s, and departure_s of first stops where that is another time.
 
     Parameters
     ----------
@@ -60,6 +62,7 @@ def read_stop_times(
     frame = notes.drop(_NAME, frame, pl.col("stop_ix").is_null(), "stop_id is not in stops.txt", "stop_id")
     frame = frame.with_columns(_arrivals(frame, notes).alias("arrival_s"))
     table = frame.select("trip_ix", "stop_ix", "sequence", "arrival_s", "row")
+    departures = frame.filter(pl.col("departure_time") != pl.col("arrival_time")).select("row", "departure_time")
     del frame, rows
     table = table.sort("trip_ix", "sequence", maintain_order=True)
     table, contrary = _once_each(table, trips, notes)
@@ -68,7 +71,18 @@ def read_stop_times(
     table = _lose_short_trips(table, trips_with_stops, trips, notes)
     if untimed := int((table["arrival_s"] == NO_TIME).sum()):
         notes.add(f"{_NAME}: {untimed} stops without a time")
-    return table.drop("row")
+    return _with_departures(table, departures).drop("row")
+
+
+def _with_departures(table: pl.DataFrame, departures: pl.DataFrame) -> pl.DataFrame:
+    """Add departure_s of first stops: a run is named by the time at which it leaves."""
+    is_first = pl.col("trip_ix").is_first_distinct()
+    leaving = table.filter(is_first).select("row", "arrival_s").join(departures, on="row", maintain_order="left")
+    leaving = leaving.with_columns(seconds_of_day(leaving["departure_time"]).alias("departure_s"))
+    # Times past midnight have been moved on by a day with their arrivals.
+    at_least = pl.when(pl.col("departure_s") >= pl.col("arrival_s")).then("departure_s")
+    leaving = leaving.select("row", at_least.alias("departure_s"))
+    return table.join(leaving, on="row", how="left", maintain_order="left")
 
 
 def seconds_of_day(text: pl.Series) -> pl.Series:

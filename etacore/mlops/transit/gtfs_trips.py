@@ -24,8 +24,8 @@ class Trips:
     pattern_ix : ndarray of int32, shape (n,)
         Index into ``Feed.patterns``.
     start_s, end_s : ndarray of int32, shape (n,)
-        First known time, in the order of the stops, and latest one since the start of the service day (noon
-        minus 12 h), may exceed 24 h; `NO_TIME` if a trip has no times.
+        First known time, in the order of the stops (of the first stop that of departure), and latest one since the
+        start of the service day (noon minus 12 h), may exceed 24 h; `NO_TIME` if a trip has no times.
     offset : ndarray of int64, shape (n + 1,)
         Trip i owns ``arrival_s[offset[i]:offset[i + 1]]``, one entry per stop of its pattern.
     arrival_s : ndarray of int32, shape (n_stop_times,)
@@ -79,7 +79,11 @@ def build_patterns(trips: pl.DataFrame, stops: Stops, stop_times: pl.DataFrame) 
         .agg(
             pl.concat_str("stop_ix", "sequence", separator=":").str.join(",").alias("stop_list"),
             pl.len().alias("n_stops"),
-            pl.col("arrival_s").filter(pl.col("arrival_s") != NO_TIME).first().fill_null(NO_TIME).alias("start_s"),
+            pl.coalesce(
+                pl.col("departure_s").first(), pl.col("arrival_s").filter(pl.col("arrival_s") != NO_TIME).first()
+            )
+            .fill_null(NO_TIME)
+            .alias("start_s"),
             pl.col("arrival_s").max().alias("end_s"),
         )
         .join(trips, on="trip_ix", how="left", maintain_order="left")
