@@ -5,7 +5,7 @@ The numbers are those of ``src_ext/etacore/_kernels/types.pxd``.
 
 from __future__ import annotations
 
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 from typing import Final
 
 
@@ -57,10 +57,16 @@ class StopHint(IntEnum):
     CONTRADICTED = 3
     """The vehicle is elsewhere."""
 
-    @property
-    def label(self) -> str:
-        """Lower-case name, as counters and log lines show it."""
-        return f"stop_hint_{self.name.lower()}"
+
+class Remark(StrEnum):
+    """What was odd about a vehicle that was served all the same; counted beside the `Status`."""
+
+    STOP_HINT_UNKNOWN = "stop_hint_unknown"
+    """It named a stop that its pattern does not have."""
+    STOP_HINT_CONTRADICTED = "stop_hint_contradicted"
+    """It named a stop that its position contradicts."""
+    PATTERN_GUESSED = "pattern_guessed"
+    """Its trip is not among the seeded ones: its stops are those of some trip of its route."""
 
 
 REJECTED: Final = frozenset(s for s in Status if Status.EXPIRED <= s <= Status.TRIP_FINISHED) | {

@@ -242,6 +242,7 @@ class Reporter(Silent):
                 "max_late_ms": round(window.max_late_s * 1e3, 3),
                 **summarize(window.counts),
                 "reasons": {status.label: n for status, n in window.counts.items()},
+                "odd": {str(remark): n for remark, n in window.remarks.items()},
                 "latency": latency,
                 "reports_dropped": self.n_dropped,
                 "reports_failed": self.n_failed,

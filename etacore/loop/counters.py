@@ -8,7 +8,7 @@ from time import monotonic
 from typing import Final
 
 from etacore.loop.observer import Observer, PollResult, Window
-from etacore.status import Status
+from etacore.status import Remark, Status
 
 
 @dataclass(slots=True)
@@ -19,11 +19,13 @@ class RunSummary:
     n_outages: int = 0
     counts: Counter[Status] = field(default_factory=Counter)
     max_late_s: float = 0.0
+    remarks: Counter[Remark] = field(default_factory=Counter)
 
     def add(self, result: PollResult) -> None:
         """One more poll."""
         self.n_polls += 1
         self.counts += result.counts
+        self.remarks += result.remarks
         self.max_late_s = max(self.max_late_s, result.late_s)
 
 
@@ -43,10 +45,11 @@ class Counters:
         self._window.add(result)
         self._observer.on_poll(result)
 
-    def add_unfinished(self, counts: Counter[Status]) -> None:
+    def add_unfinished(self, counts: Counter[Status], remarks: Counter[Remark]) -> None:
         """What a poll had done when it failed; it counts as no poll."""
-        self.summary.counts += counts
-        self._window.counts += counts
+        for totals in (self.summary, self._window):
+            totals.counts += counts
+            totals.remarks += remarks
 
     def add_outage(self, message: str, *, first: bool) -> None:
         """Redis could not be reached; only the first time of an outage counts."""
@@ -65,6 +68,13 @@ class Counters:
         now = monotonic()
         totals, self._window = self._window, RunSummary()
         self._observer.on_window(
-            Window(now - self._began, totals.n_polls, totals.n_outages, totals.counts, totals.max_late_s)
+            Window(
+                now - self._began,
+                totals.n_polls,
+                totals.n_outages,
+                totals.counts,
+                totals.max_late_s,
+                totals.remarks,
+            )
         )
         self._began = now

@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from etacore.pipeline.engine import summarize
-from etacore.status import Status
+from etacore.status import Remark, Status
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
-    """What one poll did, or with events all turns of one poll interval; ``counts`` is by `Status`."""
+    """What one poll did, or with events all turns of one poll interval.
+
+    Attributes
+    ----------
+    counts : Counter of Status
+        What became of the vehicles.
+    remarks : Counter of Remark
+        What was odd about vehicles that were served all the same.
+    """
 
     n_keys: int
     counts: Counter[Status]
     duration_s: float
     late_s: float = 0.0
     """How long after its time it began, seconds."""
+    remarks: Counter[Remark] = field(default_factory=Counter)
 
     @property
     def n_due(self) -> int:
         """Vehicles that should have got a prediction.
 
-        Not the unchanged, not those without a usable snapshot, and not those at the end of their trip.
+        Not the unchanged, not those without a usable snapshot, not those at the end of their trip, and not those whose
+        pattern would be a guess where guesses are not wanted.
         """
-        missed = sum(self.counts[s] for s in Status if s >= Status.UNKNOWN_ROUTE and s != Status.TRIP_FINISHED)
+        not_due = (Status.TRIP_FINISHED, Status.GUESSED_PATTERN)
+        missed = sum(self.counts[s] for s in Status if s >= Status.UNKNOWN_ROUTE and s not in not_due)
         return self.counts[Status.OK] + missed
 
 
@@ -39,6 +50,7 @@ class Window:
     n_outages: int
     counts: Counter[Status]
     max_late_s: float = 0.0
+    remarks: Counter[Remark] = field(default_factory=Counter)
 
     def line(self) -> str:
         """One line for a log."""
@@ -50,7 +62,8 @@ class Window:
             f"{self.n_polls} polls in {self.duration_s:.1f} s: {totals['predicted']} predicted, "
             f"{totals['unchanged']} unchanged, {totals['rejected']} rejected, {totals['failed']} failed"
         )
-        return f"{text} ({reasons})" if reasons else text
+        odd = ", ".join(f"{remark} {n}" for remark, n in sorted(self.remarks.items()) if n)
+        return text + (f" ({reasons})" if reasons else "") + (f"; odd: {odd}" if odd else "")
 
 
 class Observer(Protocol):

@@ -37,7 +37,7 @@ from etacore.loop.model_switch import ModelSwitch
 from etacore.loop.observer import Observer, PollResult, Silent, Window
 from etacore.loop.schedule import Polling, Schedule, SetAside, open_schedule
 from etacore.pipeline.engine import Engine, system_clock_us
-from etacore.status import Status
+from etacore.status import Remark, Status
 from etacore.store.store import RedisStore
 
 __all__ = ["Observer", "PollResult", "RunSummary", "Runtime", "Silent", "Window"]
@@ -66,6 +66,8 @@ class Chunk:
     batch : Batch
     counts : dict of Status to int
         What became of the vehicles up to now.
+    remarks : dict of Remark to int
+        What was odd about those that were served.
     began : float
         `time.perf_counter` at which their snapshots began to be read.
     predicted_ms : float
@@ -77,11 +79,12 @@ class Chunk:
     """
 
     # No dataclass: Prefect looks into the fields of those that a step returns.
-    __slots__ = ("batch", "began", "commands", "counts", "predicted_ms", "rows")
+    __slots__ = ("batch", "began", "commands", "counts", "predicted_ms", "remarks", "rows")
 
     def __init__(self, batch: Batch, began: float, predicted_ms: float) -> None:
         self.batch = batch
         self.counts = batch.counts()
+        self.remarks = batch.remarks()
         self.began = began
         self.predicted_ms = predicted_ms
         self.rows = NO_ROWS
@@ -92,6 +95,7 @@ class Chunk:
 class _Turn:
     schedule: Schedule
     counts: Counter[Status]
+    remarks: Counter[Remark]
     stop: threading.Event | None
 
 
@@ -235,14 +239,15 @@ class Runtime:
         self.engine.every_s = schedule.every_s
         self._look_around(schedule)
         keys, aside, counts = self._aside.sort(schedule.take())
+        remarks: Counter[Remark] = Counter()
         if aside:
             schedule.put_off(aside)
         try:
-            self._serve(keys, _Turn(schedule, counts, stop))
+            self._serve(keys, _Turn(schedule, counts, remarks, stop))
         except BaseException:
-            self._counters.add_unfinished(counts)
+            self._counters.add_unfinished(counts, remarks)
             raise
-        return PollResult(len(keys), counts, perf_counter() - began, late_s)
+        return PollResult(len(keys), counts, perf_counter() - began, late_s, remarks)
 
     def _look_around(self, schedule: Schedule) -> None:
         """Look at promoted models and changed routes."""
@@ -352,6 +357,8 @@ class Runtime:
         self.engine.commit(batch)
         for status, n in chunk.counts.items():
             turn.counts[status] += n
+        for remark, n in chunk.remarks.items():
+            turn.remarks[remark] += n
         if UNCHANGED in chunk.counts:
             self._check_unchanged(batch, turn.schedule)
 

@@ -15,7 +15,7 @@ from typing import Final
 from etacore.config import RuntimeConfig
 from etacore.errors import TrackingUnavailableError
 from etacore.loop.observer import PollResult
-from etacore.status import Status
+from etacore.status import Remark, Status
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
 
@@ -200,6 +200,7 @@ class Announced(Schedule):
         self._sum_at = monotonic() + self._interval_s
         self._n_turns, self._duration_s = 0, 0.0
         self._counts: Counter[Status] = Counter()
+        self._remarks: Counter[Remark] = Counter()
 
     def wait(self, stop: threading.Event) -> float | None:
         """See `Schedule`."""
@@ -310,11 +311,14 @@ class Announced(Schedule):
             self._duration_s += turn.duration_s
             for status, n in turn.counts.items():
                 self._counts[status] += n
+            for remark, n in turn.remarks.items():
+                self._remarks[remark] += n
         now = monotonic()
         if now < self._sum_at and not (is_last and self._n_turns):
             return None
-        summed = PollResult(len(self._known), self._counts, self._duration_s)
-        self._n_turns, self._duration_s, self._counts = 0, 0.0, Counter()
+        summed = PollResult(len(self._known), self._counts, self._duration_s, remarks=self._remarks)
+        self._n_turns, self._duration_s = 0, 0.0
+        self._counts, self._remarks = Counter(), Counter()
         self._sum_at = now + self._interval_s
         return summed
 

@@ -9,7 +9,7 @@ import pytest
 from etacore.loop import counters as counters_module
 from etacore.loop.counters import Counters
 from etacore.loop.observer import PollResult, Silent
-from etacore.status import Status
+from etacore.status import Remark, Status
 
 
 class Clock:
@@ -49,7 +49,9 @@ def test_totals_of_a_run_and_of_its_windows(clock):
     counters = Counters(10.0, observer)
     counters.add(poll(OK=2, late_s=0.5))
     counters.add(poll(OK=1, EXPIRED=1))
-    counters.add_unfinished(Counter({Status.OK: 5}))
+    counters.add_unfinished(Counter({Status.OK: 5}), Counter({Remark.PATTERN_GUESSED: 2}))
+    odd = PollResult(1, Counter({Status.OK: 1}), 0.1, remarks=Counter({Remark.STOP_HINT_UNKNOWN: 1}))
+    counters.add(odd)
     counters.add_outage("gone", first=True)
     counters.add_outage("gone", first=False)
     clock.now += 9
@@ -62,13 +64,17 @@ def test_totals_of_a_run_and_of_its_windows(clock):
     clock.now += 4
     counters.report()
     first, second = observer.windows
-    assert (first.n_polls, first.n_outages, first.duration_s, first.max_late_s) == (2, 1, 10.0, 0.5)
-    assert first.counts == {Status.OK: 8, Status.EXPIRED: 1}
+    assert (first.n_polls, first.n_outages, first.duration_s, first.max_late_s) == (3, 1, 10.0, 0.5)
+    assert first.counts == {Status.OK: 9, Status.EXPIRED: 1}
+    assert first.remarks == {Remark.PATTERN_GUESSED: 2, Remark.STOP_HINT_UNKNOWN: 1}
+    assert first.line().endswith("(expired 1); odd: pattern_guessed 2, stop_hint_unknown 1")
+    assert not second.remarks
     assert (second.n_polls, second.n_outages, second.duration_s, second.max_late_s) == (1, 0, 4.0, 0.0)
     assert second.counts == {Status.OK: 1}
-    assert counters.summary.counts == {Status.OK: 9, Status.EXPIRED: 1}
-    assert (counters.summary.n_polls, counters.summary.n_outages) == (3, 1)
-    assert len(observer.polls) == 3
+    assert counters.summary.counts == {Status.OK: 10, Status.EXPIRED: 1}
+    assert counters.summary.remarks == first.remarks
+    assert (counters.summary.n_polls, counters.summary.n_outages) == (4, 1)
+    assert len(observer.polls) == 4
     assert observer.outages == ["gone", "gone"]
 
 

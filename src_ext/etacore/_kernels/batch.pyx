@@ -15,10 +15,10 @@ cimport numpy as cnp
 
 from etacore._kernels.index cimport hash_text
 from etacore._kernels.text cimport inside
-from etacore._kernels.types cimport N_STATUS, text_t
+from etacore._kernels.types cimport HINT_CONTRADICTED, HINT_UNKNOWN, N_STATUS, OK, TRIP_FINISHED, text_t
 
 from etacore.schema import TEXT_DTYPE
-from etacore.status import Status
+from etacore.status import Remark, Status
 
 cnp.import_array()
 
@@ -432,6 +432,28 @@ cdef class Batch:
             if found[i]:
                 counted[STATUSES[i]] = found[i]
         return counted
+
+    def remarks(self):
+        """What was odd about rows that are OK or at the end of their trip, only what occurs.
+
+        Returns
+        -------
+        dict of Remark to int
+        """
+        cdef Py_ssize_t i
+        cdef Py_ssize_t n_unknown = 0, n_contradicted = 0, n_guessed = 0
+        cdef const columns_t* columns = &self.columns
+        for i in range(self.n_rows):
+            if columns.status[i] == OK or columns.status[i] == TRIP_FINISHED:
+                n_unknown += columns.stop_hint[i] == HINT_UNKNOWN
+                n_contradicted += columns.stop_hint[i] == HINT_CONTRADICTED
+                n_guessed += columns.is_guessed[i]
+        found = (
+            (Remark.STOP_HINT_UNKNOWN, n_unknown),
+            (Remark.STOP_HINT_CONTRADICTED, n_contradicted),
+            (Remark.PATTERN_GUESSED, n_guessed),
+        )
+        return {remark: n for remark, n in found if n}
 
     def text_keys(self, str column):
         """Numbers of the texts of a column, so that two rows can be compared by a number.
