@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PLAIN_WIDTH: Final = 200
 """Of lines into a pipe, so that no key is broken."""
 MAX_EARLIER: Final = 20
+MAX_CELL: Final = 256
 _COLOURS: Final = {"predicted": "green", "unchanged": "cyan", "rejected": "yellow", "failed": "red"}
 
 
@@ -65,8 +66,8 @@ def explain(vehicle: str | None, source: BinaryIO | None, as_json: bool, **optio
         return
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False)
-    console = console if console.is_terminal else Console(highlight=False, markup=False, width=PLAIN_WIDTH)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console = console if console.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PLAIN_WIDTH)
     for number, explanation in enumerate(found):
         if number:
             console.print()
@@ -77,21 +78,17 @@ def show(explanation: Explanation, console: Console) -> None:
     """Print an explanation: the verdict first, then how it came about."""
     from rich.text import Text
 
-    colour = _COLOURS[explanation.counted_as]
-    console.print(
-        Text.assemble((explanation.key, "bold"), "  ", (f"{explanation.counted_as}: {explanation.status}", colour))
-    )
-    console.print(f"  {explanation.meaning}", soft_wrap=not console.is_terminal)
-    for detail in explanation.details:
-        console.print(f"  - {detail}", soft_wrap=not console.is_terminal)
+    counted = ", ".join([explanation.status, *explanation.remarks])
+    verdict = (f"{explanation.counted_as}: {counted}", _COLOURS[explanation.counted_as])
+    lines: list[RenderableType] = [Text.assemble((explanation.key, "bold"), "  ", verdict), f"  {explanation.meaning}"]
+    lines += [f"  - {detail}" for detail in explanation.details]
     if explanation.advice:
-        console.print(f"  -> {explanation.advice}", soft_wrap=not console.is_terminal)
-    for note in explanation.notes:
-        console.print(f"  note: {note}", style="dim")
-    for title, lines in _steps(explanation):
-        console.print(Text(title, "bold"))
-        for line in lines:
-            console.print(line, soft_wrap=not console.is_terminal)
+        lines.append(f"  -> {explanation.advice}")
+    lines += [Text(f"  note: {note}", "dim") for note in explanation.notes]
+    for title, step in _steps(explanation):
+        lines += [Text(title, "bold"), *step]
+    for line in lines:
+        console.print(line, soft_wrap=not console.is_terminal)
 
 
 def _steps(explanation: Explanation) -> list[tuple[str, list[RenderableType]]]:
@@ -112,11 +109,13 @@ def _rows(*rows: tuple[object, ...], header: tuple[str, ...] = (), right: tuple[
     from rich.table import Table
     from rich.text import Text
 
+    from etacore.loop.reasons import cut
+
     table = Table(box=None, show_header=bool(header), pad_edge=False, header_style="dim")
     for ix in range(max(map(len, rows))):
         table.add_column(header[ix] if header else "", justify="right" if ix in right else "left")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else cut(str(cell), MAX_CELL)) for cell in row))
     return Padding(table, (0, 0, 0, 2), expand=False)
 
 

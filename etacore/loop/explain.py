@@ -23,12 +23,11 @@ from etacore.loop.explain_prediction import predicted, stored_now
 from etacore.loop.explain_snapshot import as_it_stood, read_snapshot, why_unread
 from etacore.loop.explanation import Earlier, Explanation
 from etacore.loop.model_switch import ModelSwitch
-from etacore.loop.reasons import REASONS, age_text, cut
-from etacore.loop.rehearsal import REPEATED, Rehearsal
+from etacore.loop.reasons import REASONS, REMARKS, age_text, cut
+from etacore.loop.rehearsal import REPEATED, Rehearsal, remarks_of
 from etacore.models.choice import Models
 from etacore.pipeline.encoding import iso_time
 from etacore.pipeline.engine import Batch, summarize, system_clock_us
-from etacore.pipeline.routes import Fetch
 from etacore.pipeline.snapshots import parse_snapshots
 from etacore.status import Status
 from etacore.store.store import RedisStore
@@ -59,10 +58,12 @@ def explain_key(config: RuntimeConfig, name: str) -> Explanation:
         if payload is None:
             return _absent(config, store, key)
         rehearsal = Rehearsal(models, config, store.fetch, system_clock_us())
-        explanation = _explain(config, rehearsal, [(key, payload)], store.fetch)
+        explanation = explain_snapshots(config, rehearsal, [(key, payload)])
         if explanation.status == Status.UNKNOWN_ROUTE.label:
             explanation.details += _other_routes(config, store, explanation)
         explanation.stored = stored_now(config, store, explanation, rehearsal.now_us)
+        if explanation.status == Status.UNCHANGED.label and explanation.stored and explanation.stored.expires_in_s:
+            explanation.details.append(f"the stored one expires in {age_text(explanation.stored.expires_in_s)}")
     explanation.notes = [*notes, *explanation.notes, "one snapshot only: the loop may know more from earlier fixes"]
     return explanation
 
@@ -100,7 +101,7 @@ def explain_file(config: RuntimeConfig, content: bytes) -> list[Explanation]:
 
         found = []
         for snapshots in played.values():
-            explanation = _explain(config, Rehearsal(models, config, fetch, 0), snapshots, fetch, is_played=True)
+            explanation = explain_snapshots(config, Rehearsal(models, config, fetch, 0), snapshots, is_played=True)
             explanation.notes = [*notes, *explanation.notes]
             if len(snapshots) == 1:
                 explanation.notes.append("one snapshot only: the loop may know more from earlier fixes")
@@ -148,15 +149,22 @@ def serving_models(config: RuntimeConfig, store: RedisStore) -> tuple[Models, li
         return Models(None), [*refused, said]
 
 
-def _explain(
-    config: RuntimeConfig,
-    rehearsal: Rehearsal,
-    snapshots: Sequence[tuple[bytes, bytes]],
-    fetch: Fetch,
-    *,
-    is_played: bool = False,
+def explain_snapshots(
+    config: RuntimeConfig, rehearsal: Rehearsal, snapshots: Sequence[tuple[bytes, bytes]], *, is_played: bool = False
 ) -> Explanation:
-    """Play the snapshots of one vehicle, and say what became of the last one."""
+    """Play the snapshots of one vehicle, and say what becomes of the last one.
+
+    Parameters
+    ----------
+    config : RuntimeConfig
+        Of the loop.
+    rehearsal : Rehearsal
+        Of this vehicle alone, without memory.
+    snapshots : sequence of (key, payload)
+        At least one.
+    is_played : bool, optional
+        Each is read one second after its own time, instead of at the rehearsal's.
+    """
     earlier: list[Earlier] = []
     real_us = system_clock_us()
     for n_played, (key, payload) in enumerate(snapshots, 1):
@@ -168,6 +176,9 @@ def _explain(
             rehearsal.keep(batch, [counted])
     explanation = _words(config, rehearsal, batch, counted, payload)
     explanation.earlier = earlier
+    for remark in remarks_of(batch, 0):
+        explanation.remarks.append(remark.value)
+        explanation.details.append(f"{REMARKS[remark].meaning}: {REMARKS[remark].advice}")
     if counted in _NOT_A_SNAPSHOT:
         explanation.snapshot = as_it_stood(payload)
         return explanation

@@ -240,7 +240,8 @@ def _why(key: str, batch: Batch, row: int, keys: KeyNames) -> str:
         return f"the pattern of its run, named by its route, direction and start below {keys.run_pattern}"
     before = "it names no trip" if not trip else f"no pattern is known of its trip {quoted(trip, 60)}"
     if key == keys.route_stops + route:
-        return f"the stops of its route: {before}, and its direction has no stops of its own"
+        direction = "its direction has no stops of its own" if batch.direction_id[row] >= 0 else "it names no direction"
+        return f"the stops of its route: {before}, and {direction}"
     if batch.direction_id[row] >= 0:
         return f"the stops of its route and direction {int(batch.direction_id[row])}: {before}"
     return f"the direction of its route that it follows: {before}, and it names no direction"

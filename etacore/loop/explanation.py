@@ -78,6 +78,8 @@ class Explanation:
         ``predicted``, ``unchanged``, ``rejected`` or ``failed``.
     meaning, advice : str
         The same in words, and what to do.
+    remarks : list of str
+        What is odd though it is predicted: values of `Remark`, as the loop counts them.
     details : list of str
         What exactly is so with this vehicle.
     notes : list of str
@@ -90,6 +92,7 @@ class Explanation:
     meaning: str
     details: list[str]
     advice: str
+    remarks: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     earlier: list[Earlier] = field(default_factory=list)
     snapshot: SnapshotRead | None = None

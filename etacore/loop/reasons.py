@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from etacore.status import Status, StopHint
+from etacore.status import Remark, Status, StopHint
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,21 @@ REASONS: Final[dict[Status, Reason]] = {
     Status.GUESSED_PATTERN: Reason(
         "its trip is not among those in Redis, and predictions by guess are switched off",
         "seed the feed in force (etacore seed GTFS), compare the trip ids, or let guessed patterns be predicted",
+    ),
+}
+
+REMARKS: Final[dict[Remark, Reason]] = {
+    Remark.STOP_HINT_UNKNOWN: Reason(
+        "it names a stop that its pattern does not have, and is predicted by its position",
+        "compare stop ids and sequences with those of the feed in force, and leave out what is never filled",
+    ),
+    Remark.STOP_HINT_CONTRADICTED: Reason(
+        "it names a stop, but is elsewhere, and is predicted by its position",
+        "see whether the producer moves current_stop_sequence and stop_id on",
+    ),
+    Remark.PATTERN_GUESSED: Reason(
+        "patterns are seeded, and its trip is not among them: it is predicted by a guess",
+        "seed the feed in force (etacore seed GTFS), and compare the trip ids",
     ),
 }
 

@@ -13,7 +13,7 @@ from etacore.config import RuntimeConfig
 from etacore.models.choice import Models
 from etacore.pipeline.engine import Batch, Engine
 from etacore.pipeline.routes import Fetch
-from etacore.status import Status
+from etacore.status import Remark, Status, StopHint
 
 REPEATED: Final = (Status.UNCHANGED, Status.OUT_OF_ORDER)
 """What sets a vehicle aside though it could be predicted: the rehearsal goes on, to say what would be."""
@@ -91,3 +91,12 @@ def document_of(batch: Batch, row: int) -> dict[str, Any] | None:
             found: dict[str, Any] = orjson.loads(document)
             return found
     return None
+
+
+def remarks_of(batch: Batch, row: int) -> list[Remark]:
+    """What is odd about a row that was predicted, as the loop counts it."""
+    if batch.status[row] != Status.OK:
+        return []
+    hints = {StopHint.UNKNOWN: Remark.STOP_HINT_UNKNOWN, StopHint.CONTRADICTED: Remark.STOP_HINT_CONTRADICTED}
+    remark = hints.get(StopHint(int(batch.stop_hint[row])))
+    return [*([remark] if remark else []), *([Remark.PATTERN_GUESSED] if batch.is_guessed[row] else [])]

@@ -10,18 +10,17 @@ from typing import Final
 from etacore.config import RuntimeConfig
 from etacore.finding import Finding, Severity
 from etacore.loop.observer import PollResult
-from etacore.loop.reasons import HINTS, REASONS, cut
-from etacore.loop.rehearsal import Rehearsal
+from etacore.loop.reasons import REASONS, REMARKS, cut
+from etacore.loop.rehearsal import Rehearsal, remarks_of
 from etacore.models.choice import Models
 from etacore.pipeline.engine import system_clock_us
-from etacore.status import FAILED, Status, StopHint
+from etacore.status import FAILED, Remark, Status
 from etacore.store.store import RedisStore
 
 SAMPLE_SEED: Final = 0
 """The same vehicles are looked at again, as long as the keys are the same."""
 
 _EXPECTED: Final = (Status.EXPIRED, Status.WRONG_TYPE, Status.TRIP_FINISHED)
-_GUESSED: Final = "guessed_pattern"
 
 
 class Sample:
@@ -30,18 +29,16 @@ class Sample:
     def __init__(self) -> None:
         self.n = 0
         self.statuses: Final[dict[Status, tuple[int, bytes]]] = {}
-        self.hints: Final[dict[StopHint, tuple[int, bytes]]] = {}
-        self.guessed: tuple[int, bytes] = (0, b"")
+        self.remarks: Final[dict[Remark, tuple[int, bytes]]] = {}
 
-    def add(self, key: bytes, status: Status, hint: StopHint, *, is_guessed: bool) -> None:
+    def add(self, key: bytes, status: Status, remarks: Sequence[Remark]) -> None:
         """One more vehicle."""
         self.n += 1
         n, first = self.statuses.get(status, (0, key))
         self.statuses[status] = n + 1, first
-        n, first = self.hints.get(hint, (0, key))
-        self.hints[hint] = n + 1, first
-        if is_guessed:
-            self.guessed = self.guessed[0] + 1, self.guessed[1] or key
+        for remark in remarks:
+            n, first = self.remarks.get(remark, (0, key))
+            self.remarks[remark] = n + 1, first
 
     def n_of(self, *statuses: Status) -> int:
         """How many vehicles have one of these statuses."""
@@ -59,9 +56,8 @@ def take_sample(config: RuntimeConfig, store: RedisStore, models: Models, keys: 
         absent = [row for row, payload in enumerate(payloads) if payload is None]
         for row, kind in zip(absent, store.kinds([part[row] for row in absent]), strict=True):
             counted[row] = Status.EXPIRED if kind == "none" else Status.WRONG_TYPE
-        columns = zip(part, counted, batch.stop_hint.tolist(), batch.is_guessed.tolist(), strict=True)
-        for key, status, hint, is_guessed in columns:
-            sample.add(key, status, StopHint(hint), is_guessed=bool(is_guessed))
+        for row, (key, status) in enumerate(zip(part, counted, strict=True)):
+            sample.add(key, status, remarks_of(batch, row))
     return sample
 
 
@@ -82,16 +78,8 @@ def examine_sample(
     for status, n, key in sorted(reasons, key=lambda reason: (-reason[1], reason[0])):
         severity: Severity = "note" if status in _EXPECTED else "warning"
         yield _finding(status.label, severity, n, key, REASONS[status].meaning, REASONS[status].advice)
-    for hint in (StopHint.UNKNOWN, StopHint.CONTRADICTED):
-        if hint in sample.hints:
-            n, key = sample.hints[hint]
-            yield _finding(hint.label, "note", n, key, HINTS[hint], "compare the stops of the feed with the vehicle's")
-    n, key = sample.guessed
-    if n and Status.GUESSED_PATTERN not in sample.statuses:
-        reason = REASONS[Status.GUESSED_PATTERN]
-        yield _finding(
-            _GUESSED, "note", n, key, "its trip is not among those in Redis: a guess is predicted", reason.advice
-        )
+    for remark, (n, key) in sorted(sample.remarks.items()):
+        yield _finding(remark, "note", n, key, REMARKS[remark].meaning, REMARKS[remark].advice)
 
 
 def _severity(sample: Sample, n_predicted: int) -> Severity:
