@@ -70,6 +70,14 @@ class FeedError(EtacoreError, ValueError):
     """A GTFS feed or a positions file cannot be used."""
 
 
+class FeedUnavailableError(FeedError):
+    """The place of a GTFS feed does not give it now; a later look may work."""
+
+
+class SeedingStoppedError(EtacoreError, RuntimeError):
+    """Somebody stopped a seeding before it was done."""
+
+
 class DatasetError(EtacoreError, ValueError):
     """A dataset cannot be built or used."""
 

@@ -128,6 +128,7 @@ def prefect_eta_runtime(
     model_registry_dir: str | None = None,
     iterations: int = 0,
     profiling_dir: str | None = None,
+    guessed_patterns: bool | None = None,
 ) -> Any:
     """Predict arrivals of every vehicle in Redis, poll after poll.
 
@@ -157,6 +158,8 @@ def prefect_eta_runtime(
         Key, its first characters, or short id. Default: what eta:active_model announces, else the registry's best.
     runtime_settings_block
         Name of an EtaRuntimeSettings block.
+    guessed_patterns
+        Whether to predict vehicles whose trip is not among the seeded ones. Default yes.
     notification_blocks
         Who gets alerts: type-slug/name, or the name alone.
     zero_prediction_alert_threshold
@@ -267,6 +270,12 @@ def _take_out_password(run_id: UUID, parameters: Mapping[str, Any]) -> None:
     "--model-key", help="Serve this model (key or short id); default: the promoted one, else the registry's best."
 )
 @click.option("--predictions-ttl", "predictions_ttl_seconds", type=int, help="Seconds. Default 300.")
+@click.option(
+    "--guessed-patterns/--no-guessed-patterns",
+    "guessed_patterns",
+    default=None,
+    help="Whether to predict vehicles whose trip is not among the seeded ones. Default: yes, the document says so.",
+)
 @click.option("--runtime-block", "runtime_settings_block", help="EtaRuntimeSettings block with the defaults.")
 @click.option(
     "--notification-block",

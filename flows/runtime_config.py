@@ -73,6 +73,9 @@ class EtaRuntimeSettings(Block):
     predictions_ttl_seconds: int = Field(default=300, description="Seconds that a prediction lives in Redis.")
     max_vehicle_batch: int | None = Field(default=None, description="Vehicles per poll, the longest-waiting first.")
     max_stops_per_vehicle: int = Field(default=5, description="Next stops to predict.")
+    guessed_patterns: bool = Field(
+        default=True, description="Whether to predict vehicles whose trip is not among the seeded ones."
+    )
     zero_prediction_alert_threshold: int = Field(
         default=0, description="Polls in a row without a prediction before an alert; 0 = never."
     )

@@ -106,6 +106,12 @@ def main() -> None:
 @click.option("--max-batch", "max_vehicle_batch", type=int, help="Vehicles per poll. Default all.")
 @click.option("--max-stops", "max_stops_per_vehicle", type=int, help="Stops per vehicle. Default 5.")
 @click.option(
+    "--guessed-patterns/--no-guessed-patterns",
+    "guessed_patterns",
+    default=None,
+    help="Whether to predict vehicles whose trip is not among the seeded ones. Default: yes.",
+)
+@click.option(
     "--zero-prediction-threshold",
     "zero_prediction_alert_threshold",
     type=int,

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "registry": "registry",
     "replay": "replay",
     "run": "run",
+    "seed": "seed",
     "train": "train",
 }
 """Each command with what it is called in the module of its name, which is imported when the command is asked for."""

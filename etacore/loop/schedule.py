@@ -108,7 +108,7 @@ class Schedule:
         """Look at all vehicles again soon: routes changed, and with them which vehicles can be served."""
 
     def take_routes(self) -> list[bytes]:
-        """Give the keys of ``route_stops:`` that were announced since the last call.
+        """Give the keys of ``route_stops:`` and ``direction_stops:`` that were announced since the last call.
 
         Where nothing is announced, routes are looked at again every ``route_refresh_seconds``.
         """

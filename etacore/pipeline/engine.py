@@ -83,7 +83,9 @@ class Engine:
         self.clock: Final = clock
         self.every_s = config.poll_interval_seconds
         self.fleet: Final = Fleet()
-        self.routes: Final = RouteTable(config.keys, refresh_s=config.route_refresh_seconds)
+        self.routes: Final = RouteTable(
+            config.keys, refresh_s=config.route_refresh_seconds, guessed_patterns=config.guessed_patterns
+        )
         self._select_options: Final = SelectOptions(max_off_route_m=config.max_off_route_metres)
         self._asking: dict[Servable, _Asking] = {}
         self._asking_of = models

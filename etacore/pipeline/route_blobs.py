@@ -121,11 +121,22 @@ class ShapePolyline:
 
 
 class StopList:
-    """Stops of a pattern as read from a blob, ready for `PatternTable.add`."""
+    """Stops of a pattern as read from a blob, ready for `PatternTable.add`.
 
-    __slots__ = ("ids", "lat", "lon", "sequence", "status")
+    Attributes
+    ----------
+    route_id, direction_id : optional
+        Whose stops these are, if the blob says so.
+    n_patterns : int
+        For how many patterns of a route or direction these stops stand; 0 if the blob does not say.
+    """
+
+    __slots__ = ("direction_id", "ids", "lat", "lon", "n_patterns", "route_id", "sequence", "status")
 
     def __init__(self, status: Status, ids: Sequence[str | None] = (), rows: Sequence[tuple[float, float, int]] = ()):
+        self.route_id: str | None = None
+        self.direction_id: int | None = None
+        self.n_patterns = 0
         self.status = status
         self.ids = list(ids)
         self.lat: NDArray[np.float64] = np.array([row[0] for row in rows], np.float64)
@@ -134,13 +145,14 @@ class StopList:
 
 
 def parse_stops(blob: bytes) -> StopList:
-    """Read the value of a ``route_stops:`` or ``pattern_stops:`` key; never raises.
+    """Read the value of a ``route_stops:``, ``direction_stops:`` or ``pattern_stops:`` key; never raises.
 
     Parameters
     ----------
     blob : bytes
-        JSON list of stops, or ``{"stops": [...]}``. In the order of their sequence if all stops have one, else in
-        the order given; a stop without a sequence is called by its position, from 1.
+        JSON list of stops, or ``{"stops": [...]}``, with ``"route_id"``, ``"direction_id"`` and ``"patterns"`` where
+        it says whose they are and for how many patterns they stand. The order is that of the list; a stop without a
+        sequence is called by its position, from 1.
 
     Returns
     -------
@@ -152,7 +164,15 @@ def parse_stops(blob: bytes) -> StopList:
         value = orjson.loads(blob)
     except orjson.JSONDecodeError:
         return StopList(Status.UNKNOWN_ROUTE)
-    stops = value.get("stops") if isinstance(value, dict) else value
+    if not isinstance(value, dict):
+        return _stop_list(value)
+    stops = _stop_list(value.get("stops"))
+    stops.route_id, stops.direction_id = _identifier(value.get("route_id")), _integer(value.get("direction_id"))
+    stops.n_patterns = max(_integer(value.get("patterns")) or 0, 0)
+    return stops
+
+
+def _stop_list(stops: Any) -> StopList:
     if not isinstance(stops, list) or len(stops) > MAX_STOPS:
         return StopList(Status.UNKNOWN_ROUTE)
     if len(stops) < 2:

@@ -1,15 +1,16 @@
 """Which stops a vehicle serves, in which order, and along which line.
 
 A *pattern* is an ordered list of stops with the line that joins them. A
-snapshot follows its trip's pattern where Redis names one, else the stops of
-its route and direction, else those of its route. `RouteTable` keeps what Redis
-holds of this, says which keys it lacks, and gives every row of a batch the
-number of its pattern.
+snapshot follows its trip's pattern where Redis names one (a run without a trip
+id is found by route, direction and start), else the stops of its direction,
+else those of its route; one that names no direction may follow either of two.
+`RouteTable` keeps what Redis holds of this, says which keys it lacks, and gives
+every row of a batch the number of its pattern.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ import orjson
 from numpy.typing import NDArray
 
 from etacore._kernels.batch import Batch
-from etacore._kernels.resolve import NameTable
+from etacore._kernels.resolve import DIRECTION, PATTERN, ROUTE, RUN_MARK, NameTable
 from etacore._kernels.routes import PatternTable
 from etacore.config import KeyNames
 from etacore.pipeline.route_blobs import StopList, content_digest, digest, parse_shape, parse_stops
@@ -51,6 +52,8 @@ class RouteTable:
         What no vehicle has used for this long is forgotten.
     max_names : int
         Most trips, and most routes and patterns, to know of; beyond that the longest unused are forgotten.
+    guessed_patterns : bool
+        Whether rows are served whose trip is not among the seeded ones.
 
     Attributes
     ----------
@@ -66,17 +69,22 @@ class RouteTable:
         trip_refresh_s: float | None = None,
         forget_after_s: float = 7200.0,
         max_names: int = 500_000,
+        guessed_patterns: bool = True,
     ) -> None:
         keys = keys or KeyNames()
         self.patterns: Final = PatternTable()
         trip_refresh_s = 6.0 * refresh_s if trip_refresh_s is None else trip_refresh_s
         self._names: Final = NameTable(int(refresh_s * _US), int(trip_refresh_s * _US))
         self._trip_prefix: Final = keys.trip_pattern.encode()
-        # is_pattern -> prefixes of the stops and of the shape
-        self._stops_prefix: Final = (keys.route_stops.encode(), keys.pattern_stops.encode())
-        self._shape_prefix: Final = (keys.route_shape.encode(), keys.pattern_shape.encode())
+        self._run_prefix: Final = keys.run_pattern.encode()
+        # By the kind of source: ROUTE, DIRECTION, PATTERN.
+        stops = (keys.route_stops, keys.direction_stops, keys.pattern_stops)
+        shapes = (keys.route_shape, keys.direction_shape, keys.pattern_shape)
+        self._stops_prefix: Final = tuple(prefix.encode() for prefix in stops)
+        self._shape_prefix: Final = tuple(prefix.encode() for prefix in shapes)
         self._forget_after_us: Final = int(forget_after_s * _US)
         self._max_names: Final = max_names
+        self._reject_guessed: Final = not guessed_patterns
         self._next_forget_us: int | None = None
         self._digests: dict[int, tuple[bytes, bytes]] = {}
 
@@ -91,7 +99,8 @@ class RouteTable:
         Parameters
         ----------
         key : bytes
-            The Redis key of the stops, for example ``b"route_stops:171"`` or ``b"pattern_stops:P1"``.
+            The Redis key of the stops, for example ``b"route_stops:171"``, ``b"direction_stops:0:171"`` or
+            ``b"pattern_stops:P1"``.
         stops_blob, shape_blob : bytes
             See `parse_stops` and `ShapePolyline.from_blob`. A shape that cannot be used is as if absent; stops that
             cannot be used make a pattern with a bad status. Neither raises.
@@ -104,37 +113,52 @@ class RouteTable:
         Raises
         ------
         ValueError
-            If the key has neither prefix.
+            If the key has none of the prefixes.
         """
-        is_pattern, name = self._source(key)
-        before = self._names.pattern_of(name, is_pattern)
-        raw = digest(stops_blob, b"\0" if shape_blob is None else shape_blob)
+        kind, name = self._source(key)
+        return self._learn(kind, name, stops_blob, shape_blob)
+
+    def _learn(
+        self, kind: int, name: bytes, stops_blob: bytes, shape_blob: bytes | None, *, is_old_key: bool = False
+    ) -> bool:
+        before = self._names.pattern_of(name, kind)
+        raw = digest(b"%d" % is_old_key, stops_blob, b"\0" if shape_blob is None else shape_blob)
         raw_before, content_before = self._digests.get(before, (b"", b""))
         if raw == raw_before:
-            self._names.learn_source(name, is_pattern, before)
+            self._names.learn_source(name, kind, before)
             return False
         stops, shape = parse_stops(stops_blob), parse_shape(shape_blob)
-        content = content_digest(stops, shape)
+        if _is_of_another(kind, name, stops, is_old_key=is_old_key):
+            self._learn_absent(kind, name)
+            return before >= 0
+        tells_route = not is_old_key or stops.route_id is not None
+        stands_for = 0 if kind == PATTERN else stops.n_patterns or (-1 if kind == DIRECTION else 0)
+        content = digest(b"%d,%d" % (tells_route, stands_for), content_digest(stops, shape))
         if content == content_before:
             self._digests[before] = (raw, content)
-            self._names.learn_source(name, is_pattern, before)
+            self._names.learn_source(name, kind, before)
             return False
         text, spans = _texts(stops)
         line = shape.line if shape else None
-        pattern_ix = self.patterns.add(stops.status, stops.lat, stops.lon, stops.sequence, text, spans, line)
+        pattern_ix = self.patterns.add(
+            stops.status, stops.lat, stops.lon, stops.sequence, text, spans, line, stands_for
+        )
         self._digests[pattern_ix] = (raw, content)
-        self._retire(self._names.learn_source(name, is_pattern, pattern_ix))
+        self._retire(self._names.learn_source(name, kind, pattern_ix, tells_route))
         return True
 
     def set_absent(self, key: bytes) -> None:
         """Remember that Redis has no such stops; ``key`` as in `set_pattern`."""
-        is_pattern, name = self._source(key)
-        self._retire(self._names.learn_source(name, is_pattern, -1))
+        self._learn_absent(*self._source(key))
+
+    def _learn_absent(self, kind: int, name: bytes) -> None:
+        self._retire(self._names.learn_source(name, kind, -1))
 
     def set_trip(self, trip_id: bytes, pattern_id: bytes | None) -> bool:
         """Remember which pattern a trip follows, or that Redis does not say.
 
-        A pattern id of more than 256 bytes is none.
+        A pattern id of more than 256 bytes is none. A run without a trip id is called `RUN_MARK` and
+        ``<direction or ->:<HH:MM:SS>:<route>``.
 
         Returns
         -------
@@ -146,8 +170,8 @@ class RouteTable:
 
     def pattern_ix(self, key: bytes) -> int:
         """Number of the pattern under a key of `set_pattern`; -1 if absent or unknown."""
-        is_pattern, name = self._source(key)
-        return self._names.pattern_of(name, is_pattern)
+        kind, name = self._source(key)
+        return self._names.pattern_of(name, kind)
 
     def missing(self, batch: Batch) -> list[bytes]:
         """Redis keys that rows with status OK need and of which nothing is known, not even that they are absent."""
@@ -188,17 +212,25 @@ class RouteTable:
         values = dict(zip(keys, blobs, strict=True))
         patterns: dict[bytes, None] = {}
         for key, blob in values.items():
-            if key.startswith(self._trip_prefix):
+            if (trip := self._trip_of(key)) is not None:
                 pattern_id = (blob.strip() if blob else None) or None
-                if self.set_trip(key[len(self._trip_prefix) :], pattern_id) and pattern_id is not None:
+                if self.set_trip(trip, pattern_id) and pattern_id is not None:
                     patterns[pattern_id] = None
             elif key.startswith(self._stops_prefix):
-                if blob is None:
-                    self.set_absent(key)
-                else:
-                    is_pattern, name = self._source(key)
-                    self.set_pattern(key, blob, values.get(self._shape_prefix[is_pattern] + name))
-        return self._redis_keys(([], [], [name for name in patterns if self._stops_prefix[1] + name not in values]))
+                kind, name = self._source(key)
+                # Not the key of a direction's stops as older versions wrote it, unless a route has that name.
+                if kind != ROUTE or self._names.needs(name, ROUTE):
+                    self._take(kind, name, values)
+        return self._redis_keys(
+            ([], [], [], [name for name in patterns if self._stops_prefix[PATTERN] + name not in values])
+        )
+
+    def _take(self, kind: int, name: bytes, values: Mapping[bytes, bytes | None]) -> None:
+        for n_before, (stops_key, shape_key) in enumerate(self._keys_of(kind, name)):
+            if (blob := values.get(stops_key)) is not None:
+                self._learn(kind, name, blob, values.get(shape_key), is_old_key=n_before > 0)
+                return
+        self._learn_absent(kind, name)
 
     def look_again(self, keys: Sequence[bytes], fetch: Fetch, now_us: int) -> bool:
         """Look at stops that are said to have changed, without waiting until they are due.
@@ -217,15 +249,16 @@ class RouteTable:
         bool
             True if there are stops now where there were none: vehicles may have been waiting for them.
         """
-        known = []
+        names: tuple[list[bytes], ...] = ([], [], [], [])
+        before = {}
         for key in keys:
-            is_pattern, name = self._source(key)
-            if self._names.knows(name, is_pattern):
-                known.append((key, self.shape_key(key), self.pattern_ix(key)))
-        asked = [key for stops_key, shape_key, _ in known for key in (stops_key, shape_key)]
-        if asked:
+            for kind, name in self._sources(key):
+                if self._names.knows(name, kind) and (kind, name) not in before:
+                    names[1 + kind].append(name)
+                    before[kind, name] = self._names.pattern_of(name, kind)
+        if asked := self._redis_keys(names):
             self.update(asked, fetch(asked), now_us)
-        return any(before < 0 <= self.pattern_ix(key) for key, _, before in known)
+        return any(was < 0 <= self._names.pattern_of(name, kind) for (kind, name), was in before.items())
 
     def resolve(self, batch: Batch, fetch: Fetch) -> None:
         """Give every row the number of its pattern, looking up what is not known yet or due for another look.
@@ -233,9 +266,10 @@ class RouteTable:
         Parameters
         ----------
         batch : Batch
-            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``, ``now_us``. OUT: ``pattern_ix``, ``run_key``;
-            ``status`` of rows with status OK becomes ``UNKNOWN_ROUTE`` where nothing is known, or what is wrong with
-            the pattern's stops.
+            IN: ``status``, ``route_id``, ``trip_id``, ``direction_id``, ``start_date``, ``start_time_s``, ``now_us``.
+            OUT: ``pattern_ix``, ``other_pattern_ix``, ``is_guessed``, ``run_key``; ``status`` of rows with status OK
+            becomes ``UNKNOWN_ROUTE`` where nothing is known, what is wrong with the pattern's stops, or
+            ``GUESSED_PATTERN``.
         fetch : callable
             Keys to values (an MGET); asked three times at most, nearly never at all.
         """
@@ -258,7 +292,7 @@ class RouteTable:
 
     def _resolve(self, batch: Batch, *, only_if_known: bool) -> bool:
         self.patterns.sweep()
-        done = self._names.resolve(batch, self.patterns, only_if_known)
+        done = self._names.resolve(batch, self.patterns, only_if_known, self._reject_guessed)
         if done:
             self._forget()
         return done
@@ -273,32 +307,60 @@ class RouteTable:
                 self._retire(pattern_ix)
             self._next_forget_us = now_us + self._forget_after_us // 8
 
-    def shape_key(self, key: bytes) -> bytes:
-        """Key of the shape that belongs to a key of stops."""
-        is_pattern, name = self._source(key)
-        return self._shape_prefix[is_pattern] + name
+    def _trip_of(self, key: bytes) -> bytes | None:
+        # Name of the trip or run whose pattern is under this key; None for other keys.
+        if key.startswith(self._trip_prefix):
+            return key[len(self._trip_prefix) :]
+        return RUN_MARK + key[len(self._run_prefix) :] if key.startswith(self._run_prefix) else None
 
-    def _source(self, key: bytes) -> tuple[bool, bytes]:
-        for is_pattern in (False, True):
-            prefix = self._stops_prefix[is_pattern]
+    def _source(self, key: bytes) -> tuple[int, bytes]:
+        for kind, prefix in enumerate(self._stops_prefix):
             if key.startswith(prefix):
-                return is_pattern, key[len(prefix) :]
+                return kind, key[len(prefix) :]
         raise ValueError(f"{key!r} is no key of stops")
 
-    def _redis_keys(self, names: tuple[list[bytes], list[bytes], list[bytes]]) -> list[bytes]:
-        trips, routes, patterns = names
-        if not (trips or routes or patterns):
+    def _sources(self, key: bytes) -> Iterator[tuple[int, bytes]]:
+        # All that are read from this key: a route's may hold a direction of another one, as older versions wrote it.
+        kind, name = self._source(key)
+        yield kind, name
+        route, colon, direction = name.rpartition(b":")
+        if kind == ROUTE and colon:
+            yield DIRECTION, direction + b":" + route
+
+    def _keys_of(self, kind: int, name: bytes) -> Iterator[tuple[bytes, bytes]]:
+        # Keys of stops and shape, the one that counts first.
+        yield self._stops_prefix[kind] + name, self._shape_prefix[kind] + name
+        if kind == DIRECTION:
+            direction, _, route = name.partition(b":")
+            old = route + b":" + direction
+            yield self._stops_prefix[ROUTE] + old, self._shape_prefix[ROUTE] + old
+
+    def _redis_keys(self, names: tuple[list[bytes], ...]) -> list[bytes]:
+        if not any(names):
             return []
-        keys = [self._trip_prefix + name for name in trips]
-        for is_pattern, group in ((False, routes), (True, patterns)):
-            for name in group:
-                keys += (self._stops_prefix[is_pattern] + name, self._shape_prefix[is_pattern] + name)
-        return keys
+        keys: dict[bytes, None] = {}
+        for name in names[0]:
+            is_run = name.startswith(RUN_MARK)
+            keys[self._run_prefix + name[len(RUN_MARK) :] if is_run else self._trip_prefix + name] = None
+        for kind in (ROUTE, DIRECTION, PATTERN):
+            for name in names[1 + kind]:
+                for pair in self._keys_of(kind, name):
+                    keys |= dict.fromkeys(pair)
+        return list(keys)
 
     def _retire(self, pattern_ix: int) -> None:
         if pattern_ix >= 0:
             self.patterns.retire(pattern_ix)
             self._digests.pop(pattern_ix, None)
+
+
+def _is_of_another(kind: int, name: bytes, stops: StopList, *, is_old_key: bool) -> bool:
+    # Route "5:0" and direction 0 of route "5" had one key: what the value says of itself tells which it is.
+    if stops.route_id is None:
+        return False
+    if kind == ROUTE:
+        return stops.direction_id is not None and name == f"{stops.route_id}:{stops.direction_id}".encode()
+    return is_old_key and name.partition(b":")[2] != stops.route_id.encode()
 
 
 def _texts(stops: StopList) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

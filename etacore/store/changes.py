@@ -47,7 +47,7 @@ class Changes:
     vehicles: list[bytes]
     """Vehicle keys, each once, in the order of their first announcement."""
     routes: list[bytes]
-    """Keys below ``route_stops:``, likewise."""
+    """Keys below ``route_stops:`` and ``direction_stops:``, likewise."""
     models: bool
     """``eta:active_model`` was written or deleted."""
     lost: bool
@@ -87,7 +87,8 @@ class ChangeFeed:
 
     def __init__(self, config: RuntimeConfig) -> None:
         self._prefixes: Final = tracked_prefixes(config.keys)
-        self._vehicle_prefix, self._route_prefix, self._model_key = (name.encode() for name in self._prefixes)
+        self._vehicle_prefix, *route_prefixes, self._model_key = (name.encode() for name in self._prefixes)
+        self._route_prefixes: Final = tuple(route_prefixes)
         self._client: Final = connect(config)
         self._where: Final = address_of(self._client)
         self._buffer: Final = bytearray(RECEIVE_BYTES)
@@ -197,7 +198,7 @@ class ChangeFeed:
             for key in keys:
                 if key.startswith(vehicle_prefix):
                     vehicles[key] = None
-                elif key.startswith(self._route_prefix):
+                elif key.startswith(self._route_prefixes):
                     self._routes[key] = None
                 elif key == self._model_key:
                     self._models = True
@@ -332,8 +333,8 @@ def _tracking_command(prefixes: tuple[str, ...]) -> list[str]:
     return command
 
 
-def tracked_prefixes(keys: KeyNames) -> tuple[str, str, str]:
-    """Prefixes of vehicles and routes, and the key of the announced model, as tracking needs them.
+def tracked_prefixes(keys: KeyNames) -> tuple[str, str, str, str]:
+    """Prefixes of vehicles, routes and directions, and the key of the announced model, as tracking needs them.
 
     Raises
     ------
@@ -347,7 +348,12 @@ def tracked_prefixes(keys: KeyNames) -> tuple[str, str, str]:
             f"the vehicle pattern {pattern!r} is no plain prefix and one *, as client tracking needs it",
             hint=f"name the keys such as vehicle:ID and set the pattern to vehicle:*; until then {_POLL}",
         )
-    names = {"vehicle_pattern": vehicles, "route_stops": keys.route_stops, "active_model": keys.active_model}
+    names = {
+        "vehicle_pattern": vehicles,
+        "route_stops": keys.route_stops,
+        "direction_stops": keys.direction_stops,
+        "active_model": keys.active_model,
+    }
     # Predictions are not tracked, but below a tracked prefix each of our own writes would come back as a change.
     for name, prefix in names.items():
         for other, key in (names | {"predictions": keys.predictions}).items():
@@ -357,4 +363,4 @@ def tracked_prefixes(keys: KeyNames) -> tuple[str, str, str]:
                     "cannot tell them apart",
                     hint=f"give them prefixes of their own; until then {_POLL}",
                 )
-    return vehicles, keys.route_stops, keys.active_model
+    return vehicles, keys.route_stops, keys.direction_stops, keys.active_model

@@ -26,7 +26,7 @@ CONTRACT_FIELDS = {
 
 
 def test_the_block_has_the_fields_that_deployments_rely_on():
-    assert set(SETTINGS) == CONTRACT_FIELDS | {"snapshot_source"}
+    assert set(SETTINGS) == CONTRACT_FIELDS | {"snapshot_source", "guessed_patterns"}
     assert EtaRuntimeSettings.get_block_type_slug() == "eta-runtime-settings"
 
 

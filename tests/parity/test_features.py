@@ -13,13 +13,12 @@ from etacore._kernels.select import SelectOptions
 from etacore.pipeline.calendar import Calendar
 from etacore.pipeline.route_blobs import ShapePolyline
 from etacore.pipeline.route_knowledge import LegTable
-from etacore.pipeline.routes import RouteTable
 from etacore.schema import WEATHER_FEATURES
 from etacore.status import Status
 from tests.reference import features as twin
 from tests.reference import geo, motion, routes
 from tests.reference import select as select_twin
-from tests.reference.drive import EPOCH_US, KEY, Vehicle, columns_of, stops_blob, table_of
+from tests.reference.drive import EPOCH_US, KEY, Vehicle, table_of
 
 SEEDS = range(40)
 HOLIDAYS = (date(2016, 11, 24), date(2016, 12, 26))
@@ -197,38 +196,3 @@ def test_select_and_vectorize(seed, has_trip):
                     assert math.isnan(row["temperature_c"])
                     compared += 1
     assert compared > 20
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-def test_resolve(seed):
-    rng = random.Random(seed)
-    blob = stops_blob([("A", 45, 7, 1), ("B", 45.1, 7, 2)])
-    redis = {}
-    for trip in "abcdef":
-        if rng.random() < 0.6:
-            redis[f"trip_pattern:{trip}"] = rng.choice("pqr")
-    for name in ("pattern_stops:p", "pattern_stops:q", "route_stops:1", "route_stops:1:0", "route_stops:2:1"):
-        if rng.random() < 0.7:
-            redis[name] = blob
-    snapshots = [
-        {"route_id": rng.choice("12"), "trip_id": rng.choice("abcdef_"), "direction_id": rng.choice([None, 0, 1])}
-        for _ in range(30)
-    ]
-    for snapshot in snapshots:
-        if snapshot["trip_id"] == "_":
-            del snapshot["trip_id"]
-    table, columns = RouteTable(), columns_of(snapshots)
-    values = {key.encode(): value if isinstance(value, bytes) else value.encode() for key, value in redis.items()}
-    n_rounds, needed = 0, table.missing(columns)
-    while needed:
-        assert len(set(needed)) == len(needed)
-        needed = table.update(needed, [values.get(key) for key in needed], EPOCH_US)
-        n_rounds += 1
-    assert n_rounds <= 2
-    assert table.missing(columns) == []
-    table.resolve_rest(columns)
-    pattern_ix = columns.pattern_ix
-    for i, snapshot in enumerate(snapshots):
-        key = routes.resolve(snapshot, redis)
-        assert pattern_ix[i] == (-1 if key is None else table.pattern_ix(key.encode()))
-        assert columns.status[i] == (Status.UNKNOWN_ROUTE if key is None else Status.OK)

@@ -103,7 +103,6 @@ def test_polls_of_a_fleet_agree_with_the_twin(seed):
             columns.since_us.tolist(),
             columns.recent_speed_mps.tolist(),
             columns.fallback_m.tolist(),
-            now_us,
         )
         assert_same_vehicles(fleet, model)
         if step % 9 == 8:

@@ -87,7 +87,6 @@ class FleetMachine(RuleBasedStateMachine):
             times,
             (0.25 * np.arange(n)).tolist(),
             (0.5 * np.arange(n)).tolist(),
-            now_us,
         )
 
     @precondition(lambda self: self.fleet.n)

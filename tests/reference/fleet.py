@@ -103,7 +103,6 @@ class Fleet:
         stop_since_us: Sequence[int],
         speed_mps: Sequence[float],
         fallback_m: Sequence[float],
-        seen_us: int,
     ) -> None:
         for row, ix in enumerate(vehicle_ix):
             if ix < 0 or status[row] not in (OK, TRIP_FINISHED, DIRECTION_UNKNOWN):
@@ -113,7 +112,6 @@ class Fleet:
             vehicle = self.at(ix)
             vehicle.time_us = time_us[row]
             vehicle.valid_until_us = valid_until_us if status[row] == OK else 0
-            vehicle.seen_s = max(vehicle.seen_s, seconds(seen_us))
             vehicle.run_key = run_key[row]
             vehicle.pattern_ix = pattern_ix[row]
             vehicle.progress_m = progress_m[row]

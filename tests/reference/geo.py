@@ -75,7 +75,7 @@ def nearest_pass(points, s_m, position, bearing_deg, low_m, high_m, near_equal_m
     found = []
     for i in range(len(points) - 1):
         ends_before_range = i + 2 < len(points) and s_m[i + 1] <= low_m
-        if s_m[i] > high_m or ends_before_range:
+        if ends_before_range or (found and s_m[i] >= high_m):
             continue
         s, distance = project(points, s_m, i, position, low_m, high_m)
         penalty = penalty_m if leads_against(points, i, bearing_deg) else 0.0

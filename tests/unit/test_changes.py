@@ -40,9 +40,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_prefixes_are_those_of_the_configuration():
-    assert tracked_prefixes(KeyNames()) == ("vehicle:", "route_stops:", "eta:active_model")
-    names = KeyNames(vehicle_pattern="v*", route_stops="r:", active_model="m", predictions="p:")
-    assert tracked_prefixes(names) == ("v", "r:", "m")
+    assert tracked_prefixes(KeyNames()) == ("vehicle:", "route_stops:", "direction_stops:", "eta:active_model")
+    names = KeyNames(vehicle_pattern="v*", route_stops="r:", direction_stops="d:", active_model="m", predictions="p:")
+    assert tracked_prefixes(names) == ("v", "r:", "d:", "m")
 
 
 def test_predictions_may_have_a_prefix_that_contains_a_tracked_one():
@@ -63,6 +63,7 @@ def test_a_pattern_that_is_no_plain_prefix_is_refused(pattern):
         KeyNames(vehicle_pattern="route*"),
         KeyNames(route_stops="vehicle:stops:"),
         KeyNames(route_stops="vehicle:"),
+        KeyNames(direction_stops="route_stops:0:"),
         KeyNames(active_model="vehicle:model"),
         KeyNames(predictions="vehicle:predictions:"),
     ],
@@ -163,10 +164,13 @@ def test_a_push_may_come_with_the_reply_and_in_pieces():
 
 
 def test_keys_come_once_in_the_order_of_their_first_announcement():
-    pushes = push("vehicle:3", "vehicle:1") + push("vehicle:2", "vehicle:3") + push("route_stops:1") * 2
+    routes = push("route_stops:1") * 2 + push("direction_stops:0:1")
+    pushes = push("vehicle:3", "vehicle:1") + push("vehicle:2", "vehicle:3") + routes
     with fake_server(answers(TRACKING=OK + pushes)) as server, ChangeFeed(config_of(server.port)) as feed:
         assert feed.wait(0)
-        assert feed.take() == Changes([b"vehicle:3", b"vehicle:1", b"vehicle:2"], [b"route_stops:1"], False, False)
+        assert feed.take() == Changes(
+            [b"vehicle:3", b"vehicle:1", b"vehicle:2"], [b"route_stops:1", b"direction_stops:0:1"], False, False
+        )
         assert feed.take() == Changes([], [], False, False)
 
 

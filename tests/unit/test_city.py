@@ -170,4 +170,4 @@ def test_the_loop_is_told_every_trip_and_the_stops_of_its_pattern(city: City):
         assert f"pattern_shape:{name}" in pairs
     for route in city.routes:
         assert f"route_stops:{route.route_id}" in pairs
-        assert f"route_stops:{route.route_id}:0" in pairs
+        assert f"direction_stops:0:{route.route_id}" in pairs

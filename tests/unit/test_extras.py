@@ -45,6 +45,8 @@ def test_what_is_absent_has_the_name_to_install(monkeypatch: pytest.MonkeyPatch)
         (["capture", "--output-dir", "x"], ["google"], "gtfs-realtime-bindings", "capture"),
         (["capture", "--output-dir", "x"], ["google", "polars"], "polars, gtfs-realtime-bindings", "capture"),
         (["replay", ".", "--gtfs", "."], ["polars"], "polars", "train"),
+        (["seed", "gtfs.zip"], ["polars", "httpx"], "polars", "train"),
+        (["seed", "https://host/gtfs.zip"], ["httpx"], "httpx", "train"),
     ],
 )
 def test_a_command_names_the_packages_and_their_extra(

@@ -2,7 +2,7 @@ import numpy as np
 import orjson
 import pytest
 
-from etacore._kernels.resolve import NameTable
+from etacore._kernels.resolve import ROUTE, NameTable
 from etacore._kernels.routes import Line, PatternTable
 from etacore.config import KeyNames
 from etacore.errors import RouteDataError
@@ -10,35 +10,11 @@ from etacore.pipeline.route_blobs import ShapePolyline, parse_shape, parse_stops
 from etacore.pipeline.routes import RouteTable
 from etacore.status import Status
 from tests.reference.drive import columns_of, line_of_stops, shape_blob, stops_blob
+from tests.rounds import fetch_all, route_keys
 
 S = 1_000_000
 TWO = stops_blob(line_of_stops(2))
 THREE = stops_blob(line_of_stops(3))
-
-
-def fetch_all(table, columns, redis, now_us=0):
-    """The rounds of one batch; returns (pattern_ix, keys asked in each round)."""
-    rounds, needed = [], table.due(now_us) + table.missing(columns)
-    while needed:
-        rounds.append(sorted(needed))
-        needed = table.update(needed, [redis.get(key) for key in needed], now_us)
-    before = columns.status.copy()
-    expected_keys = columns.text_keys("trip_id")
-    expected_keys[before != Status.OK] = 0
-    n_names = table._names.n_trips + table._names.n_sources
-    table.resolve_rest(columns)
-    pattern_ix = columns.pattern_ix.copy()
-    assert columns.run_key.tolist() == expected_keys.tolist()
-    if table._names.n_trips + table._names.n_sources == n_names:
-        # Nothing is missing any more, and nothing was forgotten, so the quick way gives the same.
-        resolved = columns.status.copy()
-        columns.status[:] = before
-        columns.pattern_ix[:], columns.run_key[:] = -7, 7
-        assert table.resolve_known(columns)
-        assert columns.pattern_ix.tolist() == pattern_ix.tolist()
-        assert columns.status.tolist() == resolved.tolist()
-        assert columns.run_key.tolist() == expected_keys.tolist()
-    return pattern_ix.tolist(), rounds
 
 
 def described(table, key):
@@ -114,7 +90,7 @@ def test_two_rounds_and_then_none():
     table, columns = RouteTable(), columns_of([{"trip_id": "T"}, {"trip_id": "U"}, {"trip_id": "T"}])
     pattern_ix, rounds = fetch_all(table, columns, redis)
     assert rounds == [
-        [b"route_shape:R", b"route_stops:R", b"trip_pattern:T", b"trip_pattern:U"],
+        sorted([*route_keys(), b"trip_pattern:T", b"trip_pattern:U"]),
         [b"pattern_shape:P", b"pattern_stops:P"],
     ]
     assert columns.pattern_ix[0] == columns.pattern_ix[2] == table.pattern_ix(b"pattern_stops:P")
@@ -128,18 +104,18 @@ def test_direction_before_route():
     columns = columns_of([{"direction_id": d} for d in (None, 0, 1, 127)])
     pattern_ix, rounds = fetch_all(table, columns, redis)
     assert len(rounds) == 1
-    assert [
-        table.pattern_ix(k) for k in (b"route_stops:R", b"route_stops:R", b"route_stops:R:1", b"route_stops:R:127")
-    ] == pattern_ix
+    keys = (b"route_stops:R", b"route_stops:R", b"direction_stops:1:R", b"direction_stops:127:R")
+    assert [table.pattern_ix(key) for key in keys] == pattern_ix
+    assert len(set(pattern_ix)) == 3
 
 
 def test_a_failed_fetch_is_repeated_and_is_not_due():
     table, columns = RouteTable(refresh_s=10), columns_of([{"trip_id": "T"}])
-    keys = [b"trip_pattern:T", b"route_stops:R", b"route_shape:R"]
+    keys = [b"trip_pattern:T", *route_keys()]
     assert table.missing(columns) == keys
     assert table.due(100 * S) == []
     assert table.missing(columns) == keys
-    follow_up = table.update(keys, [b"P", TWO, None], 100 * S)
+    follow_up = table.update(keys, [b"P", TWO] + [None] * 9, 100 * S)
     assert table.missing(columns) == follow_up == [b"pattern_stops:P", b"pattern_shape:P"]
     table.resolve_rest(columns)
     assert columns.pattern_ix.tolist() == [table.pattern_ix(b"route_stops:R")]
@@ -226,9 +202,7 @@ def test_numbers_of_a_batch_hold_until_the_next_resolve():
 def test_what_is_not_used_is_not_looked_at_again():
     table, redis = RouteTable(refresh_s=10, trip_refresh_s=60), {b"route_stops:R": TWO, b"trip_pattern:T": b"P"}
     fetch_all(table, columns_of([{"trip_id": "T"}]), redis, 0)
-    assert sorted(table.due(10 * S)) == sorted(
-        [b"route_stops:R", b"route_shape:R", b"pattern_stops:P", b"pattern_shape:P"]
-    )
+    assert sorted(table.due(10 * S)) == sorted([*route_keys(), b"pattern_stops:P", b"pattern_shape:P"])
     fetch_all(table, columns_of([]), redis, 11 * S)
     assert table.due(30 * S) == []
     assert b"trip_pattern:T" in table.due(60 * S)
@@ -241,10 +215,10 @@ def test_due_has_a_limit_and_nobody_starves():
     asked = set()
     for now_s in (10, 11, 12):
         keys = table.due(now_s * S, limit=10)
-        assert len(keys) == 20
+        assert len(keys) == 100
         asked.update(keys)
-        table.update(keys, [None] * 20, now_s * S)
-    assert len(asked) == 60
+        table.update(keys, [None] * 100, now_s * S)
+    assert len(asked) == 300
 
 
 def test_a_bound_of_one_name():
@@ -274,8 +248,8 @@ def test_a_fleet_does_not_come_due_at_once():
     fetch_all(table, columns_of([{"route_id": f"{i}"} for i in range(400)]), {}, 0)
     assert table.due(int(4.5 * S)) == []
     early = len(table.due(int(7.5 * S)))
-    assert 100 < early < 700
-    assert len(table.due(10 * S)) == 800
+    assert 500 < early < 3500
+    assert len(table.due(10 * S)) == 4000
 
 
 def test_what_is_about_to_be_due_is_taken_along():
@@ -286,15 +260,17 @@ def test_what_is_about_to_be_due_is_taken_along():
         table.update([b"route_stops:" + name], [None], now_ms * 1000)
     table.resolve_rest(columns_of(columns))
     assert table.due(19_600_000) == []
-    assert table.due(20 * S) == [b"route_stops:A", b"route_shape:A", b"route_stops:B", b"route_shape:B"]
+    due = table.due(20 * S)
+    assert due[:4] == [b"route_stops:A", b"route_shape:A", b"route_stops:B", b"route_shape:B"]
+    assert sorted(due) == sorted(route_keys("A") + route_keys("B"))
 
 
 def test_a_name_that_could_not_be_fetched_is_due_again():
     table = RouteTable(refresh_s=10)
     fetch_all(table, columns_of([{}]), {b"route_stops:R": TWO}, 0)
-    keys = [b"route_stops:R", b"route_shape:R"]
+    keys = route_keys()
     assert table.due(10 * S) == table.due(11 * S) == keys
-    table.update(keys, [TWO, None], 11 * S)
+    table.update(keys, [TWO] + [None] * 9, 11 * S)
     assert table.due(11 * S) == []
 
 
@@ -302,7 +278,7 @@ def test_a_name_used_late_is_due_at_once():
     table = RouteTable(refresh_s=10)
     fetch_all(table, columns_of([{}]), {b"route_stops:R": TWO}, 0)
     keys = table.due(10 * S)
-    table.update(keys, [TWO, None], 10 * S)
+    table.update(keys, [TWO] + [None] * 9, 10 * S)
     assert table.due(50 * S) == []
     table.resolve_rest(columns_of([{}]))
     assert table.due(50 * S) == keys
@@ -316,7 +292,7 @@ def test_a_clock_set_back_makes_everything_due():
     assert b"route_stops:R" in table.due(5_000 * S)
     for now_s in range(5_000, 5_300, 10):
         fetch_all(table, columns_of([{}]), redis, now_s * S)
-    assert table.missing(columns_of([{"route_id": "old"}])) == [b"route_stops:old", b"route_shape:old"]
+    assert table.missing(columns_of([{"route_id": "old"}])) == route_keys("old")
 
 
 def test_names_are_bounded_and_the_longest_unused_go():
@@ -366,7 +342,7 @@ def test_a_pattern_id_that_is_too_long_is_none():
 def test_a_name_longer_than_an_int32_is_refused():
     names = NameTable(1, 1)
     for call in (names.learn_trip, names.learn_source, names.pattern_of):
-        arguments = {"learn_trip": (None,), "learn_source": (False, 0), "pattern_of": (False,)}[call.__name__]
+        arguments = {"learn_trip": (None,), "learn_source": (ROUTE, 0), "pattern_of": (ROUTE,)}[call.__name__]
         with pytest.raises(ValueError, match=r"2\*\*31"):
             call(bytes(2**31), *arguments)
 
@@ -382,7 +358,7 @@ def test_a_text_outside_the_arena_is_refused(column, start, length):
     with pytest.raises(ValueError, match="row 1 lies outside"):
         table.resolve_rest(columns)
     columns.status[1] = Status.TOO_OLD
-    assert table.missing(columns) == [b"route_stops:R", b"route_shape:R"]
+    assert table.missing(columns) == route_keys()
 
 
 def test_a_huge_shape_is_not_solved():
@@ -406,7 +382,7 @@ def test_unused_names_are_forgotten():
     assert table.nbytes < nbytes
     columns = columns_of([{"trip_id": "T"}, {"trip_id": "gone"}])
     pattern_ix, rounds = fetch_all(table, columns, redis, 220 * S)
-    assert rounds == [[b"route_shape:R", b"route_stops:R", b"trip_pattern:gone"]]
+    assert rounds == [sorted([*route_keys(), b"trip_pattern:gone"])]
     assert columns.pattern_ix[1] == table.pattern_ix(b"route_stops:R")
 
 
@@ -416,14 +392,17 @@ def test_many_trips():
     redis |= {f"trip_pattern:trip-{i}".encode(): f"P{i % 7}".encode() for i in range(3000)}
     redis |= {f"pattern_stops:P{i}".encode(): THREE for i in range(7)}
     pattern_ix, rounds = fetch_all(table, columns_of(snapshots), redis)
-    assert [len(r) for r in rounds] == [3002, 14]
+    assert [len(r) for r in rounds] == [3010, 14]
     assert all(len(set(keys)) == len(keys) for keys in rounds)
     assert pattern_ix == [table.pattern_ix(b"pattern_stops:P%d" % (i % 7)) for i in range(3000)]
 
 
 def test_key_names_can_be_others():
-    table = RouteTable(KeyNames(route_stops="a/", route_shape="b/"))
-    assert table.missing(columns_of([{}])) == [b"a/R", b"b/R"]
+    names = KeyNames(route_stops="a/", route_shape="b/", direction_stops="c/", direction_shape="d/", run_pattern="e/")
+    table = RouteTable(names)
+    assert table.missing(columns_of([{"direction_id": 1, "start_time": "07:05:09"}])) == [
+        b"e/1:07:05:09:R", b"a/R", b"b/R", b"c/1:R", b"d/1:R", b"a/R:1", b"b/R:1",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="no key of stops"):
         table.set_pattern(b"route_stops:R", TWO)
 
@@ -434,7 +413,8 @@ def test_a_long_route_id_and_control_characters():
     names = ["x" * 250, "a\0b", "é:1"]
     columns = columns_of([{"route_id": name, "direction_id": 1} for name in names])
     _, rounds = fetch_all(table, columns, redis)
-    assert len(rounds[0]) == 12
+    assert len(rounds[0]) == 18
+    assert ("direction_stops:1:" + "x" * 250).encode() in rounds[0]
     assert ("route_stops:" + "x" * 250 + ":1").encode() in rounds[0]
 
 
@@ -515,7 +495,14 @@ def test_the_stop_ids_of_a_pattern_are_given_while_it_lasts():
 
 
 @pytest.mark.parametrize(
-    "row", [{"trip_id": "new"}, {"route_id": "new"}, {"direction_id": 1}, {"trip_id": "T", "route_id": "new"}]
+    "row",
+    [
+        {"trip_id": "new"},
+        {"route_id": "new"},
+        {"direction_id": 2},
+        {"start_time": "07:00:00"},
+        {"trip_id": "T", "route_id": "new"},
+    ],
 )
 def test_names_that_are_not_known_are_not_resolved(row):
     table = RouteTable()

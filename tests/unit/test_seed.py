@@ -9,6 +9,7 @@ from etacore.errors import RedisUnavailableError
 from etacore.mlops.transit import seed as module
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.run_starts import run_starts
 from etacore.mlops.transit.seed import seed_redis
 from etacore.store.store import connect
 from tests.transit import write_feed
@@ -20,14 +21,15 @@ def feed(tmp_path: Path) -> Feed:
 
 
 def test_every_key_of_the_feed_is_written_with_a_time_to_live(feed: Feed, redis_client: redis.Redis) -> None:
-    pairs = dict(seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes))
+    pairs = dict(seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, runs=run_starts(feed)))
     redis_client.set("vehicle:1", "stays")
     assert seed_redis(redis_client, feed) == len(pairs)
     assert {key: redis_client.get(key) for key in pairs} == pairs
     assert redis_client.dbsize() == len(pairs) + 1
     assert all(SEED_TTL_S - 60 < redis_client.ttl(key) <= SEED_TTL_S for key in pairs)
-    stops = orjson.loads(redis_client.get("route_stops:r1:0") or b"")["stops"]
+    stops = orjson.loads(redis_client.get("direction_stops:0:r1") or b"")["stops"]
     assert [stop["stop_id"] for stop in stops] == list("ABCD")
+    assert redis_client.get("run_pattern:1:25:10:00:r1") == feed.trip_patterns()["back"].encode()
 
 
 def test_renamed_keys_without_an_end(feed: Feed, redis_client: redis.Redis) -> None:

@@ -21,6 +21,7 @@ from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.patterns import seed_pairs
 from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.run_starts import run_starts
 from etacore.models.choice import Models
 from etacore.pipeline.engine import Batch, Engine
 from etacore.pipeline.snapshots import TextPool, fill_snapshots
@@ -189,7 +190,7 @@ def _batches(rows: npt.NDArray[np.int64], vehicle: npt.NDArray[np.int32]) -> Ite
 def _engine(
     positions: Positions, feed: Feed, tap: FeatureTap, max_stops: int, rows: npt.NDArray[np.int64]
 ) -> tuple[Engine, dict[bytes, bytes]]:
-    pairs = seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes)
+    pairs = seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, runs=run_starts(feed))
     stored = {key.encode(): value for key, value in pairs}
     # The clock stands still at the end of the recording: no fix is early, nothing seen is forgotten or looked up
     # again, and a fix sent twice stays unchanged for good. No feature depends on it.

@@ -96,6 +96,7 @@ def seed_pairs(
     trips: Mapping[str, str],
     shapes: Mapping[str, Shape],
     keys: KeyNames | None = None,
+    runs: Iterable[tuple[str, int]] = (),
 ) -> Iterator[tuple[str, bytes]]:
     """Every key that the loop may ask for, with its value.
 
@@ -110,13 +111,19 @@ def seed_pairs(
         A pattern whose shape is missing gets no shape key.
     keys : KeyNames, optional
         Prefixes, if the deployment renamed them.
+    runs : iterable of (pattern id, start), optional
+        Every start of a run that the timetable fixes, in seconds since noon
+        minus 12 h, as `etacore.mlops.transit.run_starts.run_starts` gives
+        them. Repeated ones do no harm.
 
     Yields
     ------
     (str, bytes)
         Redis key and value: ``pattern_stops:``, ``pattern_shape:``,
-        ``trip_pattern:``, and per route and per route and direction
-        ``route_stops:`` and ``route_shape:``.
+        ``trip_pattern:``, per route ``route_stops:`` and ``route_shape:``, per
+        direction of a route ``direction_stops:`` and ``direction_shape:``, and
+        ``run_pattern:`` where all runs of a route, direction and start have
+        one pattern.
     """
     names = keys or KeyNames()
     shape_blobs: dict[str, bytes] = {}
@@ -127,26 +134,57 @@ def seed_pairs(
             if pattern.shape_id not in shape_blobs:
                 shape_blobs[pattern.shape_id] = shape_blob(pattern.shape_id, shapes[pattern.shape_id])
             yield f"{names.pattern_shape}{pattern.pattern_id}", shape_blobs[pattern.shape_id]
-    for name, pattern in _spokesmen(patterns, n_trips).items():
-        yield f"{names.route_stops}{name}", stops_blob(pattern)
+    for (route_id, direction_id), (pattern, n_patterns) in _spokesmen(patterns, n_trips).items():
+        if direction_id is None:
+            stops_key, shape_key, name = names.route_stops, names.route_shape, route_id
+        else:
+            # The direction first: then no route id can make two of these keys the same.
+            stops_key, shape_key, name = names.direction_stops, names.direction_shape, f"{direction_id}:{route_id}"
+        yield f"{stops_key}{name}", stops_blob(pattern, n_patterns)
         if pattern.shape_id in shape_blobs:
-            yield f"{names.route_shape}{name}", shape_blobs[pattern.shape_id]
+            yield f"{shape_key}{name}", shape_blobs[pattern.shape_id]
     for trip_id, its_pattern_id in trips.items():
         yield f"{names.trip_pattern}{trip_id}", its_pattern_id.encode()
+    for run, its_pattern_id in _run_patterns(patterns, runs).items():
+        yield f"{names.run_pattern}{run}", its_pattern_id.encode()
 
 
-def _spokesmen(patterns: Sequence[Pattern], n_trips: Mapping[str, int]) -> dict[str, Pattern]:
-    """The pattern for each ``<route>`` and ``<route>:<direction>``."""
-    chosen: dict[str, Pattern] = {}
+def _spokesmen(
+    patterns: Sequence[Pattern], n_trips: Mapping[str, int]
+) -> dict[tuple[str, int | None], tuple[Pattern, int]]:
+    """The pattern for each route (direction None) and each of its directions, and for how many patterns it stands."""
+    chosen: dict[tuple[str, int | None], tuple[Pattern, int]] = {}
     for pattern in sorted(patterns, key=lambda p: (-n_trips[p.pattern_id], -p.n_stops, p.pattern_id)):
-        chosen.setdefault(pattern.route_id, pattern)
-        if pattern.direction_id != NO_DIRECTION:
-            chosen.setdefault(f"{pattern.route_id}:{pattern.direction_id}", pattern)
+        for direction_id in (None,) if pattern.direction_id == NO_DIRECTION else (None, pattern.direction_id):
+            spokesman, n_before = chosen.get((pattern.route_id, direction_id), (pattern, 0))
+            chosen[pattern.route_id, direction_id] = spokesman, n_before + 1
     return chosen
 
 
-def stops_blob(pattern: Pattern) -> bytes:
-    """JSON of a pattern's stops; a coordinate that is not known is null."""
+def _run_patterns(patterns: Sequence[Pattern], runs: Iterable[tuple[str, int]]) -> dict[str, str]:
+    """Pattern id of each ``<direction or ->:<HH:MM:SS>:<route>`` that has only one.
+
+    A run of a trip without a direction may be asked for with any, and each run without one.
+    """
+    pattern_of = {pattern.pattern_id: pattern for pattern in patterns}
+    found: dict[str, str | None] = {}
+    for its_pattern_id, start_s in runs:
+        pattern = pattern_of[its_pattern_id]
+        hours, rest_s = divmod(start_s, 3600)
+        start = f"{hours:02d}:{rest_s // 60:02d}:{rest_s % 60:02d}"
+        directions = ("-", "0", "1") if pattern.direction_id == NO_DIRECTION else ("-", str(pattern.direction_id))
+        for direction in directions:
+            run = f"{direction}:{start}:{pattern.route_id}"
+            if found.setdefault(run, its_pattern_id) != its_pattern_id:
+                found[run] = None
+    return {run: its_pattern_id for run, its_pattern_id in found.items() if its_pattern_id is not None}
+
+
+def stops_blob(pattern: Pattern, n_patterns: int | None = None) -> bytes:
+    """JSON of a pattern's stops; a coordinate that is not known is null.
+
+    With `n_patterns` it says that it stands for so many patterns of its route or direction.
+    """
     stops = [
         {
             "stop_id": stop_id,
@@ -168,6 +206,8 @@ def stops_blob(pattern: Pattern) -> bytes:
     document: dict[str, Any] = {"stops": stops, "route_id": pattern.route_id}
     if pattern.direction_id != NO_DIRECTION:
         document["direction_id"] = pattern.direction_id
+    if n_patterns is not None:
+        document["patterns"] = n_patterns
     return orjson.dumps(document)
 
 

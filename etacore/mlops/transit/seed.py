@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from typing import Final
 
 import redis
@@ -12,10 +11,13 @@ from etacore.config import KeyNames
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
+from etacore.mlops.transit.run_starts import run_starts
 from etacore.store.store import redis_errors
 
 CHUNK: Final = 2_000
-"""Keys per round trip."""
+"""Keys per round trip, at most."""
+CHUNK_BYTES: Final = 4 * 2**20
+"""Bytes of values per round trip, about."""
 
 
 def seed_redis(
@@ -55,7 +57,15 @@ def seed_redis(
     ConfigError
         If Redis refuses the credentials, or does not let the user run SET.
     """
-    return write_pairs(client, seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, keys), ttl_s, progress)
+    return write_pairs(client, feed_pairs(feed, keys), ttl_s, progress)
+
+
+def feed_pairs(feed: Feed, keys: KeyNames | None = None) -> Iterator[tuple[str, bytes]]:
+    """Give every key of a feed with its value: patterns first, then what names them.
+
+    In this order a vehicle has stops at every moment of the writing.
+    """
+    return seed_pairs(feed.patterns, feed.trip_patterns(), feed.shapes, keys, run_starts(feed))
 
 
 def write_pairs(
@@ -66,7 +76,7 @@ def write_pairs(
 ) -> int:
     """Write keys with a time to live in seconds, many per round trip; returns how many. Errors as `seed_redis`."""
     n = 0
-    for chunk in _chunks(pairs):
+    for chunk in chunks_of(pairs):
         pipe = client.pipeline(transaction=False)
         for key, value in chunk:
             pipe.set(key, value, ex=ttl_s)
@@ -77,7 +87,15 @@ def write_pairs(
     return n
 
 
-def _chunks(pairs: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
-    rest = iter(pairs)
-    while chunk := list(islice(rest, CHUNK)):
+def chunks_of(pairs: Iterable[tuple[str, bytes]]) -> Iterator[list[tuple[str, bytes]]]:
+    """Group keys with their values for one round trip each."""
+    chunk: list[tuple[str, bytes]] = []
+    n_bytes = 0
+    for pair in pairs:
+        chunk.append(pair)
+        n_bytes += len(pair[1])
+        if len(chunk) >= CHUNK or n_bytes >= CHUNK_BYTES:
+            yield chunk
+            chunk, n_bytes = [], 0
+    if chunk:
         yield chunk

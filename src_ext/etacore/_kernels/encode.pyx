@@ -428,22 +428,20 @@ def order_arrivals(Part part not None):
     Raises
     ------
     MemoryError
-        If there is none for the stops of one vehicle. Nothing is changed then.
+        If there is none for as many numbers as there are rows. Nothing is changed then.
     ValueError
         If the row offsets reach out of the rows.
     """
     cdef const int32_t* offsets = part.offsets
     cdef float* etas = part.etas
     cdef Py_ssize_t i, n = part.n
-    cdef int32_t j, longest = 0, falls
+    cdef int32_t j, falls
     cdef double* means
     if n == 0 or part.n_rows == 0:
         return
     if offsets[0] < 0 or offsets[n] > part.n_rows:
         raise ValueError(f"the row offsets reach from {offsets[0]} to {offsets[n]}, and there are {part.n_rows} rows")
-    for i in range(n):
-        longest = max(longest, offsets[i + 1] - offsets[i])
-    means = <double*>PyMem_RawMalloc(<size_t>longest * (sizeof(double) + sizeof(int32_t)))
+    means = <double*>PyMem_RawMalloc(<size_t>part.n_rows * (sizeof(double) + sizeof(int32_t)))
     if means == NULL:
         raise MemoryError
     with nogil:
@@ -452,7 +450,7 @@ def order_arrivals(Part part not None):
             for j in range(offsets[i] + 1, offsets[i + 1]):
                 falls |= not etas[j] >= etas[j - 1]
             if falls:
-                pool(etas + offsets[i], offsets[i + 1] - offsets[i], means, <int32_t*>(means + longest))
+                pool(etas + offsets[i], offsets[i + 1] - offsets[i], means, <int32_t*>(means + part.n_rows))
     PyMem_RawFree(means)
 
 

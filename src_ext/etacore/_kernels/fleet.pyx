@@ -366,7 +366,7 @@ cdef class Fleet:
         ----------
         batch : Batch
             IN: ``status``, ``vehicle_ix``, ``time_us``, ``run_key`` and ``pattern_ix`` (what the progress belongs to),
-            ``progress_m``, ``strikes``, ``fallback_m``, ``first_stop``, ``since_us``, ``recent_speed_mps``, ``now_us``.
+            ``progress_m``, ``strikes``, ``fallback_m``, ``first_stop``, ``since_us``, ``recent_speed_mps``.
         valid_until_us : int
             When the documents stored for the OK rows expire.
 
@@ -379,7 +379,6 @@ cdef class Fleet:
         cdef const uint8_t* statuses = columns.status
         cdef Py_ssize_t row, n = batch.n_rows
         cdef const int32_t* vehicles = self.in_range(columns.vehicle_ix, n)
-        cdef uint32_t seen_s = _whole_seconds(batch.now_us)
         cdef record_t* record
         with nogil:
             for row in range(n):
@@ -392,7 +391,6 @@ cdef class Fleet:
                     continue
                 record.time_us = columns.time_us[row]
                 record.valid_until_us = valid_until_us if statuses[row] == OK else 0
-                record.seen_s = max(record.seen_s, seen_s)
                 record.run_key = columns.run_key[row]
                 record.pattern_ix = columns.pattern_ix[row]
                 record.progress_m = columns.progress_m[row]

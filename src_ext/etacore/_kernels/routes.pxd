@@ -20,6 +20,8 @@ cdef struct pattern_t:
     int32_t n_segments       # >= 1 if status is OK
     uint8_t status           # OK, TOO_FEW_STOPS, STOP_WITHOUT_COORDINATES, UNKNOWN_ROUTE (an unreadable blob)
     bint ascending           # the sequences ascend strictly
+    int32_t stands_for       # patterns of a route or direction for which it stands; 0, -1: see `add`
+    bint is_plain            # usable, and it stands for nothing but itself
     double length_m          # of the line
     stop_t* stops
     segment_t* segments
@@ -60,3 +62,9 @@ cdef inline const char* stop_prefix(const pattern_t* pattern, int32_t stop_ix, i
 cdef inline const char* stop_id_text(const pattern_t* pattern, int32_t stop_ix, int32_t* length) noexcept nogil:
     length[0] = pattern.stops[stop_ix].id_length
     return pattern.text + pattern.stops[stop_ix].id_start
+
+
+# Whether a vehicle that gets these stops may serve others: they stand for the patterns of its route or direction, and
+# its trip is none of those that are known, or it names none and there are several.
+cdef inline bint is_guess(const pattern_t* pattern, bint has_trip) noexcept nogil:
+    return pattern.stands_for > (0 if has_trip else 1)

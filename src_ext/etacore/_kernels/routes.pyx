@@ -181,7 +181,7 @@ cdef class PatternTable:
     def add(
         self, uint8_t status, const double[::1] lat not None, const double[::1] lon not None,
         const int32_t[::1] sequence not None, const uint8_t[::1] text not None, const int32_t[:, ::1] spans not None,
-        Line line=None,
+        Line line=None, int32_t stands_for=0,
     ):
         """Store a pattern and return its number.
 
@@ -198,6 +198,9 @@ cdef class PatternTable:
             Start and length in `text` of each stop's id, then of its JSON prefix.
         line : Line, optional
             The shape. Without one, or when a stop lies farther than 500 m from it, the stops are joined straight.
+        stands_for : int, optional
+            How many patterns of a route or direction these stops stand for; 0 if nobody says so, -1 for a direction of
+            which it is not said.
         """
         cdef int64_t n_stops = lat.shape[0] if status == OK else 0
         cdef int64_t n_text = text.shape[0] if status == OK else 0
@@ -242,6 +245,8 @@ cdef class PatternTable:
             raise MemoryError()
         memset(pattern, 0, <size_t>nbytes)
         pattern.status = status
+        pattern.stands_for = stands_for
+        pattern.is_plain = status == OK and stands_for == 0
         pattern.nbytes = nbytes
         pattern.n_stops = <int32_t>n_stops
         pattern.n_segments = <int32_t>n_segments
@@ -321,6 +326,7 @@ cdef class PatternTable:
             prefixes.append(text[:length])
         return {
             "status": pattern.status,
+            "stands_for": pattern.stands_for,
             "length_m": pattern.length_m,
             "n_segments": pattern.n_segments,
             "stop_ids": self.stop_ids(pattern_ix),

@@ -153,11 +153,12 @@ cdef class SelectOptions:
 # A line that goes back the way it came is as near on the way back; then the earlier place counts, not the last bit.
 cdef double SAME_M2 = 1e-3
 
-# Where a vehicle is, prepared once.
+# Where a vehicle is, prepared once; the unit vector of its bearing when it is first needed.
 cdef struct point_t:
     double lat, lon
     double lon_rad, y_m
-    double east, north           # unit vector of its bearing; both 0 if unknown
+    double bearing_deg           # NaN once the vector is known
+    double east, north           # both 0 if there is no bearing
 
 # Where on the line, and how far from it (squared, without the penalty; infinite if nowhere).
 cdef struct place_t:
@@ -171,15 +172,20 @@ cdef inline point_t _point(double lat, double lon, double bearing_deg) noexcept 
     p.lon = lon
     p.lon_rad = radians(lon)
     p.y_m = radians(lat) * EARTH_RADIUS_M
+    p.bearing_deg = bearing_deg
     p.east = p.north = 0.0
-    if isfinite(bearing_deg):
-        p.east = sin(radians(bearing_deg))
-        p.north = cos(radians(bearing_deg))
     return p
 
 
+cdef inline void _find_heading(point_t* point) noexcept nogil:
+    if isfinite(point.bearing_deg):
+        point.east = sin(radians(point.bearing_deg))
+        point.north = cos(radians(point.bearing_deg))
+        point.bearing_deg = NAN
+
+
 cdef place_t _nearest(
-    const segment_t* pieces, int n_pieces, const point_t* point, double low_m, double high_m, double near_equal_m,
+    const segment_t* pieces, int n_pieces, point_t* point, double low_m, double high_m, double near_equal_m,
     double penalty_m2,
 ) noexcept nogil:
     # The place between low_m and high_m along the line that suits the point best: of all passes whose cost is within
@@ -197,8 +203,14 @@ cdef place_t _nearest(
     cdef place_t place
     place.s_m = low_m
     place.square_m2 = INFINITY
+    if first + 1 == n_pieces or pieces[first + 1].s_m >= high_m:
+        # One piece: there is nothing to choose from.
+        place.square_m2 = project(&pieces[first], point.lon_rad, point.y_m, low_m, high_m, &place.s_m)
+        return place
+    if penalty_m2 > 0.0:
+        _find_heading(point)
     for i in range(first, n_pieces):
-        if pieces[i].s_m > high_m:
+        if i > first and pieces[i].s_m >= high_m:
             break
         cost = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
         if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
@@ -210,7 +222,7 @@ cdef place_t _nearest(
     reach_m2 = sqrt(least) + near_equal_m
     reach_m2 *= reach_m2
     for i in range(first, n_pieces):
-        if pieces[i].s_m > high_m:
+        if i > first and pieces[i].s_m >= high_m:
             break
         if best == INFINITY and i - first < N_KEPT and kept[i - first] > reach_m2:
             continue
@@ -268,7 +280,7 @@ cdef int32_t _stop_of_sequence(const pattern_t* pattern, int32_t sequence) noexc
 
 
 cdef place_t _before_stop(
-    const pattern_t* pattern, const point_t* point, int32_t next_stop, double progress_m, const options_t* options,
+    const pattern_t* pattern, point_t* point, int32_t next_stop, double progress_m, const options_t* options,
 ) noexcept nogil:
     # The place of a vehicle whose next stop is known: between the stop before and that stop, and not behind its
     # earlier progress if that lies there too.
@@ -282,7 +294,7 @@ cdef place_t _before_stop(
 
 
 cdef int32_t _stop_of_id(
-    const pattern_t* pattern, const char* text, int32_t length, const point_t* point, double progress_m,
+    const pattern_t* pattern, const char* text, int32_t length, point_t* point, double progress_m,
     int32_t after, const options_t* options,
 ) noexcept nogil:
     # The stop with this id; NO_STOP if the pattern does not have it. Of several the first at or after the earlier
@@ -363,7 +375,7 @@ cdef inline vector_t _vector_of(const stop_t* stop) noexcept nogil:
     return vector
 
 
-cdef inline double _to_stop_m(const pattern_t* pattern, int32_t stop, const point_t* point) noexcept nogil:
+cdef inline double _to_stop_m(const pattern_t* pattern, int32_t stop, point_t* point) noexcept nogil:
     return vector_distance_m(unit_vector(point.lat, point.lon), _vector_of(&pattern.stops[stop]))
 
 
@@ -373,7 +385,7 @@ cdef inline bint _ends_meet(const pattern_t* pattern) noexcept nogil:
 
 
 cdef bint _bears_out(
-    const pattern_t* pattern, const point_t* point, int32_t stop, bint is_at_stop_before, run_t* run,
+    const pattern_t* pattern, point_t* point, int32_t stop, bint is_at_stop_before, run_t* run,
     const options_t* options, place_t* place,
 ) noexcept nogil:
     # Whether the position agrees that this is the next stop, and where the vehicle is then. It does if the vehicle is
@@ -406,7 +418,7 @@ cdef bint _bears_out(
 
 
 cdef int32_t _stop_said(
-    const pattern_t* pattern, const columns_t* columns, Py_ssize_t i, const point_t* point, run_t* run,
+    const pattern_t* pattern, const columns_t* columns, Py_ssize_t i, point_t* point, run_t* run,
     const options_t* options, place_t* place, uint8_t* hint,
 ) noexcept nogil:
     # The next stop as the vehicle itself reports it, if its position bears that out; else NO_STOP, and why.
@@ -469,7 +481,7 @@ cdef void _strike(const pattern_t* pattern, double s_m, run_t* run, const option
 
 
 cdef int32_t _stop_by_place(
-    const pattern_t* pattern, const point_t* point, run_t* run, const options_t* options, place_t* place,
+    const pattern_t* pattern, point_t* point, run_t* run, const options_t* options, place_t* place,
 ) noexcept nogil:
     # The next stop by projection; NO_STOP if the vehicle is off the route.
     cdef const segment_t* pieces = pattern.segments
@@ -520,8 +532,9 @@ cdef int32_t _stop_by_place(
     return stop
 
 
-cdef double _along(const segment_t* piece, const point_t* point) noexcept nogil:
+cdef double _along(const segment_t* piece, point_t* point) noexcept nogil:
     # Cosine of the angle between the way of a piece and the bearing; 0 if either is unknown.
+    _find_heading(point)
     cdef double length_m = sqrt(piece.dx_m * piece.dx_m + piece.dy_m * piece.dy_m)
     return (piece.dx_m * point.east + piece.dy_m * point.north) / length_m if length_m > 0.0 else 0.0
 
@@ -533,7 +546,7 @@ cdef enum choice_t:
 
 
 cdef choice_t _direction(
-    const pattern_t* this, const pattern_t* other, const point_t* point, const run_t* run, bint is_chosen,
+    const pattern_t* this, const pattern_t* other, point_t* point, const run_t* run, bint is_chosen,
     const options_t* options, double* at_m,
 ) noexcept nogil:
     # Which of two directions a vehicle follows that names none; `at_m` is where on this one it is. Its movement decides,
@@ -565,6 +578,14 @@ cdef choice_t _direction(
     if fabs(more_along) >= MORE_ALONG:
         return THIS if more_along > 0.0 else OTHER
     return NEITHER
+
+
+cdef inline void _leave(const columns_t* columns, Py_ssize_t i) noexcept nogil:
+    # A row that gets no stop.
+    columns.first_stop[i] = NO_STOP
+    columns.progress_m[i] = NAN
+    columns.strikes[i] = 0
+    columns.fallback_m[i] = NAN
 
 
 def select_stops(Batch batch not None, PatternTable table not None, SelectOptions options not None):
@@ -613,19 +634,18 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
     cdef run_t run
     cdef choice_t choice
     cdef int32_t stop
+    cdef double at_m
     cdef Py_ssize_t bad = -1
     with nogil:
         for i in range(n):
-            columns.first_stop[i] = NO_STOP
-            columns.progress_m[i] = NAN
-            columns.strikes[i] = 0
-            columns.fallback_m[i] = NAN
             columns.stop_hint[i] = NO_HINT
             if columns.status[i] != OK:
+                _leave(&columns, i)
                 continue
             pattern = pattern_at(table, columns.pattern_ix[i])
             if pattern == NULL or pattern.n_stops == 0:
                 columns.status[i] = UNKNOWN_ROUTE
+                _leave(&columns, i)
                 continue
             if not inside(columns.stop_id[i], columns.n_text):
                 bad = i
@@ -645,9 +665,11 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
                 other = pattern_at(table, columns.other_pattern_ix[i])
                 if other != NULL and other.n_stops > 0:
                     choice = _direction(
-                        pattern, other, &point, &run, columns.prev_stop[i] != UNDECIDED, &o, &columns.progress_m[i])
+                        pattern, other, &point, &run, columns.prev_stop[i] != UNDECIDED, &o, &at_m)
                     if choice == NEITHER:
                         columns.status[i] = DIRECTION_UNKNOWN
+                        _leave(&columns, i)
+                        columns.progress_m[i] = at_m
                         continue
                     if choice == OTHER:
                         pattern = other
