@@ -37,6 +37,12 @@ _COLOURS: Final = {"predicted": "green", "unchanged": "cyan", "rejected": "yello
 )
 @click.option("--max-age", "max_age_seconds", type=float, help="As the loop has it; seconds, 0 = none. Default 900.")
 @click.option("--max-future", "max_future_seconds", type=float, help="As the loop has it; seconds. Default 60.")
+@click.option(
+    "--guessed-patterns/--no-guessed-patterns",
+    "guessed_patterns",
+    default=None,
+    help="As the loop has it: whether to predict vehicles whose trip is not among the seeded ones. Default: yes.",
+)
 @redis_options
 @registry_option
 def explain(vehicle: str | None, source: BinaryIO | None, as_json: bool, **options: Any) -> None:

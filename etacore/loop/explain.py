@@ -37,7 +37,12 @@ MAX_COMPARED: Final = 5_000
 
 _US: Final = 1_000_000
 _NOT_A_SNAPSHOT: Final = (Status.TOO_LARGE, Status.INVALID_JSON, Status.NOT_AN_OBJECT)
-_WITHOUT_STOPS: Final = (Status.UNKNOWN_ROUTE, Status.TOO_FEW_STOPS, Status.STOP_WITHOUT_COORDINATES)
+_WITHOUT_STOPS: Final = (
+    Status.UNKNOWN_ROUTE,
+    Status.TOO_FEW_STOPS,
+    Status.STOP_WITHOUT_COORDINATES,
+    Status.GUESSED_PATTERN,
+)
 
 
 def explain_key(config: RuntimeConfig, name: str) -> Explanation:
@@ -195,8 +200,7 @@ def explain_snapshots(
     if batch.pattern_ix[0] >= 0 and reached not in _WITHOUT_STOPS:
         line = Line(rehearsal, int(batch.pattern_ix[0]), config.keys)
         explanation.pattern = chosen_pattern(line, batch, 0, config.keys)
-        if reached != Status.GUESSED_PATTERN:
-            explanation.place = place_on(line, batch, 0)
+        explanation.place = place_on(line, batch, 0)
         explanation.prediction = predicted(batch, 0, line)
         explanation.details += _why_not(reached, rehearsal, line, batch, config)
     elif reached in _WITHOUT_STOPS:

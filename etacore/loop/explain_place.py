@@ -42,7 +42,7 @@ class PatternChosen:
     why : str
         Why from there.
     guessed : bool
-        Whether its trip is none of those in Redis.
+        Whether patterns are seeded, and which one it runs is not known.
     """
 
     key: str | None
@@ -137,8 +137,10 @@ def chosen_pattern(line: Line, batch: Batch, row: int, keys: KeyNames) -> Patter
     """Which stops a row was given, and why."""
     guessed = bool(batch.is_guessed[row])
     why = _why(line.key or "", batch, row, keys)
-    if guessed:
+    if guessed and batch.text_at("trip_id", row):
         why += "; patterns are seeded, and its trip is not among them, so this is a guess"
+    elif guessed:
+        why += "; that is one of several patterns, so this is a guess"
     return PatternChosen(line.key and cut(line.key, 200), why, guessed, line.n_stops, round(line.length_m, 1))
 
 
@@ -164,8 +166,7 @@ def why_no_stops(status: Status, rehearsal: Rehearsal, keys: KeyNames) -> list[s
     """What Redis says, and does not say, of the stops of a vehicle."""
     stops_prefixes = tuple(name.encode() for name in (keys.route_stops, keys.direction_stops, keys.pattern_stops))
     names_prefixes = tuple(name.encode() for name in (keys.trip_pattern, keys.run_pattern))
-    absent = [asked.key for asked in asked_keys(rehearsal, keys) if not asked.found]
-    said = [f"not in Redis: {', '.join(absent)}"] if status == Status.UNKNOWN_ROUTE and absent else []
+    said = []
     for key, blob in rehearsal.asked.items():
         name = cut(key.decode(errors="replace"), 200)
         if blob is None:
@@ -180,6 +181,9 @@ def why_no_stops(status: Status, rehearsal: Rehearsal, keys: KeyNames) -> list[s
                 said.append(f"{name}: {_unplaced_stop(blob)}")
             elif stops.status != Status.OK:
                 said.append(f"{name} is there, but {REASONS[stops.status].meaning}")
+    absent = [asked.key for asked in asked_keys(rehearsal, keys) if not asked.found]
+    if status in (Status.UNKNOWN_ROUTE, Status.GUESSED_PATTERN) and absent:
+        said.append(f"not in Redis: {', '.join(absent)}")
     return said
 
 

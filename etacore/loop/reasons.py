@@ -121,8 +121,8 @@ REASONS: Final[dict[Status, Reason]] = {
         "wait for its next fix: movement decides; or let the producer give trip_id, direction_id or bearing",
     ),
     Status.GUESSED_PATTERN: Reason(
-        "its trip is not among those in Redis, and predictions by guess are switched off",
-        "seed the feed in force (etacore seed GTFS), compare the trip ids, or let guessed patterns be predicted",
+        "patterns are seeded, its trip is not among them or not named, and guesses are switched off",
+        "seed the feed in force (etacore seed GTFS), compare the trip ids, or run with --guessed-patterns",
     ),
 }
 
@@ -136,8 +136,8 @@ REMARKS: Final[dict[Remark, Reason]] = {
         "see whether the producer moves current_stop_sequence and stop_id on",
     ),
     Remark.PATTERN_GUESSED: Reason(
-        "patterns are seeded, and its trip is not among them: it is predicted by a guess",
-        "seed the feed in force (etacore seed GTFS), and compare the trip ids",
+        "patterns are seeded, its trip is not among them or not named, and it is predicted by a guess",
+        "seed the feed in force (etacore seed GTFS) and compare the trip ids; --no-guessed-patterns leaves such out",
     ),
 }
 

@@ -30,9 +30,11 @@ def snapshot(**changes: Any) -> bytes:
     return json.dumps({name: value for name, value in (base | changes).items() if value is not None}).encode()
 
 
-def explained(*payloads: bytes, store: dict[str, bytes] | None = None, models: Models | None = None) -> Explanation:
+def explained(
+    *payloads: bytes, store: dict[str, bytes] | None = None, models: Models | None = None, guessed_patterns: bool = True
+) -> Explanation:
     held = {f"route_stops:{ROUTE}": stops_blob()} if store is None else store
-    config = RuntimeConfig(guessed_patterns=True)
+    config = RuntimeConfig(guessed_patterns=guessed_patterns)
     fetch = Store({key.encode(): value for key, value in held.items()}).fetch
     rehearsal = Rehearsal(models or Models(Speed()), config, fetch, NOW_US)
     played = [(b"vehicle:B", payload) for payload in payloads]
@@ -103,6 +105,56 @@ def test_the_stops_of_its_direction_are_named_by_the_key_that_holds_them() -> No
     assert found.place.next_stop.stop_id == "S2"
 
 
+SEEDED = {
+    "direction_stops:0:171": orjson.dumps({"stops": STOPS, "route_id": ROUTE, "direction_id": 0, "patterns": 1}),
+    "direction_stops:1:171": orjson.dumps({"stops": STOPS[::-1], "route_id": ROUTE, "direction_id": 1, "patterns": 1}),
+    f"route_stops:{ROUTE}": orjson.dumps({"stops": STOPS, "route_id": ROUTE, "patterns": 2}),
+}
+
+
+def test_the_direction_that_a_vehicle_follows_is_said_with_the_key_of_its_stops() -> None:
+    found = explained(snapshot(bearing=180), store=SEEDED)
+    assert (found.status, found.remarks) == ("ok", [])
+    assert found.pattern is not None
+    assert found.pattern.key == f"direction_stops:1:{ROUTE}"
+    assert found.pattern.why.startswith("the direction of its route that it follows")
+    assert found.place is not None
+    assert found.place.next_stop is not None
+    assert found.place.next_stop.stop_id == "S2"
+    assert any("of two directions" in why for why in found.place.why)
+
+
+def test_a_vehicle_that_may_go_either_way_shows_both_lines_until_it_moves() -> None:
+    found = explained(snapshot(), store=SEEDED)
+    assert (found.status, found.prediction) == ("direction_unknown", None)
+    assert sorted(found.details) == [f"11 m from the line of direction_stops:{k}:{ROUTE}" for k in (0, 1)]
+    moving = explained(*(snapshot(lat=9.94 - 0.001 * k, timestamp=NOW_S - 90 + 30 * k) for k in range(2)), store=SEEDED)
+    assert [each.status for each in moving.earlier] == ["direction_unknown"]
+    assert moving.pattern is not None
+    assert moving.pattern.key == f"direction_stops:1:{ROUTE}"
+
+
+def test_a_run_without_a_trip_id_is_found_by_its_start() -> None:
+    store = SEEDED | {"run_pattern:1:08:00:00:171": b"P", "pattern_stops:P": stops_blob(STOPS[::-1])}
+    found = explained(snapshot(direction_id=1, start_time="08:00:00"), store=store)
+    assert found.pattern is not None
+    assert found.pattern.key == "pattern_stops:P"
+    assert "below run_pattern:" in found.pattern.why
+    assert ("run_pattern:1:08:00:00:171", True) in [(each.key, each.found) for each in found.asked]
+
+
+def test_a_trip_that_the_seeded_feed_does_not_have_is_a_guess() -> None:
+    payload = snapshot(trip_id="T", direction_id=1)
+    found = explained(payload, store=SEEDED)
+    assert (found.status, found.remarks) == ("ok", ["pattern_guessed"])
+    assert found.pattern is not None
+    assert found.pattern.guessed
+    assert found.pattern.why.endswith("its trip is not among them, so this is a guess")
+    found = explained(payload, store=SEEDED, guessed_patterns=False)
+    assert (found.status, found.counted_as, found.place) == ("guessed_pattern", "rejected", None)
+    assert found.details[0].startswith("not in Redis: trip_pattern:T")
+
+
 @pytest.mark.parametrize(
     ("changes", "hint", "words"),
     [
@@ -149,21 +201,21 @@ def test_an_older_snapshot_in_a_file_is_out_of_order_and_explained_all_the_same(
 def test_what_would_be_rejected_behind_a_repetition_is_said() -> None:
     found = explained(snapshot(), snapshot(route="nowhere"))
     assert found.status == "unchanged"
-    assert "not in Redis: route_stops:nowhere" in found.details
+    assert any(detail.startswith("not in Redis: route_stops:nowhere, ") for detail in found.details)
     assert found.details[-1].startswith("and otherwise it would be unknown_route")
 
 
 def test_a_rejected_vehicle_has_no_prediction_and_says_which_keys_are_not_there() -> None:
     found = explained(snapshot(trip_id="T", route="nowhere"))
     assert (found.status, found.pattern, found.place, found.prediction) == ("unknown_route", None, None, None)
-    assert found.details == ["not in Redis: trip_pattern:T, route_stops:nowhere"]
+    assert found.details[0].startswith("not in Redis: trip_pattern:T, route_stops:nowhere, direction_stops:0:nowhere")
 
 
 def test_a_trip_whose_pattern_has_no_stops_says_which_pattern() -> None:
     found = explained(snapshot(trip_id="T", route="nowhere"), store={"trip_pattern:T": b"P"})
     assert found.status == "unknown_route"
     assert "trip_pattern:T names the pattern 'P'" in found.details
-    assert "pattern_stops:P" in found.details[0]
+    assert any(detail.startswith("not in Redis: ") and "pattern_stops:P" in detail for detail in found.details)
 
 
 @pytest.mark.parametrize(
