@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ def doctor(sample: int, **options: Any) -> None:
     from etacore.loop.doctor import examine
 
     config = RuntimeConfig.from_mapping(options)
+    logging.getLogger("etacore.runtime").addHandler(logging.NullHandler())  # what it would log is among the findings
     healthy = True
     for finding in examine(config, sample):
         mark = MARKS.get(finding.severity, click.style("FAIL", fg="red"))

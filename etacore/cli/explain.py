@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
@@ -54,16 +55,16 @@ def explain(vehicle: str | None, source: BinaryIO | None, as_json: bool, **optio
     """
     from etacore.loop.explain import explain_file, explain_key
 
-    if (vehicle is None) == (source is None):
-        raise click.UsageError("name a vehicle, or give --file (or - for the standard input)")
     config = RuntimeConfig.from_mapping(options)
-    if vehicle == "-":
-        source = sys.stdin.buffer
-    if source is not None:
+    logging.getLogger("etacore.runtime").addHandler(logging.NullHandler())  # what it would log is among the notes
+    if vehicle == "-" and source is None:
+        vehicle, source = None, sys.stdin.buffer
+    if source is not None and vehicle is None:
         found = explain_file(config, source.read())
-    else:
-        assert vehicle is not None
+    elif vehicle is not None and source is None:
         found = [explain_key(config, vehicle)]
+    else:
+        raise click.UsageError("name a vehicle, or give --file (or - for the standard input)")
     if as_json:
         import orjson
 

@@ -57,9 +57,11 @@ def _sample(config: RuntimeConfig, store: RedisStore, keys: list[bytes], n_sampl
     if n_sample == 0:
         return
     try:
-        models, _ = serving_models(config, store)
+        models, notes = serving_models(config, store)
     except (ModelNotFoundError, ModelLoadError, SchemaError):
-        models = Models(None)  # what is wrong with the named one is said of the registry
+        models, notes = Models(None), []  # what is wrong with the named one is said of the registry
+    for note in notes:
+        yield Finding("serving", "", "warning", note)
     yield from examine_sample(config, store, models, keys, n_sample)
 
 

@@ -66,6 +66,7 @@ def explain_key(config: RuntimeConfig, name: str) -> Explanation:
         explanation = explain_snapshots(config, rehearsal, [(key, payload)])
         if explanation.status == Status.UNKNOWN_ROUTE.label:
             explanation.details += _other_routes(config, store, explanation)
+        explanation.notes += _other_key(config, store, rehearsal, explanation, (key, payload))
         explanation.stored = stored_now(config, store, explanation, rehearsal.now_us)
         if explanation.status == Status.UNCHANGED.label and explanation.stored and explanation.stored.expires_in_s:
             explanation.details.append(f"the stored one expires in {age_text(explanation.stored.expires_in_s)}")
@@ -118,7 +119,7 @@ def vehicle_key(config: RuntimeConfig, name: str) -> bytes:
     """The key that is meant by a key or a vehicle id."""
     before, star, after = config.keys.vehicle_pattern.partition("*")
     is_key = not star or (name.startswith(before) and name.endswith(after) and len(name) > len(before + after))
-    return (name if is_key else f"{before}{name}{after}").encode()
+    return (name if is_key else f"{before}{name}{after}").encode(errors="surrogateescape")
 
 
 def split_snapshots(content: bytes) -> list[bytes]:
@@ -201,7 +202,7 @@ def explain_snapshots(
         line = Line(rehearsal, int(batch.pattern_ix[0]), config.keys)
         explanation.pattern = chosen_pattern(line, batch, 0, config.keys)
         explanation.place = place_on(line, batch, 0)
-        explanation.prediction = predicted(batch, 0, line)
+        explanation.prediction = predicted(batch, line)
         explanation.details += _why_not(reached, rehearsal, line, batch, config)
     elif reached in _WITHOUT_STOPS:
         explanation.details += why_no_stops(reached, probe, config.keys)
@@ -270,6 +271,33 @@ def _absent(config: RuntimeConfig, store: RedisStore, key: bytes) -> Explanation
     return Explanation(
         cut(key.decode(errors="replace"), 200), status.label, "rejected", reason.meaning, details, reason.advice
     )
+
+
+def _other_key(
+    config: RuntimeConfig,
+    store: RedisStore,
+    rehearsal: Rehearsal,
+    explanation: Explanation,
+    snapshot: tuple[bytes, bytes],
+) -> list[str]:
+    """What is to be said where a key is not that of the vehicle id in it; it may turn out to be a duplicate."""
+    key, payload = snapshot
+    vehicle_id, _ = _peek(payload)
+    own_key = vehicle_key(config, vehicle_id)
+    if not vehicle_id or own_key == key:
+        return []
+    said = [f"it is the snapshot of vehicle {cut(vehicle_id)}, whatever its key says"]
+    (other,) = store.fetch([own_key])
+    if other is None:
+        return said
+    both = Rehearsal(rehearsal.engine.models, config, rehearsal.fetch, rehearsal.now_us)
+    _, (counted, _) = both.run([key, own_key], [payload, other])
+    if counted != Status.DUPLICATE:
+        return [*said, f"{cut(own_key.decode(), 200)} holds another one"]
+    explanation.status, explanation.counted_as = counted.label, "rejected"
+    explanation.meaning, explanation.advice = REASONS[counted].meaning, REASONS[counted].advice
+    explanation.details = [f"{cut(own_key.decode(), 200)} holds a newer one", *explanation.details]
+    return said
 
 
 def _similar(name: str, keys: Sequence[bytes], prefix: str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final
 
 import orjson
@@ -85,9 +86,9 @@ class Line:
         self.facts: Final[dict[str, Any]] = found or {"stop_ids": [], "sequences": [], "s_m": [], "length_m": 0.0}
         self.n_stops: Final = len(self.facts["sequences"])
         self.length_m: Final = float(self.facts["length_m"])
-        blob = rehearsal.asked.get(self.key.encode()) if self.key else None
-        self._names: Final = _stop_names(blob)
-        self._shape: Final = self._line(blob, self._shape_blob(rehearsal, keys))
+        self._stops_blob: Final = rehearsal.asked.get(self.key.encode()) if self.key else None
+        self._shape_blob: Final = self._find_shape(rehearsal, keys)
+        self._names: Final = _stop_names(self._stops_blob)
 
     def stop(self, ix: int) -> StopShown | None:
         """The stop at an index; None outside of the pattern."""
@@ -99,9 +100,9 @@ class Line:
 
     def distance_m(self, lat: float, lon: float) -> float | None:
         """Metres from a position to the nearest point of the line."""
-        return None if self._shape is None else along(self._shape.line, lat, lon, lat, lon)[1]
+        return None if self._line is None else along(self._line.line, lat, lon, lat, lon)[1]
 
-    def _shape_blob(self, rehearsal: Rehearsal, keys: KeyNames) -> bytes | None:
+    def _find_shape(self, rehearsal: Rehearsal, keys: KeyNames) -> bytes | None:
         for stops, shape in (
             (keys.route_stops, keys.route_shape),
             (keys.direction_stops, keys.direction_shape),
@@ -111,12 +112,13 @@ class Line:
                 return rehearsal.asked.get((shape + self.key[len(stops) :]).encode())
         return None
 
-    def _line(self, stops_blob: bytes | None, shape_blob: bytes | None) -> ShapePolyline | None:
+    @cached_property
+    def _line(self) -> ShapePolyline | None:
         # The pattern's line is its shape only where that passes the stops; the length tells which one was taken.
-        shape = parse_shape(shape_blob)
+        shape = parse_shape(self._shape_blob)
         if shape is not None and abs(shape.length_m - self.length_m) < 1.0:
             return shape
-        stops = parse_stops(stops_blob or b"")
+        stops = parse_stops(self._stops_blob or b"")
         try:
             return ShapePolyline(list(zip(stops.lat.tolist(), stops.lon.tolist(), strict=True)))
         except RouteDataError:

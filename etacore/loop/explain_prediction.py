@@ -23,8 +23,8 @@ _US: Final = 1_000_000
 _FEATURES: Final = {feature.name: feature for feature in FEATURES}
 
 
-def predicted(batch: Batch, row: int, line: Line) -> Prediction | None:
-    """What the loop would store for a row, and the features of its next stop; None if it would store nothing."""
+def predicted(batch: Batch, line: Line) -> Prediction | None:
+    """What the loop would store for a batch of one, and the features of its next stop; None if it would not."""
     document = document_of(batch, 0)
     if document is None:
         return None

@@ -112,6 +112,29 @@ def test_a_key_of_another_kind_says_which(config: RuntimeConfig, redis_client: r
     assert said(config, redis_client) == (Status.WRONG_TYPE, "it is a hash")
 
 
+def test_an_older_snapshot_under_a_second_key_is_a_duplicate(config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    redis_client.set("vehicle:B", payload("B"))
+    redis_client.set("vehicle:old", payload("B", timestamp=iso(-60)))
+    runtime = Runtime(config)
+    assert runtime.poll().counts == {Status.OK: 1, Status.DUPLICATE: 1}
+    runtime.close()
+    redis_client.delete("predictions:B")
+    assert said(config, redis_client, "old") == (Status.DUPLICATE, "vehicle:B holds a newer one")
+    assert explain_key(config, "old").notes[0] == "it is the snapshot of vehicle B, whatever its key says"
+    assert said(config, redis_client, "B") == (Status.OK, "")
+
+
+def test_a_promoted_model_that_cannot_be_served_is_said(config: RuntimeConfig, redis_client: redis.Redis) -> None:
+    redis_client.set("vehicle:B", payload("B"))
+    redis_client.set("eta:active_model", json.dumps({"model_key": "gone"}))
+    found = explain_key(config, "B")
+    assert found.status == "ok"
+    assert found.notes[0].startswith("the promoted model gone is refused: ")
+    done = etacore("doctor", config=config)
+    assert "serving: the promoted model gone is refused" in done.stdout.decode()
+    assert done.stderr == b""
+
+
 def test_an_empty_database_says_that_no_feed_was_seeded(config: RuntimeConfig, redis_client: redis.Redis) -> None:
     redis_client.flushall()
     redis_client.set("vehicle:B", payload("B"))
