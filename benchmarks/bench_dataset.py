@@ -27,7 +27,7 @@ from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
-from etacore.mlops.transit.tracks import trip_index
+from etacore.mlops.transit.service import trip_index
 
 N_TRIPS = 200
 EVERY = 20

@@ -25,12 +25,14 @@ from etacore.config import registry_dir_from_env
 @click.option("--nan-as-zero/--nan-as-missing", default=False, help="How the model was trained. Default: missing.")
 @click.option("--distance", type=click.Choice(["straight", "along_route"]), default="straight", show_default=True)
 @click.option("--test-mae-seconds", type=Number(0), help="Its test error: how the best model is chosen.")
+@click.option("--rounds", metavar="N|all|best", help="Default: best for a scikit-learn model, all for a Booster.")
 def compile_command(model: Path, **options: Any) -> None:
     """Compile an XGBoost MODEL (JSON or UBJ) to a native library, check it, and put it into the registry."""
     from etacore.mlops.bundling.compile import compile_to_registry
     from etacore.models.registry import Registry
 
     mae = options["test_mae_seconds"]
+    rounds: str | None = options["rounds"]
     key = compile_to_registry(
         model,
         Registry(options["model_registry_dir"] or registry_dir_from_env()),
@@ -43,6 +45,7 @@ def compile_command(model: Path, **options: Any) -> None:
         model_key=options["model_key"],
         nan_at_serving=0.0 if options["nan_as_zero"] else None,
         distance=options["distance"],
+        rounds=int(rounds) if rounds and rounds.isascii() and rounds.isdigit() else rounds,
         progress=lambda text: click.echo(text, err=True),
     )
     click.echo(key)

@@ -135,9 +135,11 @@ def _forest(manifest: Manifest, files: Path | Mapping[str, bytes]) -> Forest:
     fitting = [library for library in usable if (library.platform, library.cpu) == (PLATFORM, CPU)]
     if not fitting:
         made_for = ", ".join(f"{library.platform}-{library.cpu}" for library in usable) or "no machine"
+        n_rounds = manifest.provenance.get("n_rounds")
+        rounds = f" --rounds {n_rounds}" if n_rounds else ""
         raise ModelLoadError(
             f"model {manifest.model_key} is compiled for {made_for}, this machine is {PLATFORM}-{CPU}",
-            hint=f"on such a machine: etacore compile {_name(manifest, files, manifest.source.file)}",
+            hint=f"on such a machine: etacore compile {_name(manifest, files, manifest.source.file)}{rounds}",
         )
     file, sha256, n_features = fitting[0].file, fitting[0].sha256, len(manifest.features)
     if isinstance(files, Path):

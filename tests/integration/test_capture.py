@@ -23,7 +23,7 @@ from etacore.mlops.transit import capture as module
 from etacore.mlops.transit.capture import SCHEMA, Capture, CaptureSummary
 from etacore.mlops.transit.positions import read_positions
 from etacore.pipeline.snapshots import parse_timestamp
-from etacore.schema import NO_SEQUENCE
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 from etacore.status import Status
 from etacore.store.server import RedisServer
 from tests.fleet import ROUTE, iso, payload
@@ -45,6 +45,9 @@ def test_a_snapshot_becomes_a_position_once(capture: Capture, redis_client: redi
         "stop_id": "S é",
         "current_status": "STOPPED_AT",
         "bearing": 90.0,
+        "start_date": "20260119",
+        "startTime": "25:05:07",
+        "direction_id": 1,
     }
     time = iso(-1)
     redis_client.set("vehicle:BUS-1", payload(timestamp=time, **full))
@@ -65,6 +68,10 @@ def test_a_snapshot_becomes_a_position_once(capture: Capture, redis_client: redi
     assert (positions.stop_sequence[1], positions.stop_id[1], positions.current_status[1]) == (0, "S é", "STOPPED_AT")
     assert (positions.trip_id[0], positions.stop_sequence[0], positions.speed_mps[0]) == (None, NO_SEQUENCE, 0.0)
     assert np.isnan(positions.bearing_deg[0])
+    assert (positions.start_date[1], positions.start_time_s[1]) == (20260119, 25 * 3600 + 5 * 60 + 7)
+    assert positions.direction_id[1] == 1
+    assert (positions.start_date[0], positions.start_time_s[0]) == (NO_START_DATE, NO_START_TIME)
+    assert positions.direction_id[0] == -1
     assert capture.summary.counts == {Status.OK: 3, Status.UNCHANGED: 3}
 
 

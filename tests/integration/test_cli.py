@@ -174,13 +174,14 @@ def test_a_wrong_argument_is_one_clear_line(arguments: list[str], named: str, tm
 
 
 def test_compile_puts_a_model_into_the_registry(tmp_path: Path) -> None:
-    arguments = ("compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR")
+    arguments = ("compile", str(models.save()), "--dataset", "my_city", "--holiday-region", "CR", "--rounds", "9")
     done = etacore(*arguments, registry_dir=tmp_path)
     assert done.returncode == 0, done.stderr
     key = done.stdout.strip()
     assert key.startswith("xgboost_my_city_spatial-temporal_global_")
     assert "rows agree" in done.stderr
     assert Registry(tmp_path).load(key).features == BASE_FEATURES
+    assert Registry(tmp_path).manifest(key).provenance["n_rounds"] == 9
 
 
 def test_in_a_fresh_checkout_models_are_made_beside_the_shipped_one(

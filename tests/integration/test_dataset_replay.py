@@ -29,7 +29,7 @@ from etacore.mlops.training.matrix import feature_matrix
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.patterns import SEED_TTL_S, seed_pairs
 from etacore.mlops.transit.positions import Positions, read_positions
-from etacore.mlops.transit.tracks import trip_index
+from etacore.mlops.transit.service import trip_index
 from etacore.models.choice import Models
 from etacore.pipeline.engine import Batch, Engine
 from etacore.status import Status

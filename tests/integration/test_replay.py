@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import polars as pl
 import pytest
 import redis
 from rich.console import Console
@@ -168,9 +169,26 @@ def test_console_and_json(town: Path) -> None:
     assert scores["positions"] == len(read_positions(town / "positions.parquet"))
 
 
-def test_scores_against_an_arrivals_file(positions: Positions, feed: Feed, tmp_path: Path) -> None:
-    import polars as pl
+def test_routes_come_from_the_feed_and_what_is_lost_is_said_loudly(town: Path) -> None:
+    rows = pl.read_parquet(town / "positions.parquet")
+    n = len(rows)
+    no_route = pl.lit(None, pl.String).alias("route_id")
+    strange = rows.with_columns(no_route, trip_id=pl.lit("elsewhere"), vehicle_id=pl.lit("strange"))
+    pl.concat([rows.with_columns(no_route), strange, strange]).write_parquet(town / "bare.parquet")
+    written = io.StringIO()
+    result = replay_to_console(
+        town / "bare.parquet", town / "feed.zip", console=Console(file=written, width=200),
+        registry_dir=town, make_loop=StraightLine,
+    )  # fmt: skip
+    assert result.routes == ("r1",)
+    assert result.played.n_positions == n - 5  # five have no trip either
+    assert result.played.n_answered == result.played.n_positions - result.played.n_overwritten
+    warning = written.getvalue()[written.getvalue().index("WARNING") :]
+    assert warning.startswith(f"WARNING: only {n - 5} of {3 * n} fixes could be used")
+    assert f"{2 * n + 5} no_route (no route, nor a trip that the feed knows): bare.parquet row " in warning
 
+
+def test_scores_against_an_arrivals_file(positions: Positions, feed: Feed, tmp_path: Path) -> None:
     arrival = {"trip_id": "out", "vehicle_id": "bus", "stop_id": "C", "stop_sequence": 40, "arrival_ts": EIGHT + 400}
     path = tmp_path / "arrivals.parquet"
     pl.DataFrame([arrival]).write_parquet(path)
@@ -179,7 +197,7 @@ def test_scores_against_an_arrivals_file(positions: Positions, feed: Feed, tmp_p
     # sent every 10 s, seen every 20 s, until the arrival after 400 s
     assert result.scores.model.n == 20
     pl.DataFrame([arrival | {"trip_id": "none"}]).write_parquet(path)
-    with pytest.raises(FeedError, match="no row of the arrivals file fits"):
+    with pytest.raises(FeedError, match="none of the 1 arrivals fits"):
         replay(positions, feed, registry_dir=tmp_path, make_loop=StraightLine, arrivals=path)
 
 

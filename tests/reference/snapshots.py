@@ -27,7 +27,7 @@ ISO = (
         re.ASCII,
     ),
     re.compile(
-        rf"(?P<Y>\d{{4}})(?P<m>\d\d)(?P<d>\d\d)([Tt ](?P<H>\d\d)(?P<M>\d\d)(?P<S>\d\d)([.,](?P<f>\d+))?{ZONE})?",
+        rf"(?P<Y>\d{{4}})(?P<m>\d\d)(?P<d>\d\d)[Tt](?P<H>\d\d)(?P<M>\d\d)(?P<S>\d\d)([.,](?P<f>\d+))?{ZONE}",
         re.ASCII,
     ),
 )
@@ -196,7 +196,7 @@ def time_us(value):
         return _posix(_double(value))
     text = value.strip(WHITE_SPACE)
     if re.fullmatch(r"[0-9]{8}", text):
-        return _iso(text)
+        return None
     number = _double(text)
     return _posix(number) if number is not None else _iso(text)
 

@@ -14,12 +14,14 @@ from etacore.mlops.transit.arrivals import (
     _not_before_earlier_stops,
     arrivals_frame,
     observe_arrivals,
-    read_arrivals,
+    with_interpolated,
 )
 from etacore.mlops.transit.geodesy import distance_m
+from etacore.mlops.transit.given_arrivals import read_arrivals
 from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.lines import pattern_line
 from etacore.mlops.transit.positions import Positions, read_positions
-from etacore.mlops.transit.tracks import match_tracks, pattern_line
+from etacore.mlops.transit.tracks import match_tracks
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, real_data, write_feed, write_positions
 
 LEG_S = 0.010 * M_PER_DEGREE / SPEED_MPS  # 139 s from stop to stop
@@ -114,12 +116,28 @@ def test_no_stop_is_reached_before_those_in_front_of_it() -> None:
     unknown = NO_ARRIVAL
     times_us = np.array([10, unknown, 5, 12, 11, unknown, 3, 2, 4], np.int64)
     track_ix = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1], np.int64)
-    first_us = np.where(track_ix == 0, 4, 1)
-    found = _not_before_earlier_stops(times_us, track_ix, first_us)
+    first_us, last_us = np.array([4, 1]), np.array([13, 5])
+    found = _not_before_earlier_stops(times_us, track_ix, first_us, last_us)
     assert found.tolist() == [10, unknown, 10, 12, 12, unknown, 3, 3, 4]
     assert times_us[2] == 5  # what was given stays
     none = np.full(3, unknown)
-    assert _not_before_earlier_stops(none, track_ix[:3], first_us[:3]).tolist() == none.tolist()
+    assert _not_before_earlier_stops(none, track_ix[:3], first_us, last_us).tolist() == none.tolist()
+
+
+def test_an_interpolated_time_lies_between_the_times_by_rule_around_it() -> None:
+    none = NO_ARRIVAL
+    rule_us = np.array([none, 10, none, none, 20, none, none, none], np.int64)
+    interp_us = np.array([15, 12, 5, 25, 22, 30, 2, none], np.int64)
+    offset = np.array([0, 6, 8], np.int64)
+    assert with_interpolated(rule_us, interp_us, offset).tolist() == [10, 10, 10, 20, 20, 30, 2, none]
+
+
+def test_a_vehicle_that_parks_for_days_with_its_trip_id_on_pushes_no_other_run(tmp_path: Path, feed: Feed) -> None:
+    rows = drive("out", [0.0, 0.030], EIGHT)
+    parked = [rows[-1] | {"timestamp": rows[-1]["timestamp"] + 1800 * n} for n in range(1, 5 * 48)]
+    other = drive("out", [0.0, 0.032], EIGHT, vehicle_id="other")
+    seen = observe(tmp_path, feed, rows + parked + other)
+    assert seen.filter(pl.col("vehicle_id") == "other").equals(observe(tmp_path, feed, other))
 
 
 def test_a_trip_that_ran_days_before_the_one_of_the_number_before_keeps_its_times(tmp_path: Path, feed: Feed) -> None:
@@ -196,10 +214,22 @@ def test_line_of_a_pattern(feed: Feed) -> None:
 
 
 def test_read_arrivals(tmp_path: Path) -> None:
-    row = {"trip_id": "t", "vehicle_id": "v", "stop_id": "A", "stop_sequence": 1, "arrival_ts": 10}
-    frame = pl.DataFrame([row | {"interp_ts": 12.5}, row | {"interp_ts": None}])
+    row = {"trip_id": "t", "vehicle_id": "v", "stop_id": "A", "stop_sequence": 1}
+    given = [
+        row | {"arrival_ts": 10, "interp_ts": 12.5, "method": "first50m"},
+        row | {"arrival_ts": 10, "interp_ts": None, "method": None},
+        row | {"arrival_ts": None, "interp_ts": 7.0, "method": None},
+        row | {"arrival_ts": None, "interp_ts": None, "method": None},
+    ]
+    frame = pl.DataFrame(given)
     frame.write_parquet(tmp_path / "a.parquet")
-    assert read_arrivals(tmp_path / "a.parquet")["label_us"].to_list() == [12_500_000, 10_000_000]
+    assert read_arrivals(tmp_path / "a.parquet").select("rule_us", "interp_us", "rule").rows() == [
+        (10_000_000, 12_500_000, "first_50m"),
+        (10_000_000, None, "given"),
+        (None, 7_000_000, "given"),
+    ]
+    frame.drop("interp_ts", "method").write_parquet(tmp_path / "bare.parquet")
+    assert read_arrivals(tmp_path / "bare.parquet")["interp_us"].to_list() == [None, None]
     frame.drop("stop_id").write_parquet(tmp_path / "b.parquet")
     with pytest.raises(FeedError, match="has no column stop_id"):
         read_arrivals(tmp_path / "b.parquet")

@@ -170,6 +170,62 @@ def test_trees_of_too_many_leaves_become_branches():
     assert re.match("a tree has .* leaves, at most 64 fit", built.backend_reason)
 
 
+def stopped_early(tmp_path, *, scikit_learn, booster="gbtree", parallel=1, suffix="json"):
+    """A model of 12 rounds whose file says that round 4 (the first is 0) was the best; and what XGBoost reads of it."""
+    more = {"booster": booster, "rate_drop": 0.3} if booster == "dart" else {}
+    model = xgboost.Booster(model_file=models.save(f"early-{booster}-{parallel}", num_parallel_tree=parallel, **more))
+    model.set_attr(best_iteration="4", best_score="1.5")
+    if scikit_learn:
+        model.set_attr(scikit_learn=json.dumps({"_estimator_type": "regressor"}))
+    path = tmp_path / f"early.{suffix}"
+    model.save_model(path)
+    return path, xgboost.Booster(model_file=path)
+
+
+@pytest.mark.parametrize("booster", ["gbtree", "dart"])
+@pytest.mark.parametrize(
+    ("scikit_learn", "rounds", "n", "note"),
+    [
+        (True, None, 5, "compiling 5 of 12 rounds: early stopping found it best there, and XGBRegressor predicts so"),
+        (False, None, 12, "compiling 12 rounds: early stopping found it best after 5, but a plain Booster predicts"),
+        (True, "all", 12, None),
+        (False, "best", 5, "compiling 5 of 12 rounds"),
+        (True, 7, 7, "compiling 7 of 12 rounds: as asked for"),
+        (True, 12, 12, None),
+    ],
+)
+def test_the_rounds_that_predict_are_those_of_where_the_model_comes_from(
+    tmp_path, booster, scikit_learn, rounds, n, note
+):
+    path, source = stopped_early(tmp_path, scikit_learn=scikit_learn, booster=booster)
+    lines = []
+    built = compile_model(path, rounds=rounds, progress=lines.append)
+    X, _ = models.data(100)
+    want = source.inplace_predict(X, iteration_range=(0, n), validate_features=False)
+    # Leaves of dart have weights, and a weighted sum rounds otherwise.
+    np.testing.assert_allclose(predictions_of(built, X, tmp_path), want, rtol=1e-6 if booster == "dart" else 0.0)
+    other = source.inplace_predict(X, iteration_range=(0, 17 - n if n in (5, 12) else 5), validate_features=False)
+    assert np.abs(want - other).max() > 1.0
+    assert (built.n_rounds, built.n_trees, built.source) == (n, n, path.read_bytes())
+    notes = [line for line in lines if line.startswith("note")]
+    assert len(notes) == (note is not None)
+    assert all(line.startswith(f"note: {note}") for line in notes)
+
+
+def test_a_round_of_several_trees_is_one_round(tmp_path):
+    path, _ = stopped_early(tmp_path, scikit_learn=True, parallel=3, suffix="ubj")
+    built = compile_model(path)
+    assert (built.n_rounds, built.n_trees) == (5, 15)
+
+
+def test_rounds_that_are_not_there(tmp_path):
+    path, _ = stopped_early(tmp_path, scikit_learn=False)
+    refused(path, "has 12 rounds, asked for were 13", rounds=13)
+    refused(path, "has 12 rounds, asked for were 0", rounds=0)
+    refused(path, "rounds is 'most'", rounds="most")
+    refused(models.save(), "does not say at which of its 12 rounds it was best", rounds="best")
+
+
 def test_a_backend_can_be_asked_for():
     built = compile_model(models.save(), backend="tl2cgen")
     assert (built.library_file.backend, built.backend_reason) == ("tl2cgen", "as asked for")

@@ -19,6 +19,7 @@ from etacore.mlops.dataset.plan import make_plan
 from etacore.mlops.transit.arrivals import NO_ARRIVAL
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
+from etacore.schema import NO_START_TIME
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
 
 LEG_M = 0.010 * M_PER_DEGREE
@@ -141,7 +142,7 @@ def test_a_trip_over_midnight_is_one_run(tmp_path: Path, feed: Feed) -> None:
 def test_scheduled_times_count_from_noon_minus_12_hours(feed: Feed) -> None:
     local = dataclasses.replace(feed, time_zone="America/Toronto")
     days = np.array([(dt.date(2024, 3, 10) - dt.date(1970, 1, 1)).days, 19_724], np.int32)  # clocks go forward, winter
-    scheduled = _scheduled_us(local, np.zeros(2, np.int32), np.zeros(2, np.int64), days)
+    scheduled = _scheduled_us(local, np.zeros(2, np.int32), np.zeros(2, np.int64), days, np.full(2, NO_START_TIME))
     assert [at(value / 1e6).isoformat() for value in scheduled.tolist()] == [
         "2024-03-10T12:00:00+00:00",  # 08:00 summer time
         "2024-01-02T13:00:00+00:00",
@@ -202,6 +203,30 @@ def test_every_row_and_fix_is_accounted_for(tmp_path: Path, feed: Feed) -> None:
     reasons = [name for name in report.rows if name not in ("candidates", "other_pattern", "written")]
     assert report.rows["candidates"] == sum(report.rows[name] for name in reasons) + report.rows["written"]
     assert report.rows["run_not_observed"] > 0  # one fix is no run
+
+
+def test_of_what_was_lost_there_are_examples_and_a_loud_word(tmp_path: Path, feed: Feed) -> None:
+    assert build(tmp_path, feed, OUT).report.warnings == ()
+    rows = [
+        *OUT,
+        *(row | {"vehicle_id": "lost", "trip_id": "nowhere"} for row in OUT),
+        *(OUT[4] | {"timestamp": EIGHT + 45, "lat": 95.0} for _ in range(2)),
+        *(row | {"vehicle_id": None} for row in OUT[:1]),
+    ]
+    report = build(tmp_path, feed, rows).report
+    assert report.fixes["unreadable: no_vehicle_id"] == 1
+    assert report.examples["unreadable: no_vehicle_id"] == [f"p.parquet row {len(rows) - 1}: vehicle_id is missing"]
+    (example,) = report.examples["position_out_of_range"]
+    assert example == "vehicle 'bus' at 2024-01-02T08:00:45+00:00, 95, 0.00287783"
+    assert report.warnings == ()  # vehicles of which no trip is known are not needed
+    rows += [row | {"trip_id": None, "timestamp": row["timestamp"] + 5} for row in OUT]
+    rows += [row | {"lat": 95.0, "timestamp": row["timestamp"] + 6} for row in OUT]
+    built = build(tmp_path, feed, rows)
+    (warning,) = built.report.warnings
+    assert warning.startswith("WARNING: only ")
+    assert "position_out_of_range: vehicle 'bus' at 2024-01-02T08:00:06+00:00, 95, 0\n" in warning
+    assert warning in built.report.to_markdown()
+    assert built.report.to_dict()["warnings"] == [warning]
 
 
 def test_a_vehicle_that_swaps_trips_and_comes_back(tmp_path: Path, feed: Feed) -> None:
@@ -301,11 +326,21 @@ def test_stops_that_nobody_was_seen_at(tmp_path: Path, feed: Feed) -> None:
     assert report.rows["stop_not_observed"] > 0
 
 
-def test_passed_without_a_near_fix_is_no_label(tmp_path: Path, feed: Feed) -> None:
+def test_a_stop_that_was_passed_without_a_near_fix_has_an_interpolated_label(tmp_path: Path, feed: Feed) -> None:
     near_b = [row for row in OUT if abs(row["lon"] - 0.010) * M_PER_DEGREE > 240]
     built = build(tmp_path, feed, near_b)
     assert built.report.labels["passed_but_no_fix_near"] == 1
-    assert "B" not in built.frame["stop_id"]
+    labels = (
+        built.frame.select("stop_id", "label_rule", "actual_arrival", "interpolated_arrival").unique().sort("stop_id")
+    )
+    assert labels["stop_id"].to_list() == list("BCD")
+    assert labels["label_rule"].to_list() == ["interpolated", "first_50m", "first_50m"]
+    assert labels["actual_arrival"][0] == labels["interpolated_arrival"][0]
+    assert labels["actual_arrival"][0].timestamp() == pytest.approx(EIGHT + LEG_S, abs=0.1)
+    to_b = built.frame.filter(pl.col("stop_id") == "B")
+    passed_s = (to_b["interpolated_arrival"] - to_b["vp_ts"]).dt.total_microseconds() / 1e6
+    assert to_b["time_to_arrival_seconds"].to_list() == pytest.approx(passed_s.to_list(), abs=1e-6)
+    assert to_b["label_uncertainty_s"].unique().to_list() == [35.0]
 
 
 def test_thresholds_and_names_of_the_rule(tmp_path: Path, feed: Feed) -> None:
@@ -417,7 +452,7 @@ def test_arrivals_that_somebody_else_observed(tmp_path: Path, feed: Feed) -> Non
     assert bare["interpolated_arrival"].null_count() == len(bare)
     assert bare["label_rule"].unique().to_list() == ["given"]
     pl.DataFrame(given[3:]).write_parquet(tmp_path / "none.parquet")
-    with pytest.raises(FeedError, match="none of its 1 arrivals fits"):
+    with pytest.raises(FeedError, match="none of the 1 arrivals fits"):
         build_dataset(positions, feed, CONFIG, arrivals=tmp_path / "none.parquet")
     pl.DataFrame(given).drop("stop_id").write_parquet(tmp_path / "bad.parquet")
     with pytest.raises(FeedError, match="has no column stop_id"):

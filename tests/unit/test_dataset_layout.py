@@ -66,7 +66,7 @@ def test_contract_columns_in_order_and_type() -> None:
     assert list(CONTRACT_COLUMNS) == names.split()
     more = (
         "along_route_distance_m stops_ahead stop_ordinal n_stops leg_left recent_speed_mps since_last_stop_s "
-        "service_date pattern_id label_rule label_uncertainty_s interpolated_arrival scheduled_arrival"
+        "service_date pattern_id label_rule label_uncertainty_s interpolated_arrival scheduled_arrival run_number"
     )
     assert list(MORE_COLUMNS) == more.split()
     assert CONTRACT_COLUMNS["vp_ts"] == pl.Datetime("us", "UTC")

@@ -46,13 +46,12 @@ def record(tmp_path: Path, rows: list[dict[str, Any]]) -> Positions:
 def given(*rows: dict[str, Any]) -> pl.DataFrame:
     """Arrivals in the form of `read_arrivals`; seconds after eight."""
     whole: dict[str, Any] = {"trip_id": "out", "vehicle_id": "bus", "stop_id": "C", "stop_sequence": 40, "at_s": 0.0}
-    names = ("trip_id", "vehicle_id", "stop_id", "stop_sequence")
-    return pl.DataFrame(
-        [
-            {name: (whole | row)[name] for name in names} | {"label_us": int((EIGHT + (whole | row)["at_s"]) * 1e6)}
-            for row in rows
-        ]
-    )
+    rows_of_file = [
+        {name: value for name, value in (whole | row).items() if name != "at_s"}
+        | {"rule_us": int((EIGHT + (whole | row)["at_s"]) * 1e6), "rule": "given"}
+        for row in rows
+    ]
+    return pl.DataFrame(rows_of_file).with_columns(interp_us=pl.lit(None, pl.Int64))
 
 
 def predicted(row: int, *stops: tuple[str, int, float | None]) -> Recording:
@@ -63,7 +62,7 @@ def predicted(row: int, *stops: tuple[str, int, float | None]) -> Recording:
 
 def score(positions: Positions, feed: Feed, recording: Recording, arrivals: pl.DataFrame) -> Scores:
     tracks = match_tracks(positions, feed)
-    return score_recording(recording, positions, feed, tracks, truth_of_frame(arrivals, positions, feed))
+    return score_recording(recording, positions, feed, tracks, truth_of_frame(arrivals, positions, feed, tracks))
 
 
 def test_the_first_and_the_last_key_are_found_and_what_lies_between_and_beyond_is_not() -> None:
@@ -121,7 +120,7 @@ def test_each_prediction_without_a_score_has_one_reason_the_first_that_applies(t
         (bus, "Z", 40, 60.0),
         (bus, "A", 10, 60.0),
         (bus, "D", 50, 60.0),
-        (other, "C", 40, 60.0),  # of this vehicle nobody saw an arrival
+        (other, "C", 40, 60.0),  # which was seen too rarely to be on a run
         (bus, "C", 40, 60.0),
     ):
         recording.add(row, [{"stop_id": stop_id, "stop_sequence": sequence, "eta_seconds": eta_s}])
@@ -132,7 +131,8 @@ def test_each_prediction_without_a_score_has_one_reason_the_first_that_applies(t
         str(Unscored.NO_ETA): 1,
         str(Unscored.OTHER_PATTERN): 2,
         str(Unscored.FIRST_STOP): 1,
-        str(Unscored.NOT_OBSERVED): 2,
+        str(Unscored.NO_RUN): 1,
+        str(Unscored.NOT_OBSERVED): 1,
     }
     assert scores.model.n == 1
 
@@ -148,10 +148,10 @@ def test_runs_of_other_days_trips_and_vehicles_are_not_mixed_up(tmp_path: Path, 
         {"at_s": 200.0},
         {"trip_id": "back"},  # has no stop C of this sequence
     )
-    truth = truth_of_frame(arrivals, positions, feed)
+    tracks = match_tracks(positions, feed)
+    truth = truth_of_frame(arrivals, positions, feed, tracks)
     assert len(truth.key) == 4
     assert (np.diff(truth.key) > 0).all()
-    tracks = match_tracks(positions, feed)
     at_start = np.flatnonzero(positions.lon == 0.0).tolist()
     vehicle = [positions.vehicle_id.values[code] for code in positions.vehicle_id.codes[at_start].tolist()]
     assert vehicle == ["bus", "tram", "bus"]
@@ -200,13 +200,13 @@ def test_the_truth_of_our_own_arrivals_prefers_the_interpolated_time(tmp_path: P
     positions = record(tmp_path, OUT)
     tracks = match_tracks(positions, feed)
     seen = observe_arrivals(positions, feed, tracks)
-    truth = truth_of_arrivals(seen, positions, feed)
+    truth = truth_of_arrivals(seen, feed)
     assert truth.kinds == LABEL_KINDS
     assert (np.diff(truth.key) > 0).all()
     assert truth.kind.tolist() == [Rule.FIRST_50M, 0, 0, 0]  # the bus was at A before its first fix
     assert truth.label_us.tolist() == [int(seen.rule_us[0]), *seen.interp_us[1:].tolist()]
     none = dataclasses.replace(seen, interp_us=np.full(len(seen), NO_ARRIVAL), rule=np.array([1, 1, 2, 2], np.uint8))
-    by_rule = truth_of_arrivals(none, positions, feed)
+    by_rule = truth_of_arrivals(none, feed)
     assert (by_rule.kind.tolist(), by_rule.label_us.tolist()) == ([1, 1, 2, 2], seen.rule_us.tolist())
     stops = predicted(1, ("B", 20, 100.0), ("D", 50, 400.0))
     assert score_recording(stops, positions, feed, tracks, by_rule).labels == {LABEL_KINDS[1]: 1, LABEL_KINDS[2]: 1}
@@ -216,11 +216,19 @@ def test_a_label_keeps_its_kind_whatever_the_order_of_the_keys(tmp_path: Path, f
     tomorrow = [row | {"timestamp": row["timestamp"] + 86_400} for row in OUT]
     positions = record(tmp_path, [*OUT, *tomorrow, *(row | {"vehicle_id": "tram"} for row in OUT)])
     seen = observe_arrivals(positions, feed)
-    assert seen.tracks.vehicle_code.tolist() == [0, 1, 0]  # by day, then by vehicle; keys are by vehicle, then by day
+    assert seen.tracks.vehicle_code.tolist() == [0, 1, 0]
     rule = np.array([0, Rule.FIRST_50M, Rule.CLOSEST_200M], np.uint8)[seen.track_ix]
     interp_us = np.where(rule == 0, seen.rule_us, NO_ARRIVAL)
-    truth = truth_of_arrivals(dataclasses.replace(seen, rule=rule, interp_us=interp_us), positions, feed)
-    assert truth.kind.tolist() == [0] * 4 + [2] * 4 + [1] * 4
+    backwards = dataclasses.replace(
+        seen,
+        track_ix=seen.track_ix[::-1],
+        stop_ix=seen.stop_ix[::-1],
+        interp_us=interp_us[::-1],
+        rule_us=seen.rule_us[::-1],
+        rule=rule[::-1],
+    )
+    truth = truth_of_arrivals(backwards, feed)
+    assert truth.kind.tolist() == [0] * 4 + [1] * 4 + [2] * 4
 
 
 def test_the_speed_of_the_baseline_is_that_between_the_second_and_the_last_stop(tmp_path: Path, feed: Feed) -> None:
@@ -264,5 +272,5 @@ def test_a_position_that_could_not_be_matched_counts_straight(tmp_path: Path, fe
 def test_arrivals_of_another_town_are_refused(tmp_path: Path, feed: Feed) -> None:
     positions = record(tmp_path, OUT)
     for change in ({"trip_id": "x"}, {"vehicle_id": "x"}, {"stop_id": "x"}, {"stop_sequence": 41}):
-        with pytest.raises(FeedError, match="no row of the arrivals file fits"):
-            truth_of_frame(given(change), positions, feed)
+        with pytest.raises(FeedError, match="none of the 1 arrivals fits"):
+            truth_of_frame(given(change), positions, feed, match_tracks(positions, feed))

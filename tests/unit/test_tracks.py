@@ -15,8 +15,10 @@ from etacore.mlops.dataset.build import build_dataset
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.transit.arrivals import arrivals_frame, observe_arrivals
 from etacore.mlops.transit.gtfs import NO_TIME, Feed, read_feed
+from etacore.mlops.transit.lines import pattern_line
 from etacore.mlops.transit.positions import Positions, read_positions
-from etacore.mlops.transit.tracks import match_tracks, pattern_line, service_days, trip_index
+from etacore.mlops.transit.service import service_days, trip_index
+from etacore.mlops.transit.tracks import match_tracks
 from tests.transit import FILES, M_PER_DEGREE, drive, write_feed, write_positions
 
 FAR_ZONES = (

@@ -79,6 +79,13 @@ def test_the_first_leg_is_what_the_last_fix_in_its_first_half_had_left():
     assert table.leg_m("r", "A") == pytest.approx(100 / 0.75, abs=50)
 
 
+def test_each_run_of_a_trip_on_a_day_has_legs_of_its_own():
+    first = [row | {"run_number": 1} for row in visit_rows(0, 8, (60, 90))]
+    second = [row | {"run_number": 2} for row in visit_rows(0, 8, (70, 80), minute=30)]
+    legs = observed_legs(dataset([*first, second[0], second[1]])).sort("stop_id", "leg_s")
+    assert legs.select("stop_id", "leg_s").rows() == [("A", 60.0), ("A", 60.0), ("B", 60.0), ("B", 70.0), ("C", 90.0)]
+
+
 def test_without_interpolated_times_the_rule_s_arrival_counts():
     rows = visit_rows(0, 8, (60, 90))
     rows[1]["actual_arrival"] += timedelta(seconds=7)

@@ -74,6 +74,7 @@ class CompiledModel:
     features: tuple[str, ...]
     objective: str
     n_trees: int
+    n_rounds: int
     parity: Parity
     versions: Mapping[str, str] = field(default_factory=dict)
     backend_reason: str = ""
@@ -86,13 +87,14 @@ def compile_model(
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
     backend: str | None = None,
+    rounds: int | str | None = None,
 ) -> CompiledModel:
     """Compile an XGBoost model to a shared library and hold it against XGBoost.
 
-    All trees are compiled, as ``Booster.predict`` uses them. A forest that fits becomes tables for the package's own
-    kernel (``forest_kernel.c``), any other branches, by tl2cgen. The sources of tl2cgen are changed in two places
-    that make the sum the same, float by float, as XGBoost's: leaves are float32 numbers and not doubles, and the
-    base score comes first.
+    The rounds are compiled that predict where the model comes from. A forest that fits becomes tables for the
+    package's own kernel (``forest_kernel.c``), any other branches, by tl2cgen. The sources of tl2cgen are changed in
+    two places that make the sum the same, float by float, as XGBoost's: leaves are float32 numbers and not doubles,
+    and the base score comes first.
 
     Parameters
     ----------
@@ -106,6 +108,9 @@ def compile_model(
         Called with a line of text at each step.
     backend : str, optional
         ``bitmask`` or ``tl2cgen``; default: the first if the forest fits.
+    rounds : int or str, optional
+        Rounds to compile: a number, ``all`` or ``best``. Default: those up to the best for a scikit-learn model that
+        was stopped early, as XGBRegressor predicts; all for any other, as ``Booster.predict`` does.
 
     Raises
     ------
@@ -126,10 +131,13 @@ def compile_model(
         work = Path(folder)
         model_path = work / f"model.{model_format}"
         model_path.write_bytes(content)
-        model = read_model(model_path, features, name)
+        model = read_model(model_path, features, name, rounds)
         names, trees = model.features, model.trees
-        if best := model.learner.get("attributes", {}).get("best_iteration"):
-            tell(f"note: training stopped early at round {best}; all rounds are compiled, as Booster.predict uses them")
+        if model.why:
+            of = f" of {model.booster.num_boosted_rounds()}" if model.is_cut else ""
+            tell(f"note: compiling {model.n_rounds}{of} rounds: {model.why}")
+        if model.is_cut:
+            model_path.write_bytes(model.content(model_format))
         facts = _generate(model_path, model_format, work)
         if facts["link"] != model.link or facts["n_targets"] != 1 or facts["n_classes"] != [1] or facts["averages"]:
             raise CompileError(f"treelite reads {name} as {facts}, not as one target with link {model.link!r}")
@@ -172,6 +180,7 @@ def compile_model(
         features=names,
         objective=model.objective,
         n_trees=len(trees),
+        n_rounds=model.n_rounds,
         parity=parity,
         versions=versions,
         backend_reason=reason,
@@ -187,12 +196,13 @@ def compile_bundle(
     saved_at: datetime | None = None,
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
+    rounds: int | str | None = None,
 ) -> Bundle:
     """Compile a model and make a bundle of it.
 
     Parameters
     ----------
-    source, compiler, progress
+    source, compiler, progress, rounds
         As for `compile_model`.
     facts : ModelFacts
         What is known of it; versions, objective and number of trees are added to the provenance.
@@ -212,11 +222,12 @@ def compile_bundle(
     """
     saved_at = saved_at or datetime.now(UTC)
     facts = with_holidays(facts, saved_at)
-    built = compile_model(source, features=facts.features, compiler=compiler, progress=progress)
+    built = compile_model(source, features=facts.features, compiler=compiler, progress=progress, rounds=rounds)
     found = {
         "versions": dict(built.versions),
         "objective": built.objective,
         "n_trees": built.n_trees,
+        "n_rounds": built.n_rounds,
         "backend": built.library_file.backend,
         "backend_reason": built.backend_reason,
     }
@@ -240,13 +251,14 @@ def compile_to_registry(
     saved_at: datetime | None = None,
     compiler: Sequence[str] | None = None,
     progress: Progress | None = None,
+    rounds: int | str | None = None,
     **facts: Any,
 ) -> str:
     """Compile a model and add it to a registry: `compile_bundle` and `Registry.add` in one call.
 
     Parameters
     ----------
-    source, typical, model_key, saved_at, compiler, progress
+    source, typical, model_key, saved_at, compiler, progress, rounds
         As for `compile_bundle`.
     registry : Registry
         Where the bundle goes.
@@ -275,6 +287,7 @@ def compile_to_registry(
             saved_at=saved_at,
             compiler=compiler,
             progress=progress,
+            rounds=rounds,
         )
     )
 

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,11 +32,33 @@ REGRESSION: Final = {
 """XGBoost objectives that are regressions, and the link between the sum of the leaves and the prediction."""
 
 
+ALL_ROUNDS: Final = "all"
+BEST_ROUNDS: Final = "best"
+
+
 @dataclass(frozen=True, slots=True)
 class SourceModel:
-    """A regression forest that XGBoost has read."""
+    """A regression forest that XGBoost has read.
+
+    Attributes
+    ----------
+    booster : xgboost.Booster
+        With all rounds of the file.
+    n_rounds : int
+        Those that predict: the first so many.
+    why : str
+        Why these, where the file has more or was stopped early; else empty.
+    learner : dict
+        XGBoost's JSON of those rounds.
+    version, objective, link : str
+    trees : list of dict
+        Of those rounds.
+    features : tuple of str
+    """
 
     booster: Any
+    n_rounds: int
+    why: str
     learner: dict[str, Any]
     version: str
     objective: str
@@ -46,8 +68,19 @@ class SourceModel:
 
     def predict(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """What XGBoost predicts, NaN being missing."""
-        predictions: NDArray[np.float32] = self.booster.inplace_predict(rows, missing=np.nan, validate_features=False)
+        predictions: NDArray[np.float32] = self.booster.inplace_predict(
+            rows, iteration_range=(0, self.n_rounds), missing=np.nan, validate_features=False
+        )
         return predictions
+
+    def content(self, model_format: str) -> bytes:
+        """The rounds that predict as a file of their own, ``json`` or ``ubj``."""
+        return bytes(self.booster[: self.n_rounds].save_raw(model_format))
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file has more rounds."""
+        return self.n_rounds < int(self.booster.num_boosted_rounds())
 
     def magnitudes(self, rows: NDArray[np.float32]) -> NDArray[np.float64]:
         """For each row, |base score| + the sum of the magnitudes of its leaves: what float32 rounding scales with.
@@ -80,7 +113,7 @@ class SourceModel:
         return math.log(score / (1.0 - score)) if 0.0 < score < 1.0 else 100.0
 
 
-def read_model(path: Path, features: Sequence[str] | None, source: str) -> SourceModel:
+def read_model(path: Path, features: Sequence[str] | None, source: str, rounds: int | str | None = None) -> SourceModel:
     """Read a model and refuse, by name, what cannot be served.
 
     Parameters
@@ -91,18 +124,27 @@ def read_model(path: Path, features: Sequence[str] | None, source: str) -> Sourc
         Feature names, for a model that has none.
     source : str
         What to call the model in errors.
+    rounds : int or str, optional
+        How many of its rounds predict: a number, ``all`` or ``best`` (those up to the one at which early stopping
+        found it best). Default: what predicts with such a file where it comes from. A scikit-learn model (XGBRegressor)
+        uses the best, a plain Booster all.
 
     Raises
     ------
     CompileError
-        If XGBoost cannot read it, or it is no single-target regression forest.
+        If XGBoost cannot read it, it is no single-target regression forest, or has no such rounds.
     SchemaError
         If a feature is unknown to this version.
     """
     booster, learner, version = _parse(path, source)
     objective, trees = _accept(learner, source)
     names = _feature_names(learner, features, source)
-    return SourceModel(booster, learner, version, objective, REGRESSION[objective], trees, names)
+    n_rounds, why = _rounds(learner, int(booster.num_boosted_rounds()), rounds, source)
+    model = SourceModel(booster, n_rounds, why, learner, version, objective, REGRESSION[objective], trees, names)
+    if not model.is_cut:
+        return model
+    learner = json.loads(model.content("json"))["learner"]
+    return replace(model, learner=learner, trees=_accept(learner, source)[1])
 
 
 def format_of(content: bytes, source: str) -> str:
@@ -162,6 +204,30 @@ def _accept(learner: Mapping[str, Any], source: str) -> tuple[str, list[dict[str
     if not trees:
         raise CompileError(f"{source} holds no tree")
     return objective, trees
+
+
+def _rounds(learner: Mapping[str, Any], n: int, wanted: int | str | None, source: str) -> tuple[int, str]:
+    """How many rounds predict, and why."""
+    attributes = learner.get("attributes", {})
+    stopped = str(attributes.get("best_iteration", ""))
+    best = int(stopped) + 1 if stopped.isascii() and stopped.isdigit() and int(stopped) < n else None
+    if wanted == BEST_ROUNDS and best is None:
+        raise CompileError(
+            f"{source} does not say at which of its {n} rounds it was best", hint=f"--rounds {ALL_ROUNDS}, or a number"
+        )
+    if isinstance(wanted, int):
+        if not 1 <= wanted <= n:
+            raise CompileError(f"{source} has {n} rounds, asked for were {wanted}")
+        return wanted, "as asked for" if wanted < n else ""
+    if wanted is not None and wanted not in (ALL_ROUNDS, BEST_ROUNDS):
+        raise CompileError(f"rounds is {wanted!r}", hint=f"a number, {ALL_ROUNDS} or {BEST_ROUNDS}")
+    if best is None or wanted == ALL_ROUNDS:
+        return n, ""
+    if wanted == BEST_ROUNDS:
+        return best, "early stopping found it best there"
+    if "scikit_learn" in attributes:
+        return best, "early stopping found it best there, and XGBRegressor predicts so"
+    return n, f"early stopping found it best after {best}, but a plain Booster predicts with all of them"
 
 
 def _feature_names(learner: Mapping[str, Any], given: Sequence[str] | None, source: str) -> tuple[str, ...]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +18,8 @@ from etacore.mlops.dataset.plan import Plan
 from etacore.mlops.transit.arrivals import NO_ARRIVAL
 from etacore.mlops.transit.gtfs import NO_TIME, Feed
 from etacore.mlops.transit.positions import Positions
-from etacore.schema import MAX_ETA_S
+from etacore.mlops.transit.service import day_begins_s, is_repeated
+from etacore.schema import MAX_ETA_S, NO_START_TIME
 
 MIN_DISTANCE_M: Final = 10.0
 REASONS: Final = (
@@ -36,7 +35,6 @@ REASONS: Final = (
 )
 """Why a row is left out, in the order in which it is asked; the first is that it is not."""
 
-_EPOCH: Final = date(1970, 1, 1)
 _US: Final = 1_000_000
 _NEVER: Final = 2**63 - 1
 _I8 = npt.NDArray[np.int64]
@@ -70,7 +68,7 @@ def why_dropped(
 ) -> Dropped:
     """Judge every row; ``run`` and ``sampled`` are of the fixes."""
     run_of_row = run[rows.fix]
-    label_us = labels.rule_us[_place(rows, slice(None), run, labels)] if len(labels.rule_us) else np.int64(NO_ARRIVAL)
+    label_us = labels.label_us[_place(rows, slice(None), run, labels)] if len(labels.label_us) else np.int64(NO_ARRIVAL)
     label_us = np.where(run_of_row >= 0, label_us, NO_ARRIVAL)
     # Unknown labels become any time after the fix: they have been named before times are compared.
     left_us = np.where(label_us == NO_ARRIVAL, 0, label_us - positions.time_us[rows.fix])
@@ -95,9 +93,9 @@ def why_dropped(
 
 def _under_way_us(labels: Labels) -> _I8:
     """When each run came to the first of its stops, the very first left out, at which it was seen; else never."""
-    if not len(labels.rule_us):
+    if not len(labels.label_us):
         return np.full(max(len(labels.offset) - 1, 1), _NEVER)
-    arrival_us = np.where(labels.rule_us == NO_ARRIVAL, _NEVER, labels.rule_us)
+    arrival_us = np.where(labels.label_us == NO_ARRIVAL, _NEVER, labels.label_us)
     arrival_us[labels.offset[:-1]] = _NEVER
     earliest: _I8 = np.minimum.reduceat(arrival_us, labels.offset[:-1])
     return earliest
@@ -106,13 +104,12 @@ def _under_way_us(labels: Labels) -> _I8:
 def _place(rows: FeatureRows, kept: _I8 | slice, run: _I8, labels: Labels) -> _I8:
     """Place of each row's label; any place where the run was not observed."""
     place: _I8 = labels.offset[np.maximum(run[rows.fix[kept]], 0)] + rows.stop_ix[kept]
-    return np.minimum(place, max(len(labels.rule_us) - 1, 0))
+    return np.minimum(place, max(len(labels.label_us) - 1, 0))
 
 
 def assemble(
     rows: FeatureRows,
     kept: _I8,
-    run: _I8,
     labels: Labels,
     plan: Plan,
     positions: Positions,
@@ -121,10 +118,11 @@ def assemble(
 ) -> pl.DataFrame:
     """The columns of a dataset for the rows kept; weather is null."""
     fix, stop_ix = rows.fix[kept], rows.stop_ix[kept].astype(np.int64)
-    place = _place(rows, kept, run, labels)
-    trip_ix, day = plan.trip_ix[fix], plan.day[fix]
+    place = _place(rows, kept, plan.run, labels)
+    trip_ix, run, tracks = plan.trip_ix[fix], plan.run[fix], plan.tracks
+    day = tracks.service_day[run]
     pattern_ix = feed.trips.pattern_ix[trip_ix]
-    time_us, rule_us = positions.time_us[fix], labels.rule_us[place]
+    time_us, label_us = positions.time_us[fix], labels.label_us[place]
     n_stops = np.array([pattern.n_stops for pattern in feed.patterns], np.int64)
     stop = (np.cumsum(n_stops) - n_stops)[pattern_ix] + stop_ix
     per_stop = {
@@ -146,8 +144,8 @@ def assemble(
         "vp_lat": positions.lat[fix],
         "vp_lon": positions.lon[fix],
         "vp_bearing": positions.bearing_deg[fix],
-        "actual_arrival": _timestamps(rule_us),
-        "time_to_arrival_seconds": (rule_us - time_us) / _US,
+        "actual_arrival": _timestamps(label_us),
+        "time_to_arrival_seconds": (label_us - time_us) / _US,
         **features,
         "stop_ordinal": stop_ix + 1,
         "n_stops": n_stops[pattern_ix],
@@ -156,7 +154,8 @@ def assemble(
         "label_rule": pl.Series(labels.rule_names).gather(labels.rule[place].astype(np.uint32)),
         "label_uncertainty_s": labels.uncertainty_s[place],
         "interpolated_arrival": _timestamps(labels.interp_us[place]),
-        "scheduled_arrival": _timestamps(_scheduled_us(feed, trip_ix, stop_ix, day)),
+        "scheduled_arrival": _timestamps(_scheduled_us(feed, trip_ix, stop_ix, day, tracks.start_s[run])),
+        "run_number": tracks.number[run],
     }
     return pl.DataFrame([_column(name, columns.pop(name, None), len(kept)) for name in COLUMNS])
 
@@ -185,14 +184,22 @@ def _timestamps(time_us: _I8) -> pl.Series:
     return series.cast(TIMESTAMP)
 
 
-def _scheduled_us(feed: Feed, trip_ix: npt.NDArray[np.int32], stop_ix: _I8, day: npt.NDArray[np.int32]) -> _I8:
-    """Time of the timetable on a service date, counted as GTFS does from noon minus 12 h; `NO_ARRIVAL` without one."""
-    zone = ZoneInfo(feed.time_zone)
-    days, link = np.unique(day, return_inverse=True)
-    noons = [datetime(1970, 1, 1, 12) + timedelta(int(number)) for number in days.tolist()]
-    begin_s = np.array([noon.replace(tzinfo=zone).astimezone(UTC).timestamp() - 43_200 for noon in noons], np.int64)
+def _scheduled_us(
+    feed: Feed,
+    trip_ix: npt.NDArray[np.int32],
+    stop_ix: _I8,
+    day: npt.NDArray[np.int32],
+    start_s: npt.NDArray[np.int32],
+) -> _I8:
+    """Time of the timetable on a service date, counted as GTFS does from noon minus 12 h; `NO_ARRIVAL` without one.
+
+    Of a frequency-based trip the times of the timetable count from the start of the run: without one there are none.
+    """
     arrival_s = feed.trips.arrival_s[feed.trips.offset[trip_ix] + stop_ix].astype(np.int64)
-    return np.where(arrival_s == NO_TIME, NO_ARRIVAL, (begin_s[link] + arrival_s) * _US)
+    repeated = is_repeated(feed)[trip_ix]
+    unknown = (arrival_s == NO_TIME) | (repeated & (start_s == NO_START_TIME))
+    since_s = np.where(repeated, arrival_s - feed.trips.start_s[trip_ix] + start_s, arrival_s)
+    return np.where(unknown, NO_ARRIVAL, (day_begins_s(day, feed.time_zone) + since_s) * _US)
 
 
 def n_past_midnight(frame: pl.DataFrame, time_zone: str) -> int:

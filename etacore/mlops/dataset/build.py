@@ -17,6 +17,7 @@ from etacore import __version__
 from etacore.errors import CompileError, DatasetError
 from etacore.files import write_whole
 from etacore.mlops.dataset.assemble import assemble, n_past_midnight, why_dropped
+from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import count_oddities
 from etacore.mlops.dataset.features import NOT_PROCESSED, FeatureTap, compute_features
@@ -25,10 +26,12 @@ from etacore.mlops.dataset.layout import check_frame, dataset_path, write_datase
 from etacore.mlops.dataset.plan import MAX_EXAMPLES, Plan, make_plan
 from etacore.mlops.dataset.report import BuildReport
 from etacore.mlops.dataset.show import days
+from etacore.mlops.dataset.survival import build_warnings, examples_of_reasons
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.gtfs import Feed
+from etacore.mlops.transit.left_out import quoted
 from etacore.mlops.transit.positions import Positions, from_us
-from etacore.mlops.transit.tracks import Tracks, match_tracks
+from etacore.mlops.transit.tracks import Tracks
 from etacore.status import Status
 
 if TYPE_CHECKING:
@@ -134,15 +137,12 @@ def build_dataset(
         If the arrivals cannot be used.
     """
     watch = _Watch(progress)
-    with watch.stage("choosing fixes"):
+    with watch.stage("choosing fixes, matching them to trips"):
         plan = make_plan(positions, feed, config)
         zone = config.time_zone or feed.time_zone
         tap = FeatureTap(zone, _holidays(config, positions, plan), along_route_distance=config.use_shapes)
-    with watch.stage("matching fixes to trips"):
-        chosen = positions.take(np.flatnonzero(plan.emit))
-        tracks = match_tracks(chosen, feed)
     with watch.stage("finding arrivals"):
-        labels = _labels(chosen, feed, tracks, config, arrivals)
+        labels = _labels(positions.take(np.flatnonzero(plan.emit)), feed, plan.tracks, config, arrivals)
     watch.begin("computing features")
     rows = compute_features(
         positions,
@@ -157,18 +157,14 @@ def build_dataset(
     watch.end()
     with watch.stage("joining labels"):
         sampled = plan.sampled(positions, rows.status, config.sample_every)
-        run = np.full(len(positions), -1, np.int64)
-        run[plan.emit] = labels.runs_of(
-            plan.trip_ix[plan.emit], plan.day[plan.emit], positions.vehicle_id.codes[plan.emit]
-        )
-        dropped = why_dropped(rows, sampled, run, labels, positions, config)
+        dropped = why_dropped(rows, sampled, plan.run, labels, positions, config)
         kept = np.flatnonzero(dropped.reason == 0)
         if not kept.size:
             raise DatasetError(
                 f"no row of dataset {config.name} has a label",
                 hint=f"{len(rows.fix)} rows: {dropped.summary() or 'the engine accepted no fix of a known trip'}",
             )
-        frame = assemble(rows, kept, run, labels, plan, positions, feed, config)
+        frame = assemble(rows, kept, labels, plan, positions, feed, config)
     weather_counts: dict[str, int] = {}
     if weather is not None:
         with watch.stage("attaching weather"):
@@ -181,16 +177,23 @@ def build_dataset(
         served = sorted(set(feed.trips.pattern_ix[np.unique(plan.trip_ix[rows.fix[kept]])].tolist()))
         patterns = {feed.patterns[ix].pattern_id: feed.patterns[ix].stop_id for ix in served}
         unseen = _stops_without_label(feed, labels)
+        fixes = _fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out)
+        engine = examples_of_reasons(positions, rows.status)
+        unknown = {name: f"trip {quoted(found[0])}" for name, found in plan.examples.items() if found}
+        warnings = build_warnings(fixes, positions, {**positions.examples, **engine, **unknown})
         report = BuildReport(
             name=config.name,
             recording=_recording(positions, frame, plan, feed),
-            fixes=_fixes(plan, rows.status, sampled, np.unique(rows.fix[kept]), positions.left_out),
-            oddities=_oddities(positions, feed, plan, tracks)
+            fixes=fixes,
+            oddities=_oddities(positions, feed, plan)
             | {"far_in_time": plan.n_far_in_time, "rows_past_midnight": n_past_midnight(frame, zone)}
             | weather_counts,
             labels=labels.counts() | {"stops_without_label": len(unseen)},
             rows=dropped.counts() | {"other_pattern": rows.n_other_pattern, "written": len(frame)},
-            examples=_not_empty({**plan.examples, "stops_without_label": unseen[:MAX_EXAMPLES]}),
+            examples=_not_empty({**plan.examples, "stops_without_label": unseen[:MAX_EXAMPLES]})
+            | {f"unreadable: {reason}": [example] for reason, example in positions.examples.items()}
+            | {reason: [example] for reason, example in engine.items()},
+            warnings=warnings,
             days=days(frame),
             seconds=watch.seconds,
         )
@@ -239,7 +242,7 @@ def _holidays(config: BuildConfig, positions: Positions, plan: Plan) -> tuple[da
 
 def _labels(chosen: Positions, feed: Feed, tracks: Tracks, config: BuildConfig, arrivals: Path | None) -> Labels:
     if arrivals is not None:
-        return given_labels(arrivals, chosen, feed)
+        return given_labels(arrivals, chosen, feed, tracks)
     return observed_labels(
         chosen,
         feed,
@@ -254,9 +257,9 @@ def _not_empty(examples: Mapping[str, list[str]]) -> dict[str, list[str]]:
     return {name: found for name, found in examples.items() if found}
 
 
-def _oddities(positions: Positions, feed: Feed, plan: Plan, tracks: Tracks) -> dict[str, int]:
+def _oddities(positions: Positions, feed: Feed, plan: Plan) -> dict[str, int]:
     rows = np.flatnonzero(plan.process)
-    return count_oddities(positions.take(rows), feed, plan.trip_ix[rows], plan.day[rows], tracks)
+    return count_oddities(positions.take(rows), feed, plan.trip_ix[rows], plan.day[rows], plan.run[rows], plan.tracks)
 
 
 def _stops_without_label(feed: Feed, labels: Labels) -> list[str]:
@@ -282,7 +285,7 @@ def _recording(positions: Positions, frame: pl.DataFrame, plan: Plan, feed: Feed
         "sampling_s": sampling_s if np.isfinite(sampling_s) else None,
         "match_rate": round(plan.match_rate, 4),
         "vehicles": frame["vehicle_id"].n_unique(),
-        "trips": frame.select(pl.struct("trip_id", "service_date").n_unique()).item(),
+        "trips": frame.select(run_columns(frame)).n_unique(),
         "routes": frame["route_id"].n_unique(),
         "service_days": frame["service_date"].n_unique(),
         "feed_trips": len(feed.trips),

@@ -56,6 +56,7 @@ MORE_COLUMNS: Final[Mapping[str, pl.DataType]] = MappingProxyType(
         "label_uncertainty_s": pl.Float64(),
         "interpolated_arrival": TIMESTAMP,
         "scheduled_arrival": TIMESTAMP,
+        "run_number": pl.Int64(),
     }
 )
 """What our own datasets add, in this order; a foreign file has none, any or all of them."""
@@ -78,6 +79,12 @@ NULLABLE: Final = frozenset(
     }
 )
 """Columns in which a value may be unknown: null, never NaN."""
+
+
+def run_columns(frame: pl.DataFrame) -> list[str]:
+    """Columns that name a run; of a dataset that does not tell runs apart, those that name its trips."""
+    names = ["trip_id", "service_date"]
+    return [*names, "vehicle_id", "run_number"] if "run_number" in frame.columns else names
 
 
 def check_frame(frame: pl.DataFrame, where: str) -> pl.DataFrame:

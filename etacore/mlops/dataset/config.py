@@ -103,9 +103,10 @@ class BuildConfig:
         return "along_route" if self.use_shapes else "straight"
 
     @property
-    def rule_names(self) -> tuple[str, str, str]:
+    def rule_names(self) -> tuple[str, ...]:
         """``label_rule`` by the numbers of `etacore.mlops.transit.arrivals.Rule`."""
-        return "none", f"first_{self.distance_threshold_m:g}m", f"closest_{self.closest_within_m:g}m"
+        first, closest = f"first_{self.distance_threshold_m:g}m", f"closest_{self.closest_within_m:g}m"
+        return "none", first, closest, "interpolated"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types for JSON."""

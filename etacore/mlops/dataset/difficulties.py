@@ -14,6 +14,7 @@ import numpy.typing as npt
 from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions
+from etacore.mlops.transit.service import is_repeated
 from etacore.mlops.transit.tracks import Tracks
 
 MAX_SPEED_MPS: Final = 40.0
@@ -24,7 +25,12 @@ _DAY_S: Final = 86_400
 
 
 def count_oddities(
-    positions: Positions, feed: Feed, trip_ix: npt.NDArray[np.int32], day: npt.NDArray[np.int32], tracks: Tracks
+    positions: Positions,
+    feed: Feed,
+    trip_ix: npt.NDArray[np.int32],
+    day: npt.NDArray[np.int32],
+    run: npt.NDArray[np.int64],
+    tracks: Tracks,
 ) -> dict[str, int]:
     """Count what may surprise.
 
@@ -36,6 +42,8 @@ def count_oddities(
         The timetable.
     trip_ix, day : ndarray of int32, shape (n_fixes,)
         Trip of the feed (-1 without one) and service day of each fix.
+    run : ndarray of int64, shape (n_fixes,)
+        Run of each fix in ``tracks``, -1 without one.
     tracks : Tracks
         Of those with a trip that was asked for.
 
@@ -47,7 +55,7 @@ def count_oddities(
     order = np.argsort(positions.vehicle_id.codes, kind="stable")
     return {
         **_motion(positions, order),
-        **_trips(positions, trip_ix, day, order, tracks),
+        **_trips(positions, feed, trip_ix, day, run, order, tracks),
         "off_line_or_outside_run": tracks.n_unmatched,
         "runs_past_24h": int((feed.trips.end_s[tracks.trip_ix] >= _DAY_S).sum()) if len(tracks) else 0,
         "runs_with_repeated_stops": _runs_with_repeated_stops(feed, tracks),
@@ -96,8 +104,10 @@ def far_in_time(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 def _trips(
     positions: Positions,
+    feed: Feed,
     trip_ix: npt.NDArray[np.int32],
     day: npt.NDArray[np.int32],
+    run: npt.NDArray[np.int64],
     order: npt.NDArray[np.int64],
     tracks: Tracks,
 ) -> dict[str, int]:
@@ -106,9 +116,12 @@ def _trips(
     begins = np.ones(len(known), dtype=bool)
     if known.size:
         begins[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    pieces = np.stack([column[begins] for column in columns], axis=1)
-    served = np.stack([tracks.trip_ix, tracks.service_day], axis=1)
+    runs = np.maximum.reduceat(run[known], np.flatnonzero(begins)) if known.size else run[known]
+    pieces = np.stack([*(column[begins] for column in columns), runs], axis=1)
+    once = np.flatnonzero((tracks.number == 1) & ~is_repeated(feed)[tracks.trip_ix])
+    served = np.stack([tracks.trip_ix[once], tracks.service_day[once]], axis=1)
     return {
+        "repeated_runs": int((tracks.number > 1).sum()),
         "returns_to_trip": len(pieces) - len(np.unique(pieces, axis=0)),
         "trips_with_several_vehicles": int((np.unique(served, axis=0, return_counts=True)[1] > 1).sum()),
     }

@@ -15,7 +15,8 @@ from etacore.mlops.dataset.config import BuildConfig
 from etacore.mlops.dataset.difficulties import far_in_time
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions
-from etacore.mlops.transit.tracks import service_days, trip_index
+from etacore.mlops.transit.service import NO_DAY, fix_days, trip_index
+from etacore.mlops.transit.tracks import Tracks, match_tracks
 from etacore.status import Status
 
 MIN_MATCH_RATE: Final = 0.05
@@ -23,7 +24,6 @@ MIN_MATCH_RATE: Final = 0.05
 MAX_EXAMPLES: Final = 5
 
 _EPOCH: Final = date(1970, 1, 1)
-_NO_DAY: Final = -(2**31)
 _DAY_US: Final = 86_400_000_000
 
 
@@ -36,9 +36,11 @@ class Plan:
     trip_ix : ndarray of int32
         Trip in the feed, -1 without one.
     names_trip : ndarray of bool
-        Whether the fix has a trip id.
+        Whether the fix names a trip, by its id or by route and start.
+    run : ndarray of int64
+        Index of the run in ``tracks``; -1 where none is known, and outside ``emit``.
     day : ndarray of int32
-        Service day, days since 1970-01-01; the least int32 without a trip.
+        Service day of the run, else the one that is nearest, days since 1970-01-01; `NO_DAY` without a trip.
     emit : ndarray of bool
         Of a known trip, a wanted route and a wanted service date; without a first or last date, none that
         `far_in_time` finds: the day of a broken clock would be the one to test on.
@@ -48,16 +50,20 @@ class Plan:
         Share of the fixes with a trip id whose trip is in the feed.
     n_far_in_time : int
         Fixes that `far_in_time` finds.
+    tracks : Tracks
+        The runs of the fixes of ``emit``, taken alone.
     examples : mapping of name to texts
     """
 
     trip_ix: npt.NDArray[np.int32]
     names_trip: npt.NDArray[np.bool_]
+    run: npt.NDArray[np.int64]
     day: npt.NDArray[np.int32]
     emit: npt.NDArray[np.bool_]
     process: npt.NDArray[np.bool_]
     match_rate: float
     n_far_in_time: int
+    tracks: Tracks
     examples: Mapping[str, list[str]] = field(default_factory=dict)
 
     def pattern_ix(self, feed: Feed) -> npt.NDArray[np.int32]:
@@ -68,7 +74,7 @@ class Plan:
     def sampled(self, positions: Positions, status: npt.NDArray[np.uint8], every: int) -> npt.NDArray[np.bool_]:
         """Fixes whose rows are wanted: of those accepted of each run the first, and every n-th after it."""
         accepted = np.flatnonzero(self.emit & (status == Status.OK))
-        columns = positions.vehicle_id.codes[accepted], self.day[accepted], self.trip_ix[accepted]
+        columns = tuple(column[accepted] for column in (positions.vehicle_id.codes, self.run, self.day, self.trip_ix))
         order = np.lexsort((accepted, *columns))
         begins = np.ones(len(accepted), dtype=bool)
         if accepted.size:
@@ -89,8 +95,8 @@ def make_plan(positions: Positions, feed: Feed, config: BuildConfig) -> Plan:
         If no fix names a trip, too few of the trips are in the feed, or nothing is left of a route or of the dates.
     """
     trip_ix = trip_index(positions, feed)
-    names_trip = positions.trip_id.codes >= 0
     known = trip_ix >= 0
+    names_trip = known | (positions.trip_id.codes >= 0)
     n_named = int(names_trip.sum())
     if not n_named:
         raise DatasetError(
@@ -106,12 +112,23 @@ def make_plan(positions: Positions, feed: Feed, config: BuildConfig) -> Plan:
             f"{match_rate:.1%} of the fixes with a trip_id ({int(known.sum())} of {n_named}) name a trip of the feed",
             hint=f"positions have {theirs}; trips.txt has {ours}: give the feed that was valid then",
         )
-    day = np.full(len(positions), _NO_DAY, np.int32)
-    day[known] = service_days(positions.time_us[known], trip_ix[known], feed)
+    rows = np.flatnonzero(known)
+    day = np.full(len(positions), NO_DAY, np.int32)
+    day[rows] = fix_days(positions, rows, trip_ix[rows], feed)
     far = far_in_time(positions.time_us)
-    emit = known & _of_routes(positions, config) & _of_dates(day, known, config)
+    wanted = known & _of_routes(positions, config)
     if config.start is None and config.end is None:
-        emit &= ~far
+        wanted &= ~far
+    emit = wanted
+    if (dates := _dates(day[known], config)) is not None:
+        first, last = dates
+        # The day of a run is that of its start: a fix of it may be nearer to the next.
+        near = np.flatnonzero(wanted & (day >= first - 1) & (day <= last + 1))
+        _, day[near], _ = _runs(positions, feed, near, day)
+        emit = wanted & (day >= first) & (day <= last)
+    rows = np.flatnonzero(emit)
+    run = np.full(len(positions), -1)
+    run[rows], day[rows], tracks = _runs(positions, feed, rows, day)
     if not emit.any():
         raise DatasetError(f"no fix of a known trip is left{_asked_for(config)}", hint=_covers(day[known]))
     for route in config.routes or ():
@@ -124,7 +141,18 @@ def make_plan(positions: Positions, feed: Feed, config: BuildConfig) -> Plan:
     wanted_us = positions.time_us[emit]
     process = served[positions.vehicle_id.codes]
     process &= (positions.time_us >= wanted_us.min() - _DAY_US) & (positions.time_us <= wanted_us.max())
-    return Plan(trip_ix, names_trip, day, emit, process, match_rate, int(far.sum()), {"unknown_trip": unknown})
+    return Plan(
+        trip_ix,
+        names_trip,
+        run,
+        day,
+        emit,
+        process,
+        match_rate,
+        int(far.sum()),
+        tracks,
+        {"unknown_trip": unknown},
+    )
 
 
 def _of_routes(positions: Positions, config: BuildConfig) -> npt.NDArray[np.bool_]:
@@ -140,17 +168,25 @@ def _of_routes(positions: Positions, config: BuildConfig) -> npt.NDArray[np.bool
     return chosen
 
 
-def _of_dates(day: npt.NDArray[np.int32], known: npt.NDArray[np.bool_], config: BuildConfig) -> npt.NDArray[np.bool_]:
+def _runs(
+    positions: Positions, feed: Feed, rows: npt.NDArray[np.int64], day: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], Tracks]:
+    """Run and service day of some fixes, and the runs."""
+    tracks = match_tracks(positions.take(rows), feed)
+    run = tracks.run_of_fix
+    return run, np.where(run >= 0, np.append(tracks.service_day, NO_DAY)[run], day[rows]).astype(np.int32), tracks
+
+
+def _dates(day: npt.NDArray[np.int32], config: BuildConfig) -> tuple[int, int] | None:
+    """First and last service day that is asked for; None for all."""
     first, last = config.start, config.end
     if first is None and config.days_back is not None:
-        end = last or _EPOCH + timedelta(_last_full_day(day[known]))
+        end = last or _EPOCH + timedelta(_last_full_day(day))
         first = end - timedelta(config.days_back - 1)
-    chosen = np.ones(len(day), dtype=bool)
-    if first is not None:
-        chosen &= day >= (first - _EPOCH).days
-    if last is not None:
-        chosen &= day <= (last - _EPOCH).days
-    return chosen
+    if first is None and last is None:
+        return None
+    first_day, last_day = (first or date.min) - _EPOCH, (last or date.max) - _EPOCH
+    return first_day.days, last_day.days
 
 
 def _last_full_day(day: npt.NDArray[np.int32]) -> int:

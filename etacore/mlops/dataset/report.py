@@ -9,14 +9,16 @@ from typing import Any, Final
 from rich import box
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
+from etacore.mlops.transit.left_out import MEANING as READER_MEANING
 from etacore.status import Status
 
 SECTIONS: Final = {
     "recording": "Recording",
     "fixes": "Fixes",
     "oddities": "Oddities, counted and not removed",
-    "labels": "Stops of the runs (one vehicle, one trip, one service day)",
+    "labels": "Stops of the runs (a run is one vehicle on one trip from one start)",
     "rows": "Rows",
 }
 MEANING: Final = {
@@ -38,8 +40,9 @@ MEANING: Final = {
     "outliers": "single fixes off the way between their neighbours",
     "jumps": "other steps faster than 40 m/s: clock jumps, exchanged vehicle ids",
     "far_in_time": "fixes more than a week apart from all others: left out unless dates are asked for",
-    "returns_to_trip": "times that a vehicle came back to a trip it had left for another",
-    "trips_with_several_vehicles": "trips that more than one vehicle ran on one service date",
+    "repeated_runs": "runs of a trip that the vehicle had run before on the service date",
+    "returns_to_trip": "times that a vehicle came back to a run it had left for another trip",
+    "trips_with_several_vehicles": "trips, not frequency-based, that more than one vehicle ran on one service date",
     "off_line_or_outside_run": "fixes off the line of their trip, or outside its run: no label from them",
     "runs_past_24h": "runs of trips with times above 24:00",
     "runs_with_repeated_stops": "runs of patterns that serve a stop twice",
@@ -48,16 +51,16 @@ MEANING: Final = {
     # labels
     "runs": "runs observed",
     "stops_of_runs": "their stops: where a label may be",
-    "passed_but_no_fix_near": "passed between two fixes, none of them near enough for the rule: no label",
+    "passed_but_no_fix_near": "passed between two fixes, none of them near enough for the rule: label interpolated",
     "not_seen": "nobody seen there: no label",
-    "interpolated_too": "with a label and an interpolated time beside it",
+    "interpolated_too": "with a label by rule and an interpolated time beside it",
     "stops_without_label": "stops of the served patterns at which nobody was ever seen",
     # rows
     "candidates": "stops ahead of the fixes used",
     "other_pattern": "engine followed another pattern than the trip's",
     "first_stop": "first stop of the trip",
     "not_under_way": "fixes before the vehicle arrived at its second stop",
-    "run_not_observed": "the run has no label at all",
+    "run_not_observed": "fixes outside all runs of their trip",
     "stop_not_observed": "no label for the stop",
     "already_arrived": "label before the fix",
     "too_far_ahead": "more than 7200 s ahead",
@@ -66,6 +69,8 @@ MEANING: Final = {
 }
 """What the counters mean; engine reasons and label rules stand for themselves."""
 
+UNREADABLE: Final = "unreadable: "
+"""Before the counters of what the reader of the recording did not take."""
 _STATUS: Final = {status.label for status in Status}
 
 
@@ -81,6 +86,8 @@ class BuildReport:
         Name of a counter to its value; see `MEANING`.
     examples : mapping of name to texts
         A few trip ids, stop ids and the like behind a counter.
+    warnings : sequence of str
+        What has to be said loudly.
     days : sequence of mapping
         ``service_date, rows, trips, vehicles`` for each service date.
     seconds : mapping
@@ -94,6 +101,7 @@ class BuildReport:
     labels: Mapping[str, int]
     rows: Mapping[str, int]
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
     days: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -101,11 +109,19 @@ class BuildReport:
         """Plain types for JSON."""
         sections = {section: dict(getattr(self, section)) for section in SECTIONS}
         examples = {name: list(texts) for name, texts in self.examples.items()}
-        return {"name": self.name, **sections, "examples": examples, "days": [dict(day) for day in self.days]}
+        return {
+            "name": self.name,
+            "warnings": list(self.warnings),
+            **sections,
+            "examples": examples,
+            "days": [dict(day) for day in self.days],
+        }
 
     def to_markdown(self) -> str:
         """The report as a Markdown document."""
         lines = [f"# Dataset {self.name}", ""]
+        for warning in self.warnings:
+            lines += ["```", warning, "```", ""]
         for section, title in SECTIONS.items():
             lines += [f"## {title}", "", "| counter | value | meaning |", "| --- | ---: | --- |"]
             lines += [f"| {name} | {text(value)} | {meaning(name)} |" for name, value in getattr(self, section).items()]
@@ -136,7 +152,8 @@ class BuildReport:
             for name, value in getattr(self, section).items():
                 table.add_row(name, text(value), meaning(name))
             tables.append(table)
-        return Group(*tables, days_table(self.days))
+        loud = [Text(warning, style="bold red") for warning in self.warnings]
+        return Group(*tables, days_table(self.days), *loud)
 
 
 def days_table(days: Sequence[Mapping[str, Any]]) -> Table:
@@ -153,6 +170,8 @@ def meaning(name: str) -> str:
     """What a counter counts."""
     if name in MEANING:
         return MEANING[name]
+    if name.startswith(UNREADABLE):
+        return READER_MEANING.get(name.removeprefix(UNREADABLE), "")
     return "set aside by the engine" if name in _STATUS else ""
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from rich import box
 from rich.table import Table
 
+from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.dataset.report import days_table, text
 
@@ -23,7 +24,7 @@ def days(frame: pl.DataFrame) -> list[dict[str, object]]:
     """Rows, trips and vehicles of each service date, in order."""
     by_day = frame.group_by("service_date").agg(
         pl.len().alias("rows"),
-        pl.col("trip_id").n_unique().alias("trips"),
+        pl.struct(run_columns(frame)).n_unique().alias("trips"),
         pl.col("vehicle_id").n_unique().alias("vehicles"),
     )
     return [row | {"service_date": row["service_date"].isoformat()} for row in by_day.sort("service_date").to_dicts()]
@@ -39,7 +40,7 @@ def _facts(dataset: Dataset) -> Table:
         "holiday region": dataset.holiday_region or "none",
         "distance_to_stop": dataset.distance.replace("_", " "),
         "rows": len(frame),
-        "trips": frame.select(pl.struct("trip_id", "service_date").n_unique()).item(),
+        "trips": frame.select(run_columns(frame)).n_unique(),
         "vehicles": frame["vehicle_id"].n_unique(),
         "routes": frame["route_id"].n_unique(),
         "stops": frame["stop_id"].n_unique(),

@@ -37,7 +37,7 @@ class Comparison:
     reference : str
         Model key or name of the baseline.
     n, n_trips : int
-        Samples, and trips (of one service day) that were drawn from.
+        Samples, and runs of trips that were drawn from.
     value, reference_value : float
         The metric of both on these samples, in its own unit.
     difference, low, high : float
@@ -91,7 +91,7 @@ def compare(
     predicted_s, reference_s, actual_s : array_like of float, shape (n,)
         Seconds. Samples where either prediction is NaN are left out.
     trip : array_like of int, shape (n,)
-        Equal for samples of one trip on one service day: what is drawn.
+        Equal for samples of one run of a trip: what is drawn.
     reference : str
         What the reference is called.
     n_resamples : int

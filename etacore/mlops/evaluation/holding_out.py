@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 
 from etacore.errors import EvaluationError
+from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.layout import Dataset
 from etacore.mlops.dataset.split import split_days
 from etacore.mlops.evaluation.results import EvaluationConfig, HeldOut
@@ -116,7 +117,7 @@ def _take(
             hint="hold out other days",
         )
     frame = dataset.frame.filter(pl.Series(rows))
-    trip = frame.select(pl.struct("trip_id", "service_date").rank("dense")).to_series().to_numpy().astype(np.int64)
+    trip = frame.select(pl.struct(run_columns(frame)).rank("dense")).to_series().to_numpy().astype(np.int64)
     return HeldOut(
         rows=rows,
         history=before & usable,

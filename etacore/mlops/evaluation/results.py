@@ -83,7 +83,7 @@ class HeldOut:
         Rows of these days without a usable label: outside 0 to 7200 s.
     actual_s : ndarray of float64, shape (n,)
     trip : ndarray of int64, shape (n,)
-        One number a trip and service date.
+        One number a run of a trip.
     route : ndarray of str, shape (n,)
     hour : ndarray of int64, shape (n,)
         Local hour of the sample.

@@ -31,12 +31,16 @@ from etacore.files import write_whole
 from etacore.mlops.fitted_table import Column, FittedTable
 from etacore.mlops.progress import Progress, console_progress, silent
 from etacore.mlops.replay.scoring import Recording, Scores, score_recording, truth_of_arrivals, truth_of_frame
-from etacore.mlops.transit.arrivals import observe_arrivals, read_arrivals
+from etacore.mlops.transit.arrivals import observe_arrivals
+from etacore.mlops.transit.given_arrivals import read_arrivals
 from etacore.mlops.transit.gtfs import Feed, read_feed
+from etacore.mlops.transit.left_out import files_warning, lost_fixes, survival_warning
 from etacore.mlops.transit.positions import Positions, from_us, read_positions
 from etacore.mlops.transit.seed import seed_redis
+from etacore.mlops.transit.start_texts import start_time_text
 from etacore.mlops.transit.tracks import match_tracks
-from etacore.schema import MAX_ETA_S, NO_SEQUENCE
+from etacore.schema import MAX_ETA_S, NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.status import FAILED, REJECTED
 from etacore.store.server import RedisServer
 from etacore.store.store import connect, redis_errors
 
@@ -214,9 +218,9 @@ def replay(
             hint="the positions' trip_id must be those of trips.txt, and the vehicles near the stops of their trips",
         )
     if arrivals is None:
-        truth = truth_of_arrivals(observe_arrivals(chosen, feed, tracks), chosen, feed)
+        truth = truth_of_arrivals(observe_arrivals(chosen, feed, tracks), feed)
     else:
-        truth = truth_of_frame(read_arrivals(arrivals), chosen, feed)
+        truth = truth_of_frame(read_arrivals(arrivals), chosen, feed, tracks)
     clock = _Clock()
     with _redis(redis_url) as (url, client):
         seed_redis(client, feed)
@@ -341,7 +345,8 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "timestamp": _posix(int(positions.time_us[row])),
         "route_id": positions.route_id[row],
     }
-    sequence = int(positions.stop_sequence[row])
+    sequence, direction = int(positions.stop_sequence[row]), int(positions.direction_id[row])
+    start_date, start_s = int(positions.start_date[row]), int(positions.start_time_s[row])
     optional = {
         "trip_id": positions.trip_id[row],
         "speed": _number(positions.speed_mps[row]),
@@ -349,6 +354,9 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "current_stop_sequence": None if sequence == NO_SEQUENCE else sequence,
         "stop_id": positions.stop_id[row],
         "current_status": positions.current_status[row],
+        "direction_id": None if direction < 0 else direction,
+        "start_date": None if start_date == NO_START_DATE else str(start_date),
+        "start_time": None if start_s == NO_START_TIME else start_time_text(start_s),
     }
     snapshot.update((name, value) for name, value in optional.items() if value is not None)
     return orjson.dumps(snapshot)
@@ -400,13 +408,33 @@ def replay_to_console(
         raise ConfigError(f"the scores cannot be written to {json_path}: there is no such folder")
     console = console or Console()
     feed = read_feed(gtfs_path)
-    positions = read_positions(positions_path)
+    positions = read_positions(positions_path, feed=feed)
     with console_progress() as progress:
         result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
+    for warning in replay_warnings(result.played, positions):
+        console.print(warning, style="bold red", markup=False)
     if json_path is not None:
         write_whole(json_path, f"{json.dumps(result.to_dict(), indent=2, allow_nan=False)}\n".encode())
     return result
+
+
+def replay_warnings(played: Played, positions: Positions) -> tuple[str, ...]:
+    """What has to be said loudly; see `survival_warning` and `files_warning`."""
+    unread = lost_fixes(positions.left_out)
+    refused = {
+        f"{status.label}, over all polls": played.status[status.label]
+        for status in REJECTED | FAILED
+        if played.status[status.label]
+    }
+    # Those overwritten within a tick are taken to have fared as the others.
+    n_kept = round(played.n_answered * played.n_positions / max(played.n_positions - played.n_overwritten, 1))
+    n = played.n_positions + sum(unread.values())
+    warnings = (
+        files_warning(positions.n_files, positions.left_out, positions.examples),
+        survival_warning(n_kept, n, unread | refused, positions.examples),
+    )
+    return tuple(warning for warning in warnings if warning)
 
 
 def print_result(result: ReplayResult, console: Console) -> None:

@@ -12,12 +12,13 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.accuracy import AccuracyReport, score
-from etacore.errors import FeedError
 from etacore.mlops.transit.arrivals import NO_ARRIVAL, Arrivals
 from etacore.mlops.transit.geodesy import distance_m
+from etacore.mlops.transit.given_arrivals import arrivals_of_runs
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions
-from etacore.mlops.transit.tracks import Tracks, service_days, trip_index
+from etacore.mlops.transit.service import trip_index
+from etacore.mlops.transit.tracks import Tracks
 from etacore.schema import MAX_ETA_S
 
 LABEL_KINDS: Final = (
@@ -37,6 +38,7 @@ class Unscored(StrEnum):
     NO_ETA = "the document gives no ETA for the stop"
     OTHER_PATTERN = "the stop is not in the trip's pattern"
     FIRST_STOP = "first stop of a trip: vehicles wait there"
+    NO_RUN = "the position is outside all runs of its trip"
     NOT_OBSERVED = "no arrival was observed at the stop"
     ALREADY_ARRIVED = "the vehicle had arrived before the position was sent"
     TOO_FAR_AHEAD = "the arrival was more than two hours ahead"
@@ -118,38 +120,23 @@ class Scores:
     labels: dict[str, int]
 
 
-def truth_of_arrivals(arrivals: Arrivals, positions: Positions, feed: Feed) -> Truth:
+def truth_of_arrivals(arrivals: Arrivals, feed: Feed) -> Truth:
     """Labels of our own observation: interpolated where possible, else by the 50 m / 200 m rule."""
-    tracks = arrivals.tracks
-    of = arrivals.track_ix
-    key = _keys(positions, feed, tracks.trip_ix[of], tracks.vehicle_code[of], tracks.service_day[of], arrivals.stop_ix)
     kind = np.where(arrivals.interp_us != NO_ARRIVAL, 0, arrivals.rule)
-    return _truth(key, arrivals.label_us, kind, LABEL_KINDS)
+    return _truth(_keys(feed, arrivals.track_ix, arrivals.stop_ix), arrivals.label_us, kind, LABEL_KINDS)
 
 
-def truth_of_frame(frame: pl.DataFrame, positions: Positions, feed: Feed) -> Truth:
-    """Labels of an arrivals file (`read_arrivals`).
+def truth_of_frame(frame: pl.DataFrame, positions: Positions, feed: Feed, tracks: Tracks) -> Truth:
+    """Labels of an arrivals file (`read_arrivals`): interpolated where it says so, else by its rule.
 
     Raises
     ------
     FeedError
-        If none of its rows fits vehicle, trip and stop of this recording and feed.
+        If none of its rows fits vehicle, trip, stop and runs of this recording and feed.
     """
-    trip = {trip_id: ix for ix, trip_id in enumerate(feed.trips.trip_id)}
-    vehicle = {vehicle_id: ix for ix, vehicle_id in enumerate(positions.vehicle_id.values)}
-    stops = _stop_lookup(feed)
-    rows = []
-    for trip_id, vehicle_id, stop_id, sequence, label_us in frame.iter_rows():
-        trip_ix, code = trip.get(trip_id), vehicle.get(vehicle_id)
-        if trip_ix is None or code is None:
-            continue
-        stop_ix = stops.get((int(feed.trips.pattern_ix[trip_ix]), sequence, stop_id))
-        if stop_ix is not None:
-            rows.append((trip_ix, code, stop_ix, label_us))
-    if not rows:
-        raise FeedError("no row of the arrivals file fits a vehicle, trip and stop of these positions and this feed")
-    trip_ix, code, stop_ix, label_us = np.array(rows, dtype=np.int64).T
-    key = _keys(positions, feed, trip_ix, code, service_days(label_us, trip_ix, feed), stop_ix)
+    found = arrivals_of_runs(frame, positions, feed, tracks)
+    key = _keys(feed, found["run"].to_numpy(), found["stop"].to_numpy())
+    label_us = found.select(pl.coalesce("interp_us", "rule_us")).to_series().to_numpy()
     return _truth(key, label_us, np.zeros(len(key), dtype=np.int64), ("arrivals file",))
 
 
@@ -166,8 +153,7 @@ def score_recording(recording: Recording, positions: Positions, feed: Feed, trac
     trip_ix = trip_index(positions, feed)[row]
     stop_ix = _stop_positions(recording, feed, trip_ix)
     time_us = positions.time_us[row]
-    day = service_days(time_us, trip_ix, feed)
-    found = truth.find(_keys(positions, feed, trip_ix, positions.vehicle_id.codes[row], day, stop_ix))
+    found = truth.find(_keys(feed, tracks.run_of_fix[row], stop_ix))
     actual_s = np.full(len(row), np.nan)
     actual_s[found >= 0] = (truth.label_us[found[found >= 0]] - time_us[found >= 0]) / _US
     reasons = (
@@ -175,6 +161,7 @@ def score_recording(recording: Recording, positions: Positions, feed: Feed, trac
         (Unscored.NO_ETA, np.isnan(eta_s)),
         (Unscored.OTHER_PATTERN, stop_ix < 0),
         (Unscored.FIRST_STOP, stop_ix == 0),
+        (Unscored.NO_RUN, tracks.run_of_fix[row] < 0),
         (Unscored.NOT_OBSERVED, found < 0),
         (Unscored.ALREADY_ARRIVED, actual_s <= 0),
         (Unscored.TOO_FAR_AHEAD, actual_s > MAX_ETA_S),
@@ -229,18 +216,10 @@ def _stop_lookup(feed: Feed) -> dict[tuple[int, int, str], int]:
     }
 
 
-def _keys(
-    positions: Positions,
-    feed: Feed,
-    trip_ix: npt.NDArray[Any],
-    vehicle_code: npt.NDArray[Any],
-    day: npt.NDArray[Any],
-    stop_ix: npt.NDArray[Any],
-) -> npt.NDArray[np.int64]:
-    """Trip, vehicle, service day and stop in one number; negative without a trip, so that it matches nothing."""
+def _keys(feed: Feed, run: npt.NDArray[Any], stop_ix: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Run and stop in one number; negative without a run, so that it matches nothing."""
     n_stops = max((pattern.n_stops for pattern in feed.patterns), default=1)
-    run = (trip_ix.astype(np.int64) * len(positions.vehicle_id.values) + vehicle_code) * 2**16 + day
-    key: npt.NDArray[np.int64] = run * n_stops + stop_ix
+    key: npt.NDArray[np.int64] = run.astype(np.int64) * n_stops + stop_ix
     return key
 
 

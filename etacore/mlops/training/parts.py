@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from etacore.errors import TrainingError
+from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.split import Split, split_days
 from etacore.mlops.training.config import TrainingConfig
 
@@ -57,7 +58,7 @@ class Scope:
     routes : tuple of str
         Route ids of the training rows, sorted.
     n_trips, n_train_trips : int
-        Trips on service days, of all parts and of the training rows.
+        Runs, of all parts and of the training rows.
     n_train_days : int
         Service days with a training row.
     """
@@ -137,7 +138,7 @@ class Prepared:
             validation=validation,
             test=test,
             routes=tuple(sorted(trained["route_id"].unique().to_list())),
-            n_trips=used.select("trip_id", "service_date").n_unique(),
-            n_train_trips=trained.select("trip_id", "service_date").n_unique(),
+            n_trips=used.select(run_columns(used)).n_unique(),
+            n_train_trips=trained.select(run_columns(trained)).n_unique(),
             n_train_days=trained["service_date"].n_unique(),
         )

@@ -40,7 +40,8 @@ _NEEDED: Final = (
     "along_route_distance_m",
     "service_date",
 )
-_VISIT: Final = ("service_date", "trip_id", "vehicle_id", "route_id", "pattern_id")
+_TRIP: Final = ("service_date", "trip_id", "vehicle_id", "route_id", "pattern_id")
+_VISIT: Final = (*_TRIP, "run_number")
 
 Rows = NDArray[np.bool_] | NDArray[np.int64] | None
 
@@ -93,13 +94,15 @@ def observed_legs(dataset: Dataset, rows: Rows = None) -> pl.DataFrame:
 
 
 def _with_arrival(dataset: Dataset, rows: Rows) -> pl.DataFrame:
-    names = [*_VISIT, "stop_ordinal", "stop_id", "stops_ahead", "leg_left", "vp_ts", "hour", "actual_arrival"]
+    # In datasets of others and of old, a vehicle runs a trip once on a service date.
+    run = pl.col("run_number") if "run_number" in dataset.frame.columns else pl.lit(1, pl.Int64)
+    names = [*_TRIP, "stop_ordinal", "stop_id", "stops_ahead", "leg_left", "vp_ts", "hour", "actual_arrival"]
+    names += [name for name in ("run_number", "interpolated_arrival") if name in dataset.frame.columns]
     arrival = pl.col("actual_arrival")
     if "interpolated_arrival" in dataset.frame.columns:
-        names.append("interpolated_arrival")
         arrival = pl.coalesce("interpolated_arrival", "actual_arrival")
     local = arrival.dt.convert_time_zone(dataset.time_zone).dt.hour().cast(pl.Int64)
-    return take(dataset, rows, names).with_columns(arrival=arrival, arrival_hour=local)
+    return take(dataset, rows, names).with_columns(arrival=arrival, arrival_hour=local, run_number=run)
 
 
 def _between_arrivals(frame: pl.DataFrame) -> pl.DataFrame:
@@ -228,7 +231,7 @@ def typical_seconds_by_day(dataset: Dataset, rows: NDArray[np.int64]) -> NDArray
 
 def _leg_lengths(dataset: Dataset, rows: Rows) -> pl.DataFrame:
     """Metres of each leg along the route: what lies between neighbouring stops as seen from one fix."""
-    fix = [*_VISIT, "vp_ts"]
+    fix = [*_TRIP, "vp_ts"]
     same = pl.all_horizontal(pl.col(name) == pl.col(name).shift() for name in fix)
     first = (pl.col("stop_ordinal") == 2) & (pl.col("stops_ahead") == 1) & (pl.col("leg_left") >= 0.1)
     return (

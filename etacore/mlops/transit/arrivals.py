@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.errors import FeedError
 from etacore.mlops.transit.geodesy import distance_m
 from etacore.mlops.transit.gtfs import Feed
 from etacore.mlops.transit.positions import Positions
@@ -32,15 +30,16 @@ MAX_GAP_S: Final = 600.0
 """No interpolation between fixes that lie farther apart in time."""
 
 _WINDOW_M: Final = 250.0
-_TRACK_US: Final = 2 * 86_400_000_000
+_NEVER: Final = 2**63 - 1
 
 
 class Rule(IntEnum):
-    """Which fix gave ``rule_us``."""
+    """Which fix gave ``rule_us``; with a label of `INTERPOLATED` none did, but the vehicle passed between two."""
 
     NONE = 0
     FIRST_50M = 1
     CLOSEST_200M = 2
+    INTERPOLATED = 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,8 +111,8 @@ def observe_arrivals(
     high = np.searchsorted(column_m, target_m + window_m, side="right")
     limits_m = first_within_m, closest_within_m
     rule_us, rule = _by_rule(positions, tracks.row, time_us, low, high, lat, lon, limits_m)
-    first_us = time_us[tracks.offset[:-1]][track_ix]
-    interp_us, rule_us = (_not_before_earlier_stops(times, track_ix, first_us) for times in (interp_us, rule_us))
+    spans_us = time_us[tracks.offset[:-1]], time_us[tracks.offset[1:] - 1]
+    interp_us, rule_us = (_not_before_earlier_stops(times, track_ix, *spans_us) for times in (interp_us, rule_us))
     seen = (interp_us != NO_ARRIVAL) | (rule_us != NO_ARRIVAL)
     return Arrivals(
         tracks,
@@ -190,24 +189,52 @@ def _by_rule(
 
 
 def _not_before_earlier_stops(
-    times_us: npt.NDArray[np.int64], track_ix: npt.NDArray[np.int64], first_us: npt.NDArray[np.int64]
+    times_us: npt.NDArray[np.int64],
+    track_ix: npt.NDArray[np.int64],
+    first_us: npt.NDArray[np.int64],
+    last_us: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """A stop is not reached before the stops in front of it: late labels push later ones.
 
-    ``first_us`` is the time of the track's first fix: counted from there, times of a track stay below two days and
-    those of all tracks fit into one ascending column, whatever a clock said.
+    ``first_us`` and ``last_us`` are of the tracks: counted from its first fix, and that from the last one of the track
+    before, the times of all tracks fit into one ascending column, whatever a clock said.
     """
     known = np.flatnonzero(times_us != NO_ARRIVAL)
     if not known.size:
         return times_us
-    origin = track_ix[known] * _TRACK_US - first_us[known]
+    begins_us = np.concatenate(([0], np.cumsum(last_us - first_us + 1)))[:-1]
+    origin = (begins_us - first_us)[track_ix[known]]
     monotone = times_us.copy()
     monotone[known] = np.maximum.accumulate(times_us[known] + origin) - origin
     return monotone
 
 
+def with_interpolated(
+    rule_us: npt.NDArray[np.int64], interp_us: npt.NDArray[np.int64], offset: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Times by rule, and the interpolated ones where the rule has none, never descending along the stops of a run.
+
+    Parameters
+    ----------
+    rule_us, interp_us : ndarray of int64, shape (n,)
+        `NO_ARRIVAL` where unknown.
+    offset : ndarray of int64, shape (n_runs + 1,)
+        Run i owns the entries ``offset[i]:offset[i + 1]``, in order of the stops.
+    """
+    filled = (rule_us == NO_ARRIVAL) & (interp_us != NO_ARRIVAL)
+    times_us = np.where(filled, interp_us, rule_us)
+    run = np.repeat(np.arange(len(offset) - 1), np.diff(offset))
+    for run_ix in np.unique(run[filled]).tolist():
+        mine = slice(int(offset[run_ix]), int(offset[run_ix + 1]))
+        by_rule = rule_us[mine]
+        latest = np.where(by_rule == NO_ARRIVAL, _NEVER, by_rule)[::-1]
+        between = np.clip(interp_us[mine], np.maximum.accumulate(by_rule), np.minimum.accumulate(latest)[::-1])
+        times_us[mine] = np.where(filled[mine], between, times_us[mine])
+    return times_us
+
+
 def arrivals_frame(arrivals: Arrivals, positions: Positions, feed: Feed) -> pl.DataFrame:
-    """Arrivals as a table: the columns of `read_arrivals`, plus ``method`` and ``service_date``."""
+    """Arrivals as a table: as others give them, plus ``service_date`` and ``run_number``."""
     tracks = arrivals.tracks
     trips, patterns = tracks.trip_ix[arrivals.track_ix].tolist(), tracks.pattern_ix[arrivals.track_ix].tolist()
     stops = list(zip(patterns, arrivals.stop_ix.tolist(), strict=True))
@@ -223,40 +250,10 @@ def arrivals_frame(arrivals: Arrivals, positions: Positions, feed: Feed) -> pl.D
             "interp_ts": pl.Series(_seconds(arrivals.interp_us), nan_to_null=True),
             "method": [Rule(rule).name.lower() for rule in arrivals.rule.tolist()],
             "service_date": pl.Series(tracks.service_day[arrivals.track_ix]).cast(pl.Date),
+            "run_number": tracks.number[arrivals.track_ix],
         }
     )
 
 
 def _seconds(time_us: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     return np.where(time_us == NO_ARRIVAL, np.nan, time_us / 1e6)
-
-
-def read_arrivals(path: str | Path) -> pl.DataFrame:
-    """Read arrivals that somebody else observed.
-
-    Returns
-    -------
-    polars.DataFrame
-        ``trip_id, vehicle_id, stop_id`` (text), ``stop_sequence`` (int64) and
-        ``label_us`` (int64, UTC): ``interp_ts`` where there is one, else
-        ``arrival_ts`` (POSIX seconds).
-
-    Raises
-    ------
-    FeedError
-        If the file is no Parquet file or lacks a column.
-    """
-    try:
-        frame = pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise FeedError(f"{path} is no readable Parquet file ({str(error).splitlines()[0]})") from None
-    wanted = ("trip_id", "vehicle_id", "stop_id", "stop_sequence", "arrival_ts")
-    absent = [name for name in wanted if name not in frame.columns]
-    if absent:
-        raise FeedError(f"{path} has no column {', '.join(absent)} (has: {', '.join(frame.columns)})")
-    best = pl.coalesce("interp_ts", "arrival_ts") if "interp_ts" in frame.columns else pl.col("arrival_ts")
-    return frame.select(
-        pl.col("trip_id", "vehicle_id", "stop_id").cast(pl.String),
-        pl.col("stop_sequence").cast(pl.Int64),
-        (best.cast(pl.Float64) * 1e6).round().cast(pl.Int64).alias("label_us"),
-    ).drop_nulls()

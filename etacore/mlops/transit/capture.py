@@ -23,9 +23,10 @@ from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.files import whole_file
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.realtime import STATUS_NAMES
+from etacore.mlops.transit.start_texts import start_time_text
 from etacore.pipeline.engine import system_clock_us
 from etacore.pipeline.snapshots import parse_snapshots
-from etacore.schema import NO_SEQUENCE
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 from etacore.status import Status
 from etacore.store.store import RedisStore
 
@@ -41,6 +42,9 @@ SCHEMA: Final = pl.Schema(
         "bearing": pl.Float32(),
         "route_id": pl.String(),
         "trip_id": pl.String(),
+        "start_date": pl.String(),
+        "start_time": pl.String(),
+        "direction_id": pl.Int8(),
         "current_stop_sequence": pl.Int32(),
         "stop_id": pl.String(),
         "current_status": pl.String(),
@@ -153,6 +157,9 @@ class Recorder:
             return pl.Series(name, decoded, dtype=pl.String)
 
         sequence = pl.Series(columns.stop_sequence[rows])
+        direction = pl.Series(columns.direction_id[rows])
+        dates = columns.start_date[rows].tolist()
+        times_s = columns.start_time_s[rows].tolist()
         status = [STATUS_NAMES.get(number) for number in columns.current_status[rows].tolist()]
         return pl.DataFrame(
             {
@@ -164,6 +171,14 @@ class Recorder:
                 "bearing": pl.Series(columns.bearing_deg[rows]).fill_nan(None),
                 "route_id": texts("route_id"),
                 "trip_id": texts("trip_id"),
+                "start_date": pl.Series(
+                    [None if date == NO_START_DATE else str(date) for date in dates], dtype=pl.String
+                ),
+                "start_time": pl.Series(
+                    [None if time_s == NO_START_TIME else start_time_text(time_s) for time_s in times_s],
+                    dtype=pl.String,
+                ),
+                "direction_id": direction.set(direction < 0, None),
                 "current_stop_sequence": sequence.set(sequence == NO_SEQUENCE, None),
                 "stop_id": texts("stop_id"),
                 "current_status": pl.Series(status, dtype=pl.String),

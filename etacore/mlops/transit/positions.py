@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,27 +14,10 @@ import polars as pl
 
 from etacore.errors import FeedError
 from etacore.mlops.transit.gtfs import Feed
-from etacore.mlops.transit.realtime import FIX_SCHEMA, is_capture, read_captures
-from etacore.mlops.transit.tables import ids, numbers, read_table, times_us
+from etacore.mlops.transit.left_out import ADVICE, LeftOut, quoted
+from etacore.mlops.transit.position_files import find_files, read_files
 from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
 
-REQUIRED: Final = ("vehicle_id", "timestamp", "lat", "lon", "route_id")
-ALIASES: Final[dict[str, tuple[str, ...]]] = {
-    "vehicle_id": ("vehicleId",),
-    "timestamp": (),
-    "lat": ("latitude",),
-    "lon": ("longitude", "lng"),
-    "speed_mps": ("speed",),
-    "bearing": ("heading",),
-    "route_id": ("route", "routeId"),
-    "trip_id": ("trip", "tripId"),
-    "current_stop_sequence": ("stop_sequence",),
-    "stop_id": (),
-    "current_status": (),
-}
-"""Columns of a recording, and other names that snapshots have for them; ``speed`` is m/s, as the loop takes it."""
-
-TABLES: Final = (".parquet", ".csv", ".csv.gz")
 _US: Final = 1_000_000
 _MISSING: Final = {
     "stop_sequence": NO_SEQUENCE,
@@ -90,7 +72,11 @@ class Positions:
         `NO_START_TIME` if missing.
     vehicle_id, route_id, trip_id, stop_id, current_status : TextColumn
     left_out : mapping of str to int
-        What the reader did not take, by reason.
+        What the reader did not take, by reason: `etacore.mlops.transit.left_out.MEANING`.
+    examples : mapping of str to str
+        Of each reason the first: file, row or entity, and what stood there.
+    n_files : int
+        Of the recording, with those that could not be used.
     """
 
     time_us: npt.NDArray[np.int64]
@@ -108,6 +94,8 @@ class Positions:
     stop_id: TextColumn
     current_status: TextColumn
     left_out: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, str] = field(default_factory=dict)
+    n_files: int = 1
 
     def __len__(self) -> int:
         return len(self.time_us)
@@ -171,17 +159,18 @@ class Positions:
 
 
 def read_positions(source: str | Path | Iterable[str | Path], *, feed: Feed | None = None) -> Positions:
-    """Read a recording.
+    """Read a recording; what is wrong in it costs itself, and is counted.
 
     Parameters
     ----------
     source : path, or paths
-        Files, and folders with files at any depth: Parquet and CSV tables and captures of GTFS-Realtime
-        VehiclePositions (``.pb``, ``.bin``, either with ``.gz``), mixed as they come. In a folder, files of other
-        kinds and hidden ones are passed over. A table has ``vehicle_id, timestamp, lat, lon, route_id`` and, if there
-        are any, ``trip_id, speed_mps, bearing, current_stop_sequence, stop_id, current_status``; the names of
-        snapshots (`ALIASES`) will do too. ``timestamp`` is POSIX seconds (above 1e11 milliseconds) or a time type
-        (naive means UTC); in CSV also ISO 8601 text.
+        Files, and folders with files at any depth, mixed as they come and told by their content, gzipped or not:
+        Parquet and CSV tables, captures of GTFS-Realtime VehiclePositions (a message as it came, or in protobuf's
+        JSON form), and JSON of snapshots (a list, or one a line). In a folder, files of other kinds and hidden ones
+        are passed over. A table has ``vehicle_id, timestamp, lat, lon, route_id`` and, if there are any, ``trip_id,
+        start_date, start_time, direction_id, speed_mps, bearing, current_stop_sequence, stop_id, current_status``; the
+        names of snapshots (`etacore.mlops.transit.position_tables.ALIASES`) will do too. ``timestamp`` is POSIX
+        seconds (above 1e11 milliseconds), a time type or ISO 8601 text (naive means UTC), and nothing else.
     feed : Feed, optional
         Gives a fix without a route that of its trip.
 
@@ -189,36 +178,43 @@ def read_positions(source: str | Path | Iterable[str | Path], *, feed: Feed | No
     -------
     Positions
         Fixes of tables that are there twice (same vehicle, same time) are kept, for whoever builds on them to judge;
-        those that captures repeat are there once. ``left_out`` counts what captures had and was not taken:
-        ``repeated_fix``, ``no_route``, ``no_position``, ``no_time``, ``no_vehicle_id``, ``deleted_entity``,
-        ``unreadable_file``, ``file_without_vehicles``.
+        those that captures repeat are there once. ``left_out`` counts what was not taken.
 
     Raises
     ------
     FeedError
-        If a path is absent, nothing is there to read, no capture can be read, or a table is no table, empty, lacks a
-        required column, or has a row without vehicle, time or route: names file, row (the first is 0) and column.
+        If a path is absent, no file can be used, or nothing usable is left: says what is wrong with the first, and
+        what to do.
     """
     paths = [Path(source)] if isinstance(source, str | Path) else [Path(path) for path in source]
     if not paths:
         raise FeedError("no positions given", hint="give a Parquet or CSV file, or a folder of them or of captures")
-    files = list(dict.fromkeys(file for path in paths for file in _files(path)))
-    left_out: Counter[str] = Counter()
-    captures = [file for file in files if is_capture(file)]
-    tables = [_read_fixes(file, feed) for file in files if not is_capture(file)]
-    if captures:
-        fixes = _fill_routes(read_captures(captures, left_out), feed)
-        if without := fixes["route_id"].null_count():
-            left_out["no_route"] += without
-            fixes = fixes.drop_nulls("route_id")
-        tables.append(fixes)
-    fixes = pl.concat(tables)
-    del tables
+    if absent := next((path for path in paths if not path.exists()), None):
+        raise FeedError(f"{absent} does not exist", hint="give files of positions, or a folder of them")
+    files = list(dict.fromkeys(file for path in paths for file in find_files(path)))
+    left_out = LeftOut()
+    fixes = _fill_routes(read_files(files, left_out, routes_known=feed is not None), feed)
+    if without := fixes["route_id"].null_count():
+        first = fixes.filter(pl.col("route_id").is_null()).row(0, named=True)
+        trip = "no trip" if first["trip_id"] is None else f"trip {quoted(first['trip_id'])}"
+        left_out.add("no_route", f"{files[first['file']].name} row {first['row']}: no route, {trip}", without)
+        fixes = fixes.drop_nulls("route_id")
     if not len(fixes):
-        reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items()) or "the captures are empty"
-        hint = "give the GTFS feed too: it knows the routes of the trips" if left_out["no_route"] else None
-        raise FeedError(f"{paths[0]} has no position that can be used ({reasons})", hint=hint)
-    return _columns(fixes, dict(left_out))
+        raise _nothing_left(paths[0], left_out, feed)
+    return _columns(fixes, left_out, len(files))
+
+
+def _nothing_left(path: Path, left_out: LeftOut, feed: Feed | None) -> FeedError:
+    reasons = [reason for reason, _ in left_out.most_common()]
+    shown = next((left_out.examples[reason] for reason in reasons if reason in left_out.examples), None)
+    hint = next((ADVICE[reason] for reason in reasons if reason in ADVICE), None)
+    if feed is not None and hint == ADVICE["no_route"]:
+        hint = "give the feed that was valid then: it knows none of these trips"
+    return FeedError(
+        f"{path} has no position that can be used ({left_out.listed() or 'the captures are empty'})"
+        + (f"; for example {shown}" if shown else ""),
+        hint=hint,
+    )
 
 
 def to_us(moment: datetime) -> int:
@@ -232,21 +228,7 @@ def from_us(time_us: int) -> datetime:
     return datetime.fromtimestamp(int(time_us) / _US, UTC)
 
 
-def _files(path: Path) -> Iterator[Path]:
-    if not path.is_dir():
-        yield path
-        return
-    found = False
-    for file in sorted(path.rglob("*")):
-        is_hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if not is_hidden and (is_capture(file) or file.name.lower().endswith(TABLES)) and file.is_file():
-            found = True
-            yield file
-    if not found:
-        raise FeedError(f"{path} has no positions in it", hint="files of positions end in .parquet, .csv or .pb")
-
-
-def _columns(fixes: pl.DataFrame, left_out: Mapping[str, int]) -> Positions:
+def _columns(fixes: pl.DataFrame, left_out: LeftOut, n_files: int) -> Positions:
     texts = {name: _text(fixes[name]) for name in ("vehicle_id", "route_id", "trip_id", "stop_id", "current_status")}
     time_us = fixes["time_us"].to_numpy()
     order = np.lexsort((texts["vehicle_id"].codes, time_us))
@@ -266,7 +248,9 @@ def _columns(fixes: pl.DataFrame, left_out: Mapping[str, int]) -> Positions:
         start_date=values("start_date"),
         start_time_s=values("start_time_s"),
         **{name: text.take(order) for name, text in texts.items()},
-        left_out=left_out,
+        left_out=dict(left_out),
+        examples=left_out.examples,
+        n_files=n_files,
     )
 
 
@@ -285,34 +269,3 @@ def _fill_routes(fixes: pl.DataFrame, feed: Feed | None) -> pl.DataFrame:
     of_trip = pl.DataFrame({"trip_id": feed.trips.trip_id, "of_trip": routes.gather(feed.trips.pattern_ix)})
     joined = fixes.join(of_trip, on="trip_id", how="left", maintain_order="left")
     return joined.with_columns(pl.coalesce("route_id", "of_trip").alias("route_id")).drop("of_trip")
-
-
-# -- tables ---------------------------------------------------------------------------------------------------------
-
-
-def _read_fixes(path: Path, feed: Feed | None) -> pl.DataFrame:
-    """A table of positions as `FIX_SCHEMA`."""
-    frame = read_table(path, {name for names in ALIASES.items() for name in (names[0], *names[1])})
-    own = {name: next((n for n in (name, *others) if n in frame.columns), None) for name, others in ALIASES.items()}
-    absent = [name for name in REQUIRED if own[name] is None and not (name == "route_id" and feed and own["trip_id"])]
-    if absent:
-        has = ", ".join(read_table(path).columns)
-        raise FeedError(f"{path} has no column {', '.join(absent)} (has: {has})")
-    if not len(frame):
-        raise FeedError(f"{path} has no rows")
-    columns: dict[str, pl.Series] = {}
-    for name, dtype in FIX_SCHEMA.items():
-        source = own.get({"time_us": "timestamp", "stop_sequence": "current_stop_sequence"}.get(name, name))
-        if source is None:
-            columns[name] = pl.Series(name, [None], dtype=dtype).new_from_index(0, len(frame))
-        elif name == "time_us":
-            columns[name] = pl.Series(times_us(path, frame[source]))
-        else:
-            columns[name] = ids(frame[source]) if dtype == pl.String else numbers(path, frame[source], dtype)
-        if source is not None:
-            frame = frame.drop(source)
-    fixes = _fill_routes(pl.DataFrame(columns), feed)
-    for name in ("vehicle_id", "route_id"):
-        if (missing := fixes[name].is_null()).any():
-            raise FeedError(f"{path} row {int(missing.arg_true()[0])}: {own[name] or name} is missing")
-    return fixes

@@ -1,97 +1,91 @@
-"""Where recorded vehicles were along their trips: fixes matched to the line of a pattern, in metres of progress.
+"""Where recorded vehicles were along their trips, run by run: fixes matched to lines, in metres of progress.
 
-A fix may lie near several parts of its line (loops, out-and-back streets), so
-each gets up to `N_CANDIDATES` places and a Viterbi search over the whole trip
-picks the sequence that moves forward as far as the vehicle moved. The search
-runs over all trips at once: step t handles the t-th fix of every trip.
+A run is (trip, vehicle, start). Where the fixes give a start time, it names the
+run. Else the fixes of a vehicle on a trip are cut into runs: where the progress
+falls back, and after a silence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Final
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
 
 from etacore.mlops.transit.geodesy import leg_lengths_m
 from etacore.mlops.transit.gtfs import NO_TIME, Feed
-from etacore.mlops.transit.patterns import Pattern, Shape
+from etacore.mlops.transit.lines import N_CANDIDATES, Line, candidates, pattern_line, search
 from etacore.mlops.transit.positions import Positions
-from etacore.schema import EARTH_RADIUS_M
+from etacore.mlops.transit.service import (
+    NO_DAY,
+    exact_starts_s,
+    given_starts,
+    is_repeated,
+    service_days,
+    trip_index,
+)
+from etacore.schema import NO_START_TIME
 
-N_CANDIDATES: Final = 6
-MAX_OFF_SHAPE_M: Final = 200.0
-MAX_OFF_CHAIN_M: Final = 500.0
-"""Farther limit where the line is only the chain of stops: streets bend between them."""
 MAX_BACKWARDS_M: Final = 300.0
 """A track that falls back farther than this is cut in two: not the same run of the trip."""
+SILENCE_S: Final = 3600.0
+"""After this without a fix, another run begins."""
+PAUSE_S: Final = 1200.0
+PAUSE_BACKWARDS_M: Final = 100.0
+"""After `PAUSE_S` without a fix, a track is cut if it has fallen back by more than this."""
+MIN_STOPS: Final = 2
+MIN_FIXES: Final = 3
+"""A piece of a track that passes fewer stops, or has fewer fixes, is no further run."""
+MAX_SPEED_MPS: Final = 40.0
+"""What advances faster has jumped."""
 
-_NOISE_M: Final = 30.0
-_JITTER_M: Final = 15.0
-_DAY_S: Final = 86_400
-_ROWS_PER_BLOCK: Final = 4_096
-# Nothing is this long: keeps the progress of different trips apart in one ascending column.
+# Nothing is this long: keeps the progress of different runs apart in one ascending column.
 APART_M: Final = 1e8
+_AT_STOP_M: Final = 50.0
+_LEFT_M: Final = 100.0
+_STANDING_M: Final = 30.0
 
 _F8 = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Line:
-    """A pattern's way in a flat local frame (metres east and north of its first point).
-
-    Attributes
-    ----------
-    x_m, y_m, s_m : ndarray of float64, shape (n_vertices,)
-        Vertices, and distance travelled at each.
-    stop_s_m : ndarray of float64, shape (n_stops,)
-        Distance travelled at each stop, never descending.
-    max_off_m : float
-        Fixes farther away are not on this line.
-    """
-
-    origin: tuple[float, float]
-    x_m: _F8
-    y_m: _F8
-    s_m: _F8
-    stop_s_m: _F8
-    max_off_m: float
-
-    def to_xy(self, lat: _F8, lon: _F8) -> tuple[_F8, _F8]:
-        """Degrees to metres of the local frame."""
-        return _to_xy(self.origin, lat, lon)
+_I4 = npt.NDArray[np.int32]
+_I8 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tracks:
-    """Runs of trips: one vehicle, one trip, one service day.
+    """Runs of trips, by trip, service day, vehicle and time.
 
     Attributes
     ----------
     trip_ix, pattern_ix, vehicle_code, service_day : ndarray of int32, shape (n_tracks,)
         Indices into ``feed.trips``, ``feed.patterns``, ``positions.vehicle_id.values``; days since 1970-01-01.
+    start_s : ndarray of int32, shape (n_tracks,)
+        Start since noon minus 12 h, if the fixes give it or exact frequencies tell it, else `NO_START_TIME`.
+    number : ndarray of int32, shape (n_tracks,)
+        1 for the vehicle's first run of the trip on the service day, 2 for the next one.
     offset : ndarray of int64, shape (n_tracks + 1,)
         Track i owns the fixes ``offset[i]:offset[i + 1]``, in time order.
     row : ndarray of int64, shape (n_fixes,)
         Row of the fix in the positions.
     progress_m : ndarray of float64, shape (n_fixes,)
         Along the line, never descending within a track; up to ``max_off_m`` before its start or past its end.
+    run_of_fix : ndarray of int64, shape (n_positions,)
+        Track to which each position belongs, on its line or not; -1 where none is known.
     lines : dict of pattern index to Line
     n_unmatched : int
-        Fixes of known trips that lie off their line, or outside the run of their trip.
+        Fixes of known trips that lie off their line, or outside the runs of their trip.
     """
 
-    trip_ix: npt.NDArray[np.int32]
-    pattern_ix: npt.NDArray[np.int32]
-    vehicle_code: npt.NDArray[np.int32]
-    service_day: npt.NDArray[np.int32]
-    offset: npt.NDArray[np.int64]
-    row: npt.NDArray[np.int64]
+    trip_ix: _I4
+    pattern_ix: _I4
+    vehicle_code: _I4
+    service_day: _I4
+    start_s: _I4
+    number: _I4
+    offset: _I8
+    row: _I8
     progress_m: _F8
+    run_of_fix: _I8
     lines: dict[int, Line]
     n_unmatched: int
 
@@ -99,27 +93,57 @@ class Tracks:
         return len(self.trip_ix)
 
 
-def pattern_line(pattern: Pattern, shapes: Mapping[str, Shape]) -> Line | None:
-    """The line of a pattern: its shape, else the chain of its stops; None if a stop has no coordinates."""
-    if pattern.n_stops < 2 or np.isnan(pattern.lat).any():
-        return None
-    shape = shapes.get(pattern.shape_id) if pattern.shape_id is not None else None
-    lat, lon = (pattern.lat, pattern.lon) if shape is None else (shape.lat, shape.lon)
-    origin = (float(lat[0]), float(lon[0]))
-    x_m, y_m = _to_xy(origin, lat, lon)
-    s_m = np.concatenate(([0.0], np.cumsum(leg_lengths_m(lat, lon))))
-    if shape is None:
-        return Line(origin, x_m, y_m, s_m, s_m, MAX_OFF_CHAIN_M)
-    line = Line(origin, x_m, y_m, s_m, s_m, MAX_OFF_SHAPE_M)
-    stop_x, stop_y = _to_xy(origin, pattern.lat, pattern.lon)
-    off_m, along_m = _candidates(line, stop_x, stop_y, np.inf)
-    steps_m = np.hypot(np.diff(stop_x, prepend=stop_x[0]), np.diff(stop_y, prepend=stop_y[0]))
-    stop_s_m = _search(off_m, along_m, steps_m, np.array([0, pattern.n_stops]))
-    return Line(origin, x_m, y_m, s_m, np.maximum.accumulate(stop_s_m), MAX_OFF_SHAPE_M)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Fixes:
+    """Fixes of known trips, by trip, vehicle, given start and time."""
+
+    row: _I8
+    time_us: _I8
+    trip_ix: _I4
+    vehicle_code: _I4
+    given_day: _I4
+    start_s: _I4
+    group: _I8
+    """Equal trip, vehicle and given start."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pieces:
+    """Parts of tracks that go forward; the fixes of piece i are ``fix[offset[i]:offset[i + 1]]``."""
+
+    fix: _I8
+    offset: _I8
+    progress_m: _F8
+    """Never descending within a piece."""
+
+    def __len__(self) -> int:
+        return len(self.offset) - 1
+
+    @property
+    def first(self) -> _I8:
+        return self.fix[self.offset[:-1]]
+
+    @property
+    def advance_m(self) -> _F8:
+        return self.progress_m[self.offset[1:] - 1] - self.progress_m[self.offset[:-1]]
+
+    def reached(self, progress_m: _F8) -> _I8:
+        """Index into ``fix`` of the first fix of each piece at or behind a place that the piece reaches."""
+        apart_m = np.arange(len(self)) * APART_M
+        column_m = self.progress_m + np.repeat(apart_m, np.diff(self.offset))
+        found = np.searchsorted(column_m, progress_m + apart_m, side="left")
+        return np.clip(found, self.offset[:-1], self.offset[1:] - 1)
+
+    def take(self, pieces: _I8) -> _Pieces:
+        """Some of them, in another order."""
+        lengths = np.diff(self.offset)[pieces]
+        offset = np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+        place = np.arange(offset[-1]) + np.repeat(self.offset[:-1][pieces] - offset[:-1], lengths)
+        return _Pieces(self.fix[place], offset, self.progress_m[place])
 
 
 def match_tracks(positions: Positions, feed: Feed) -> Tracks:
-    """Match every fix that names a trip of the feed to that trip's line.
+    """Match every fix that names a trip of the feed to that trip's line, and find the runs.
 
     Parameters
     ----------
@@ -128,95 +152,90 @@ def match_tracks(positions: Positions, feed: Feed) -> Tracks:
     feed : Feed
         The timetable whose trip ids they carry.
     """
-    rows, trip_ix, day = _trip_and_day(positions, feed)
-    order = np.lexsort((positions.time_us[rows], positions.vehicle_id.codes[rows], day, trip_ix))
-    rows, trip_ix, day = rows[order], trip_ix[order], day[order]
-    pattern_ix = feed.trips.pattern_ix[trip_ix]
+    fixes = _fixes(positions, feed)
+    lines, progress_m = _progress(positions, feed, fixes)
+    pieces = _cut(fixes, progress_m)
+    trip_ix, start_s = fixes.trip_ix[pieces.first], fixes.start_s[pieces.first]
+    stop_s_m = [lines[ix].stop_s_m for ix in feed.trips.pattern_ix[trip_ix].tolist()]
+    start_us = _observed_starts_us(feed, fixes, pieces, stop_s_m)
+    day = _days(feed, fixes, pieces, start_us)
+    advanced = np.zeros(len(fixes.row), dtype=bool)
+    advanced[pieces.fix] = np.repeat(pieces.advance_m > _LEFT_M, np.diff(pieces.offset))
+    runs = _runs(fixes, pieces, day, stop_s_m)
+    first = pieces.first[runs]
+    runs = runs[np.lexsort((fixes.time_us[first], fixes.vehicle_code[first], day[runs], trip_ix[runs]))]
+    pieces, trip_ix, day, start_s = pieces.take(runs), trip_ix[runs], day[runs], start_s[runs]
+    exact_s = exact_starts_s(feed, trip_ix, day, start_us[runs])
+    vehicle_code = fixes.vehicle_code[pieces.first]
+    same = _borders(trip_ix, day, vehicle_code)
+    number = np.arange(len(runs)) - np.repeat(same[:-1], np.diff(same)) + 1
+    run_of_fix = np.full(len(positions), -1)
+    run_of_fix[fixes.row] = _runs_of_fixes(feed, fixes, pieces, day, np.where(advanced, progress_m, np.nan))
+    return Tracks(
+        trip_ix,
+        feed.trips.pattern_ix[trip_ix].astype(np.int32),
+        vehicle_code,
+        day,
+        np.where(start_s == NO_START_TIME, exact_s, start_s),
+        number.astype(np.int32),
+        pieces.offset,
+        fixes.row[pieces.fix],
+        pieces.progress_m,
+        run_of_fix,
+        lines,
+        len(fixes.row) - len(pieces.fix),
+    )
+
+
+def _fixes(positions: Positions, feed: Feed) -> _Fixes:
+    trip_ix = trip_index(positions, feed)
+    rows = np.flatnonzero((trip_ix >= 0) & np.isfinite(positions.lat) & np.isfinite(positions.lon))
+    trip_ix = trip_ix[rows]
+    given = given_starts(positions, rows, trip_ix, feed)
+    vehicle, time_us = positions.vehicle_id.codes[rows], positions.time_us[rows]
+    order = np.lexsort((time_us, given.start_s, given.day, vehicle, trip_ix))
+    columns = trip_ix[order], vehicle[order], given.day[order], given.start_s[order]
+    borders = _borders(*columns)
+    group = np.repeat(np.arange(len(borders) - 1), np.diff(borders))
+    return _Fixes(rows[order], time_us[order], *columns, group)
+
+
+def _progress(positions: Positions, feed: Feed, fixes: _Fixes) -> tuple[dict[int, Line], _F8]:
+    """The lines in use, and how far along its line each fix is; NaN off the line."""
+    pattern_ix = feed.trips.pattern_ix[fixes.trip_ix]
     lines: dict[int, Line] = {}
-    off_m = np.full((len(rows), N_CANDIDATES), np.inf)
-    along_m = np.zeros((len(rows), N_CANDIDATES))
+    off_m = np.full((len(fixes.row), N_CANDIDATES), np.inf)
+    along_m = np.zeros((len(fixes.row), N_CANDIDATES))
+    lat, lon = positions.lat[fixes.row], positions.lon[fixes.row]
     for ix in np.unique(pattern_ix).tolist():
         line = pattern_line(feed.patterns[ix], feed.shapes)
         if line is None:
             continue
         lines[ix] = line
         mine = np.flatnonzero(pattern_ix == ix)
-        x_m, y_m = line.to_xy(positions.lat[rows[mine]], positions.lon[rows[mine]])
-        off_m[mine], along_m[mine] = _candidates(line, x_m, y_m, line.max_off_m)
-    found = np.isfinite(off_m[:, 0])
-    rows_found = rows[found]
-    vehicle = positions.vehicle_id.codes[rows_found]
-    offset = _run_starts(trip_ix[found], day[found], vehicle)
-    steps_m = _flat_steps_m(positions.lat[rows_found], positions.lon[rows_found])
-    progress_m = _search(off_m[found], along_m[found], steps_m, offset)
-    keep, offset = _forward_runs(progress_m, offset)
-    first = np.flatnonzero(found)[keep][offset[:-1]]
-    apart = np.repeat(np.arange(len(offset) - 1), np.diff(offset)) * APART_M
-    climbing = np.maximum.accumulate(progress_m[keep] + apart) - apart
-    return Tracks(
-        trip_ix[first].astype(np.int32),
-        pattern_ix[first].astype(np.int32),
-        positions.vehicle_id.codes[rows[first]],
-        day[first].astype(np.int32),
-        offset,
-        rows_found[keep],
-        climbing,
-        lines,
-        int(len(rows) - keep.size),
-    )
+        x_m, y_m = line.to_xy(lat[mine], lon[mine])
+        off_m[mine], along_m[mine] = candidates(line, x_m, y_m, line.max_off_m)
+    found = np.flatnonzero(np.isfinite(off_m[:, 0]))
+    offset = _borders(fixes.group[found], _n_silences(fixes, found))
+    progress_m = np.full(len(fixes.row), np.nan)
+    progress_m[found] = search(off_m[found], along_m[found], _flat_steps_m(lat[found], lon[found]), offset)
+    return lines, progress_m
 
 
-def trip_index(positions: Positions, feed: Feed) -> npt.NDArray[np.int32]:
-    """Index into ``feed.trips`` for every fix, -1 without a trip id or for a trip that the feed does not know."""
-    number = {trip_id: ix for ix, trip_id in enumerate(feed.trips.trip_id)}
-    of_value = np.array([*(number.get(value, -1) for value in positions.trip_id.values), -1], dtype=np.int32)
-    return of_value[positions.trip_id.codes]
-
-
-def service_days(time_us: npt.NDArray[np.int64], trip_ix: npt.NDArray[Any], feed: Feed) -> npt.NDArray[np.int32]:
-    """The service day to which a time belongs: the one whose run of the trip is nearest.
-
-    Returns
-    -------
-    ndarray of int32, shape (n,)
-        Days since 1970-01-01. A trip without times counts as run at noon.
-    """
-    middle_s = (feed.trips.start_s.astype(np.int64) + feed.trips.end_s) // 2
-    middle_s[feed.trips.start_s == NO_TIME] = _DAY_S // 2
-    local_s = time_us // 1_000_000 + _utc_offsets_s(time_us, feed.time_zone)
-    days: npt.NDArray[np.int32] = ((local_s - middle_s[trip_ix] + _DAY_S // 2) // _DAY_S).astype(np.int32)
-    return days
-
-
-def _trip_and_day(
-    positions: Positions, feed: Feed
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    trip_ix = trip_index(positions, feed)
-    rows = np.flatnonzero((trip_ix >= 0) & np.isfinite(positions.lat) & np.isfinite(positions.lon))
-    trip_ix = trip_ix[rows]
-    return rows, trip_ix, service_days(positions.time_us[rows], trip_ix, feed)
-
-
-def _utc_offsets_s(time_us: npt.NDArray[np.int64], time_zone: str) -> npt.NDArray[np.int64]:
-    zone = ZoneInfo(time_zone)
-    # Zones change at quarter hours, and a recording covers few of them.
-    quarters, link = np.unique(time_us // 900_000_000, return_inverse=True)
-    offsets = [datetime.fromtimestamp(q * 900, UTC).astimezone(zone).utcoffset() for q in quarters.tolist()]
-    seconds = np.array([int(o.total_seconds()) if o is not None else 0 for o in offsets], dtype=np.int64)
-    return seconds[link]
-
-
-def _to_xy(origin: tuple[float, float], lat: _F8, lon: _F8) -> tuple[_F8, _F8]:
-    x_m = np.radians(lon - origin[1]) * np.cos(np.radians(origin[0])) * EARTH_RADIUS_M
-    return x_m, np.radians(lat - origin[0]) * EARTH_RADIUS_M
+def _n_silences(fixes: _Fixes, found: _I8) -> _I8:
+    """Silences up to each fix after which another run begins; none within a run that has a name."""
+    silent = np.zeros(len(found), dtype=bool)
+    silent[1:] = (np.diff(fixes.time_us[found]) > SILENCE_S * 1e6) & (fixes.start_s[found[1:]] == NO_START_TIME)
+    counted: _I8 = np.cumsum(silent)
+    return counted
 
 
 def _flat_steps_m(lat: _F8, lon: _F8) -> _F8:
     return np.concatenate(([0.0], leg_lengths_m(lat, lon))) if lat.size else np.empty(0)
 
 
-def _run_starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Borders between runs of equal rows, 0 and n included."""
+def _borders(*columns: npt.NDArray[Any]) -> _I8:
+    """Borders between stretches of equal rows, 0 and n included."""
     changed = np.zeros(max(len(columns[0]) - 1, 0), dtype=bool)
     for column in columns:
         changed |= column[1:] != column[:-1]
@@ -224,98 +243,123 @@ def _run_starts(*columns: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return np.unique(np.concatenate(([0], inner, [len(columns[0])]))).astype(np.int64)
 
 
-def _candidates(line: Line, x_m: _F8, y_m: _F8, max_off_m: float) -> tuple[_F8, _F8]:
-    """The places on a line that are locally nearest: distance (inf where there is none) and progress, nearest first."""
-    off_m = np.full((len(x_m), N_CANDIDATES), np.inf)
-    along_m = np.zeros((len(x_m), N_CANDIDATES))
-    dx, dy, ds = np.diff(line.x_m), np.diff(line.y_m), np.diff(line.s_m)
-    length2 = np.maximum(dx * dx + dy * dy, 1e-9)
-    length = np.sqrt(length2)
-    n = min(N_CANDIDATES, len(dx))
-    for start in range(0, len(x_m), _ROWS_PER_BLOCK):
-        block = slice(start, start + _ROWS_PER_BLOCK)
-        px, py = x_m[block, None] - line.x_m[:-1], y_m[block, None] - line.y_m[:-1]
-        unbound = (px * dx + py * dy) / length2
-        part = np.clip(unbound, 0.0, 1.0)
-        distance2 = (px - part * dx) ** 2 + (py - part * dy) ** 2
-        # Nearest inside a leg, or at a corner that both of its legs (or an end of the line) lead to.
-        valley = (part > 0.0) & (part < 1.0)
-        valley[:, 1:] |= (part[:, 1:] == 0.0) & (part[:, :-1] == 1.0)
-        valley[:, 0] |= part[:, 0] == 0.0
-        valley[:, -1] |= part[:, -1] == 1.0
-        distance2[~valley | (distance2 > max_off_m * max_off_m)] = np.inf
-        best = np.argpartition(distance2, n - 1, axis=1)[:, :n]
-        near2 = np.take_along_axis(distance2, best, axis=1)
-        ranked = np.argsort(near2, axis=1)
-        best = np.take_along_axis(best, ranked, axis=1)
-        off_m[block, :n] = np.sqrt(np.take_along_axis(near2, ranked, axis=1))
-        if np.isfinite(max_off_m):
-            # A vehicle also moves before the start and past the end: a passage there needs a place on both sides.
-            part[:, 0] = np.where(part[:, 0] == 0.0, np.maximum(unbound[:, 0], -max_off_m / length[0]), part[:, 0])
-            part[:, -1] = np.where(
-                part[:, -1] == 1.0, np.minimum(unbound[:, -1], 1 + max_off_m / length[-1]), part[:, -1]
-            )
-        along_m[block, :n] = line.s_m[best] + np.take_along_axis(part, best, axis=1) * ds[best]
-    return off_m, along_m
+def _cut(fixes: _Fixes, progress_m: _F8) -> _Pieces:
+    """Cut the fixes on the line into pieces that go forward; those of a single fix are left out."""
+    found = np.flatnonzero(np.isfinite(progress_m))
+    along_m, time_us = progress_m[found], fixes.time_us[found]
+    offset = _borders(fixes.group[found], _n_silences(fixes, found))
+    kept: list[_I8] = []
+    for start, stop in zip(offset[:-1].tolist(), offset[1:].tolist(), strict=True):
+        for piece in _forward_pieces(along_m[start:stop], time_us[start:stop]):
+            # What comes before its lowest place is the way back to it.
+            lowest_m = max(float(along_m[start + piece].min()), 0.0)
+            begun = piece[int(np.argmax(along_m[start + piece] <= lowest_m + _STANDING_M)) :]
+            if len(begun) > 1:
+                kept.append(start + begun)
+    lengths = np.array([len(piece) for piece in kept], np.int64)
+    index = np.concatenate(kept) if kept else np.empty(0, np.int64)
+    apart_m = np.repeat(np.arange(len(kept)) * APART_M, lengths)
+    climbing_m = np.maximum.accumulate(along_m[index] + apart_m) - apart_m
+    return _Pieces(found[index], np.concatenate(([0], np.cumsum(lengths))).astype(np.int64), climbing_m)
 
 
-def _search(off_m: _F8, along_m: _F8, steps_m: _F8, offset: npt.NDArray[np.int64]) -> _F8:
-    """Cheapest sequence of candidates per run (Viterbi); returns the progress of each fix.
+def _forward_pieces(along_m: _F8, time_us: _I8) -> list[_I8]:
+    """Rows of the pieces of one track.
 
-    A place costs its squared distance in units of GPS noise. A step costs what
-    it goes backwards, and how much it differs from what the vehicle moved.
-    """
-    place = 0.5 * (off_m / _NOISE_M) ** 2
-    n = len(off_m)
-    back = np.zeros((n, N_CANDIDATES), dtype=np.int8)
-    lengths = np.diff(offset)
-    by_length = np.argsort(-lengths, kind="stable")
-    start, length = offset[:-1][by_length], lengths[by_length]
-    cost = np.full((n, N_CANDIDATES), np.inf)
-    cost[start] = place[start]
-    for step in range(1, int(length[0]) if len(length) else 0):
-        rows = start[: np.searchsorted(-length, -step)] + step
-        ahead_m = along_m[rows, :, None] - along_m[rows - 1, None, :]
-        move = np.abs(np.maximum(ahead_m, 0.0) - steps_m[rows, None, None]) / 100.0
-        move += np.maximum(-ahead_m - _JITTER_M, 0.0) / _JITTER_M
-        total = cost[rows - 1, None, :] + move
-        back[rows] = np.argmin(total, axis=2)
-        cost[rows] = place[rows] + np.min(total, axis=2)
-    progress_m = np.empty(n)
-    last = offset[1:][by_length] - 1
-    choice = np.argmin(cost[last], axis=1)
-    for step in range(int(length[0]) if len(length) else 0):
-        alive = int(np.searchsorted(-length, -step))
-        rows = last[:alive] - step
-        choice = choice[:alive]
-        progress_m[rows] = along_m[rows, choice]
-        choice = back[rows, choice].astype(np.int64)
-    return progress_m
-
-
-def _forward_runs(
-    progress_m: _F8, offset: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of each track the part that is the run of the trip: rows kept, and their offsets.
-
-    Vehicles carry a trip id on the way to its start and after its end, on the
-    same streets backwards. A track is cut wherever it falls back by more than
-    `MAX_BACKWARDS_M`; the piece that advances most is kept.
+    A piece ends where the track falls back by more than `MAX_BACKWARDS_M`, after a pause by more than
+    `PAUSE_BACKWARDS_M`. A single fix that lies back, or too far ahead, between others that go on belongs to no piece.
     """
     pieces = []
-    for start, stop in zip(offset[:-1].tolist(), offset[1:].tolist(), strict=True):
-        track = progress_m[start:stop]
-        best = (0.0, start, start)
-        begin = 0
-        while begin < len(track):
-            highest = np.maximum.accumulate(track[begin:])
-            fallen = highest - track[begin:] > MAX_BACKWARDS_M
-            end = begin + (int(np.argmax(fallen)) if fallen.any() else len(track) - begin)
-            advance = float(highest[end - begin - 1] - track[begin])
-            best = max(best, (advance, start + begin, start + end))
-            begin = end
-        if best[2] - best[1] >= 2:
-            pieces.append(best[1:])
-    lengths = np.array([stop - start for start, stop in pieces], dtype=np.int64)
-    keep = np.concatenate([np.arange(start, stop) for start, stop in pieces]) if pieces else np.empty(0, dtype=np.int64)
-    return keep, np.concatenate(([0], np.cumsum(lengths))).astype(np.int64)
+    rest = np.arange(len(along_m))
+    while rest.size:
+        along, paused = along_m[rest], np.diff(time_us[rest], prepend=time_us[rest[0]]) > PAUSE_S * 1e6
+        high = np.maximum.accumulate(along)
+        fallen = high - along > np.where(paused, PAUSE_BACKWARDS_M, MAX_BACKWARDS_M)
+        if not fallen.any():
+            pieces.append(rest)
+            break
+        at = int(np.argmax(fallen))
+        around_us = time_us[rest[min(at + 1, len(rest) - 1)]] - time_us[rest[at - 1]]
+        is_brief = around_us <= PAUSE_S * 1e6
+        if is_brief and at + 1 < len(rest) and along[at + 1] >= high[at - 1] - MAX_BACKWARDS_M:
+            rest = np.delete(rest, at)
+        elif is_brief and at > 2 and high[at - 2] - along[at] <= MAX_BACKWARDS_M:
+            rest = np.delete(rest, at - 1)
+        else:
+            pieces.append(rest[:at])
+            rest = rest[at:]
+    return pieces
+
+
+def _observed_starts_us(feed: Feed, fixes: _Fixes, pieces: _Pieces, stop_s_m: list[_F8]) -> _I8:
+    """When each piece had left its first place, less what the timetable takes from the first stop to there."""
+    begin_m = pieces.progress_m[pieces.offset[:-1]]
+    left = pieces.reached(begin_m + np.minimum(_LEFT_M, pieces.advance_m))
+    start_us: _I8 = fixes.time_us[pieces.fix[left]]
+    left_m = pieces.progress_m[left].tolist()
+    for piece, trip in enumerate(fixes.trip_ix[pieces.first].tolist()):
+        times_s = feed.trips.arrival_s[feed.trips.offset[trip] : feed.trips.offset[trip + 1]]
+        known = times_s != NO_TIME
+        if known.any():
+            since_s = np.interp(left_m[piece], stop_s_m[piece][known], times_s[known]) - feed.trips.start_s[trip]
+            start_us[piece] -= round(float(since_s) * 1e6)
+    return start_us
+
+
+def _days(feed: Feed, fixes: _Fixes, pieces: _Pieces, start_us: _I8) -> _I4:
+    """The service day of each piece: as given, else by when it was half way; of frequency-based trips by its start."""
+    trip_ix, given = fixes.trip_ix[pieces.first], fixes.given_day[pieces.first]
+    half = pieces.reached(pieces.progress_m[pieces.offset[:-1]] + pieces.advance_m / 2)
+    half_us = fixes.time_us[pieces.fix[half]]
+    time_us = np.where(is_repeated(feed)[trip_ix], start_us, half_us)
+    return np.where(given == NO_DAY, service_days(time_us, trip_ix, feed), given).astype(np.int32)
+
+
+def _runs(fixes: _Fixes, pieces: _Pieces, day: _I4, stop_s_m: list[_F8]) -> _I8:
+    """The pieces that are runs: of a vehicle, trip and day the one that advances most, and all that pass stops.
+
+    Vehicles carry a trip id on the way to its start and after its end, on the same streets backwards: such pieces
+    advance little. What jumps ahead faster than `MAX_SPEED_MPS` is no run if there is another, and what has a start
+    time is one run.
+    """
+    group, named = fixes.group[pieces.first], fixes.start_s[pieces.first] != NO_START_TIME
+    begin, end = pieces.offset[:-1], pieces.offset[1:] - 1
+    first_m, last_m = pieces.progress_m[begin] - _AT_STOP_M, pieces.progress_m[end] + _AT_STOP_M
+    ends = zip(stop_s_m, first_m.tolist(), last_m.tolist(), strict=True)
+    n_stops = np.array([np.diff(np.searchsorted(stops_m, (low, high)))[0] for stops_m, low, high in ends], np.int64)
+    taken_s = (fixes.time_us[pieces.fix[end]] - fixes.time_us[pieces.fix[begin]]) / 1e6
+    jumps = pieces.advance_m > MAX_SPEED_MPS * taken_s + MAX_BACKWARDS_M
+    is_run = ~named & ~jumps & (pieces.advance_m > MAX_BACKWARDS_M) & (n_stops >= MIN_STOPS)
+    is_run &= np.diff(pieces.offset) >= MIN_FIXES
+    farthest = np.lexsort((-pieces.advance_m, jumps, day, group))
+    is_run[farthest[_borders(day[farthest], group[farthest])[:-1]]] = True
+    return np.flatnonzero(is_run & (pieces.advance_m > 0))
+
+
+def _runs_of_fixes(feed: Feed, fixes: _Fixes, runs: _Pieces, day: _I4, advanced_m: _F8) -> _I8:
+    """The run of each fix: its own, else the one in whose time it lies, else the one before it on the same day.
+
+    Before the first run of a day a fix is of that run, unless the vehicle went forward on the line ahead of where the
+    run began (``advanced_m``, NaN elsewhere): it was on another run, of which too little was seen.
+    """
+    n = len(fixes.row)
+    own = np.full(n, -1)
+    own[runs.fix] = np.repeat(np.arange(len(runs)), np.diff(runs.offset))
+    unknown = np.flatnonzero(fixes.given_day == NO_DAY)
+    fix_day = fixes.given_day.copy()
+    fix_day[unknown] = service_days(fixes.time_us[unknown], fixes.trip_ix[unknown], feed)
+    nowhere = len(runs)
+    run_day, begin_m = np.append(day, NO_DAY), np.append(runs.progress_m[runs.offset[:-1]], np.nan)
+    place, borders = np.arange(n), _borders(fixes.group)
+    starts, ends = (np.repeat(column, np.diff(borders)) for column in (borders[:-1], borders[1:]))
+    before = np.maximum.accumulate(np.where(own >= 0, place, -1))
+    after = np.minimum.accumulate(np.where(own >= 0, place, n)[::-1])[::-1]
+    earlier = np.where(before >= starts, own[np.maximum(before, 0)], nowhere)
+    later = np.where(after < ends, own[np.minimum(after, n - 1)], nowhere)
+    is_ahead = (fixes.start_s == NO_START_TIME) & (advanced_m > begin_m[later] + MAX_BACKWARDS_M)
+    doubtful = np.zeros(nowhere + 1, dtype=bool)
+    doubtful[later[is_ahead & (run_day[earlier] != fix_day) & (run_day[later] == fix_day)]] = True
+    within = (earlier == later) & (earlier < nowhere)
+    is_before = (run_day[later] == fix_day) & ~doubtful[later]
+    run: _I8 = np.select((within, run_day[earlier] == fix_day, is_before), (earlier, earlier, later), -1)
+    return run

@@ -97,7 +97,10 @@ cdef inline int64_t take_zone_s(const uint8_t** p, const uint8_t* end) noexcept 
 
 
 cdef inline int64_t iso_time_us(const uint8_t* p, const uint8_t* end) noexcept nogil:
-    """YYYY-MM-DD[THH:MM[:SS[.f]][zone]] or YYYYMMDD[THHMMSS[.f][zone]]; NO_TIME if it is neither, or no such time."""
+    """YYYY-MM-DD[THH:MM[:SS[.f]][zone]] or YYYYMMDDTHHMMSS[.f][zone]; NO_TIME if it is neither, or no such time.
+
+    Digits alone are never taken for a date.
+    """
     cdef int year, month, day, hour = 0, minute = 0, second = 0
     cdef int64_t fraction_us = 0, unit_us = 100000, zone_s = 0
     cdef bint extended, has_seconds = True
@@ -109,8 +112,8 @@ cdef inline int64_t iso_time_us(const uint8_t* p, const uint8_t* end) noexcept n
     day = take(&p, end, 2, 31)
     if year < 1 or month < 1 or day < 1 or day > days_in_month(year, month):
         return NO_TIME
-    if p < end:
-        if not (take_sign(&p, end, c'T') or take_sign(&p, end, c't') or take_sign(&p, end, c' ')):
+    if p < end or not extended:
+        if not (take_sign(&p, end, c'T') or take_sign(&p, end, c't') or extended and take_sign(&p, end, c' ')):
             return NO_TIME
         hour = take(&p, end, 2, 23)
         if extended and not take_sign(&p, end, c':'):
@@ -172,7 +175,7 @@ cdef inline int service_time_s(const uint8_t* p, const uint8_t* end) noexcept no
 
 
 cdef inline int64_t text_time_us(const uint8_t* p, const uint8_t* end) noexcept nogil:
-    """Any timestamp text, white space around it allowed. Eight digits alone are a date, other numbers POSIX time."""
+    """Any timestamp text, white space around it allowed. Eight digits alone may be a date: they are refused."""
     cdef number_t number
     cdef const uint8_t* rest
     cdef int64_t time_us
