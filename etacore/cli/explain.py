@@ -120,7 +120,7 @@ def _rows(*rows: tuple[object, ...], header: tuple[str, ...] = (), right: tuple[
 
     table = Table(box=None, show_header=bool(header), pad_edge=False, header_style="dim")
     for ix in range(max(map(len, rows))):
-        table.add_column(header[ix] if header else "", justify="right" if ix in right else "left")
+        table.add_column(header[ix] if header else "", justify="right" if ix in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if cell is None else cut(str(cell), MAX_CELL)) for cell in row))
     return Padding(table, (0, 0, 0, 2), expand=False)
@@ -141,11 +141,11 @@ def _snapshot(explanation: Explanation) -> list[RenderableType]:
     if snapshot is None:
         return []
     lines: list[RenderableType] = [f"  {snapshot.n_bytes} bytes: {snapshot.raw}"]
-    rows = [
-        (field.name, field.value, "" if field.said_by in (None, field.name) else f"from {field.said_by}", field.note)
-        for field in snapshot.fields
-        if field.value is not None
-    ]
+    rows = []
+    for field in snapshot.fields:
+        if field.value is not None:
+            source = "" if field.said_by in (None, field.name) else f"from {field.said_by}"
+            rows.append((field.name, field.value, "; ".join(filter(None, (source, field.note)))))
     if rows:
         lines.append(_rows(*rows))
     absent = [field.name for field in snapshot.fields if field.value is None]
