@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "demo": "demo",
     "doctor": "doctor",
     "evaluate": "evaluate",
+    "explain": "explain",
     "promote": "promote",
     "registry": "registry",
     "replay": "replay",

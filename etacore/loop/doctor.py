@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from typing import Final
 
 from etacore.config import RuntimeConfig
-from etacore.errors import EtacoreError
+from etacore.errors import EtacoreError, ModelLoadError, ModelNotFoundError, SchemaError
 from etacore.extras import absent_packages, install_hint, installed_xgboosts
 from etacore.finding import Finding
+from etacore.loop.explain import serving_models
+from etacore.loop.sample import examine_sample
+from etacore.models.choice import Models
 from etacore.models.registry import open_registry
 from etacore.models.short_ids import resolve_key
 from etacore.store.changes import ChangeFeed
 from etacore.store.store import RedisStore
 
+DEFAULT_SAMPLE: Final = 200
 
-def examine(config: RuntimeConfig) -> Iterator[Finding]:
-    """Look at Redis, the registry, its bundles and the tools, and yield what was found, as it is found."""
-    yield from _redis(config)
+
+def examine(config: RuntimeConfig, n_sample: int = DEFAULT_SAMPLE) -> Iterator[Finding]:
+    """Look at Redis, so many of its vehicles, the registry, its bundles and the tools, and yield what was found."""
+    yield from _redis(config, n_sample)
     yield from _models(config)
     yield _compiler()
     yield _tools()
 
 
-def _redis(config: RuntimeConfig) -> Iterator[Finding]:
+def _redis(config: RuntimeConfig, n_sample: int) -> Iterator[Finding]:
     try:
         with RedisStore(config) as store:
             store.ping()
             version = store.server_version()
             yield Finding("redis", "", "ok", f"{store.where}, {version}" if version else store.where)
-            n_vehicles = len(store.scan_vehicle_keys())
-            if n_vehicles:
-                yield Finding("vehicles", "", "ok", f"{n_vehicles} keys match {config.keys.vehicle_pattern}")
+            keys = store.scan_vehicle_keys()
+            if keys:
+                yield Finding("vehicles", "", "ok", f"{len(keys)} keys match {config.keys.vehicle_pattern}")
+                yield from _sample(config, store, keys, n_sample)
             else:
                 yield Finding(
                     "vehicles",
@@ -44,6 +51,18 @@ def _redis(config: RuntimeConfig) -> Iterator[Finding]:
         yield Finding("redis", "", "error", error.message, error.hint or "")
     else:
         yield _events(config)
+
+
+def _sample(config: RuntimeConfig, store: RedisStore, keys: list[bytes], n_sample: int) -> Iterator[Finding]:
+    if n_sample == 0:
+        return
+    try:
+        models, notes = serving_models(config, store)
+    except (ModelNotFoundError, ModelLoadError, SchemaError):
+        models, notes = Models(None), []  # what is wrong with the named one is said of the registry
+    for note in notes:
+        yield Finding("serving", "", "warning", note)
+    yield from examine_sample(config, store, models, keys, n_sample)
 
 
 def _events(config: RuntimeConfig) -> Finding:

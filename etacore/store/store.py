@@ -108,8 +108,12 @@ class RedisStore:
 
     def scan_vehicle_keys(self) -> list[bytes]:
         """All keys that match the vehicle pattern, each once."""
+        return self.scan_keys(self._keys.vehicle_pattern)
+
+    def scan_keys(self, pattern: str) -> list[bytes]:
+        """All keys that match a pattern, each once."""
         with self._errors("SCAN"):
-            return list(dict.fromkeys(self._client.scan_iter(match=self._keys.vehicle_pattern, count=SCAN_COUNT)))
+            return list(dict.fromkeys(self._client.scan_iter(match=pattern, count=SCAN_COUNT)))
 
     def search_vehicle_keys(self, cursor: int) -> tuple[int, list[bytes]]:
         """The same by single calls of SCAN, so short that something else can be done in between.
@@ -130,14 +134,24 @@ class RedisStore:
 
     def not_strings(self, keys: Sequence[bytes]) -> list[bool]:
         """Which of the keys hold something that is no string (True), rather than nothing."""
-        found: list[bool] = []
+        return [kind not in ("none", "string") for kind in self.kinds(keys)]
+
+    def kinds(self, keys: Sequence[bytes]) -> list[str]:
+        """What the keys hold: ``string``, ``hash``, ..., or ``none``."""
+        found: list[str] = []
         with self._errors("TYPE", keys):
             for part in _parts(keys):
                 pipe = self._client.pipeline(transaction=False)
                 for key in part:
                     pipe.type(key)
-                found += [kind not in (b"none", b"string") for kind in pipe.execute()]
+                found += [kind.decode() for kind in pipe.execute()]
         return found
+
+    def ttl_s(self, key: bytes) -> float | None:
+        """Seconds until a key expires; None if it never does, or is gone."""
+        with self._errors("PTTL", [key]):
+            left_ms = self._client.pttl(key)
+        return None if left_ms < 0 else left_ms / 1e3
 
     def missing(self, keys: Sequence[bytes]) -> list[int]:
         """Positions of the keys that do not exist.

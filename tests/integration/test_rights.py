@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from etacore.config import RuntimeConfig
+from etacore.loop.explain import explain_key
 from etacore.loop.runtime import Runtime
 from etacore.status import Status
 from etacore.store.changes import CLIENT_NAME
@@ -57,3 +58,19 @@ def test_the_rights_of_the_page_are_enough(source, limited, redis_client, wait_u
         runtime.close()
     assert has_feed is (source == "events")
     assert runtime.summary.counts[Status.WRONG_TYPE] >= 1
+
+
+def test_they_are_enough_to_explain_a_vehicle(limited, redis_client):
+    redis_client.mset({f"route_stops:{ROUTE}": stops_blob(), "vehicle:BUS-1": payload("BUS-1")})
+    redis_client.set("vehicle:BUS-2", payload("BUS-2", route="nowhere"))
+    redis_client.hset("vehicle:BUS-3", "lat", "1")
+    Runtime(limited).poll()
+    found = {name: explain_key(limited, name) for name in ("BUS-1", "BUS-2", "BUS-3", "BUS-4")}
+    assert {name: explanation.status for name, explanation in found.items()} == {
+        "BUS-1": "unchanged",
+        "BUS-2": "unknown_route",
+        "BUS-3": "wrong_type",
+        "BUS-4": "expired",
+    }
+    assert found["BUS-1"].stored is not None
+    assert found["BUS-1"].stored.found
