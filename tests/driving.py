@@ -67,7 +67,7 @@ class Road:
     def back(self, aside_m=0.0):
         """The same stops the other way; with `aside_m` the middle of the line leads through another street."""
         n = len(self.corners)
-        middle = range(n // 3, 2 * n // 3)
+        middle = range(n // 4, 3 * n // 4)
         corners = [(x + aside_m * (i in middle), y) for i, (x, y) in enumerate(self.corners)][::-1]
         road = Road(self.kind, self.has_shape, corners, [], self.origin)
         stretch = road.length_m / self.length_m
@@ -83,7 +83,8 @@ def random_road(rng, kind, has_shape):
         n, radius_m = rng.randint(8, 16), rng.uniform(700, 1200)
         turns = [2 * math.pi * (i + rng.uniform(-0.2, 0.2)) / n for i in range(n)]
         corners = [(radius_m * math.sin(turn), radius_m * math.cos(turn)) for turn in turns]
-        corners.append(corners[0])
+        gap_m = rng.choice([0, 0, 0, 120, 180])  # a lap ends at another stop of the same place, or nearly there
+        corners.append((corners[0][0], corners[0][1] - gap_m))
     else:
         corners, heading = [(0.0, 0.0)], rng.uniform(0, 2 * math.pi)
         for _ in range(rng.randint(5, 9) if kind == "out and back" else rng.randint(8, 14)):
@@ -175,7 +176,7 @@ def random_drive(rng):
         rng.uniform(5, 90),
         rng.choice(BEARINGS),
         "none" if rng.random() < 0.4 else rng.choice(HINTS[1:]),
-        rng.random() < 0.2,
+        rng.random() < 0.3,
     )
 
 
@@ -183,7 +184,8 @@ def reports(rng, drive, moments):
     """(snapshot, moment) of each report; at times none for 5 to 70 minutes, in which the bus stands or drives on."""
     moments = list(moments)
     stuck = rng.randrange(len(moments[0].road.stop_s_m))
-    second, late_s = rng.randrange(60), 0
+    # First seen at the begin, or anywhere.
+    second, late_s = rng.randrange(60 if rng.random() < 0.6 else len(moments)), 0
     while second < len(moments):
         moment = moments[second]
         x, y, bearing = moment.road.place(moment.s_m, moment.aside_m)

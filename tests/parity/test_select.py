@@ -14,7 +14,7 @@ from tests import driving
 from tests.reference import select as twin
 from tests.reference.drive import Vehicle, shape_blob, stops_blob, table_of
 
-SEEDS = range(24)
+SEEDS = range(32)
 ROADS = [(kind, has_shape) for kind in driving.KINDS for has_shape in (True, False)]
 BRANCHES = {
     "a new run on the first leg after the last",
@@ -36,12 +36,15 @@ def agree(pattern, vehicle, fix, options, previous, has_trip):
     """What kernel and twin make of a fix, the same in all: (stop or Status, run to go on from, branches)."""
     got = vehicle.fix(**fix)
     wanted = [twin.select(pattern, fix, options, run, has_trip) for run in on_either_side(pattern, previous)]
-    chosen = next((each for each in wanted if each.hint == vehicle.hint), wanted[0])
+    progress_m = pytest.approx(vehicle.progress_m, abs=1e-4)
+    chosen = next(
+        (each for each in wanted if (each.hint, each.run.progress_m) == (vehicle.hint, progress_m)), wanted[0]
+    )
     assert vehicle.hint == chosen.hint
     if chosen.stop == twin.OFF_ROUTE:
         assert got == Status.OFF_ROUTE
         return got, previous, chosen.run.met
-    assert vehicle.progress_m == pytest.approx(chosen.run.progress_m, abs=1e-4)
+    assert chosen.run.progress_m == progress_m
     assert vehicle.strikes == chosen.run.packed
     fallback_m = math.nan if chosen.run.fallback_m is None else chosen.run.fallback_m
     assert vehicle.fallback_m == pytest.approx(fallback_m, abs=0.01, nan_ok=True)
@@ -120,7 +123,7 @@ OTHER_KEY = b"direction_stops:1:R"
 def two_ways(rng):
     """Two directions of a line, and a vehicle that may be on either."""
     there = driving.random_road(rng, "line", rng.random() < 0.5)
-    roads = [there, there.back(rng.choice([0.0, 0.0, 50.0, 200.0]))]
+    roads = [there, there.back(rng.choice([0.0, 50.0, 100.0, 200.0]))]
     table = table_of(there.stops(), there.shape())
     shape = roads[1].shape()
     table.set_pattern(OTHER_KEY, stops_blob(roads[1].stops()), shape_blob(shape) if shape else None)
@@ -176,6 +179,6 @@ def test_the_drives_met_every_way_to_find_a_direction_and_found_the_right_one():
         "nothing",
     ):
         assert met[way] >= 5, way
-    assert any(met[which, "by", "distance", "chosen"] for which in ("the same", "another"))
+    assert sum(n for way, n in met.items() if "distance" in way) >= 5
     fair = sum((met for met, drive in drives if drive.noise_m <= 15 and drive.hints == "none"), Counter())
     assert fair["right"] / (fair["right"] + fair["wrong"]) >= 0.98
