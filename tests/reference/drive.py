@@ -62,25 +62,29 @@ def vectorizer_of(calendar, codes=ALL_CODES, *, nan_fill=None, along=False):
 class Vehicle:
     """One vehicle's fixes, one after another, with its state in between."""
 
-    def __init__(self, table, options=None, has_trip=True, key=KEY):
+    def __init__(self, table, options=None, has_trip=True, key=KEY, other_key=None):
         self.table, self.options, self.has_trip = table, options or SelectOptions(), has_trip
         self.pattern_ix = table.pattern_ix(key)
+        self.other_pattern_ix = -1 if other_key is None else table.pattern_ix(other_key)
         self.progress_m, self.time_us, self.strikes, self.fallback_m = np.nan, 0, 0, np.nan
         self.before = (-1, 0, np.nan)  # next stop, since when, and speed at the last fix
 
     def fix(self, **snapshot):
         """Index of the next stop, or the Status that the row got."""
         self.batch = batch = columns_of([snapshot])
-        batch.pattern_ix[0], batch.run_key[0] = self.pattern_ix, self.has_trip
+        batch.pattern_ix[0], batch.other_pattern_ix[0] = self.pattern_ix, self.other_pattern_ix
+        batch.run_key[0] = self.has_trip
         batch.prev_progress_m[0], batch.prev_time_us[0] = self.progress_m, self.time_us
         batch.prev_strikes[0], batch.prev_fallback_m[0] = self.strikes, self.fallback_m
         batch.prev_stop[0], batch.prev_since_us[0], batch.prev_speed_mps[0] = self.before
         select_stops(batch, self.table.patterns, self.options)
         status = Status(batch.status[0])
-        if status in (Status.OK, Status.TRIP_FINISHED):
+        if status in (Status.OK, Status.TRIP_FINISHED, Status.DIRECTION_UNKNOWN):
+            self.pattern_ix, self.other_pattern_ix = int(batch.pattern_ix[0]), int(batch.other_pattern_ix[0])
             self.progress_m, self.time_us = float(batch.progress_m[0]), int(batch.time_us[0])
             self.strikes, self.fallback_m = int(batch.strikes[0]), float(batch.fallback_m[0])
-            self.before = (batch.first_stop[0], batch.since_us[0], batch.recent_speed_mps[0])
+            # The fleet keeps 16 bits of the stop: an undecided direction has none.
+            self.before = (int(batch.first_stop[0]) & 0xFFFF, batch.since_us[0], batch.recent_speed_mps[0])
         return int(batch.first_stop[0]) if status == Status.OK else status
 
     @property

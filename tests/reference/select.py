@@ -41,9 +41,11 @@ class Pattern:
         return low_m, high_m
 
     def starts_over(self, s_m, run, elapsed_s, options):
-        """Whether a vehicle seen at an earlier place is on its next run."""
+        """Why a vehicle seen at an earlier place is on its next run, "" if it is not."""
         was_last_leg = run.progress_m >= max(self.stop_s_m[-2], LAST_PART * self.stop_s_m[-1])
-        return elapsed_s > options.silence_s or (was_last_leg and s_m <= self.stop_s_m[1])
+        if elapsed_s > options.silence_s:
+            return "a new run after a silence"
+        return "a new run on the first leg after the last" if was_last_leg and s_m <= self.stop_s_m[1] else ""
 
     def to_stop_m(self, vehicle, i):
         return haversine_m(vehicle["lat"], vehicle["lon"], *self.stops[i][1:3])
@@ -54,7 +56,7 @@ class Pattern:
 
 @dataclass
 class Run:
-    """What is remembered of a vehicle on its run."""
+    """What is remembered of a vehicle on its run; `met` are the branches that its last fix took."""
 
     progress_m: float | None = None
     time_us: int = 0
@@ -63,6 +65,7 @@ class Run:
     fallback_m: float | None = None
     stop: int | None = None
     begins: bool = field(default=True, compare=False)
+    met: set[str] = field(default_factory=set, compare=False)
 
     @property
     def packed(self):
@@ -92,6 +95,8 @@ def select(pattern, vehicle, options, previous=None, has_trip=True):
                 begins=False,
             )
             left_first_stop = previous.stop is not None and previous.stop > 0
+        else:
+            run.met.add("a new run after more than reset_after_s")
     stop, place, hint = _by_words(pattern, vehicle, options, run, elapsed_s)
     if stop is not None:
         run.strikes, run.fallback_m = 0, None
@@ -108,11 +113,13 @@ def select(pattern, vehicle, options, previous=None, has_trip=True):
         and pattern.to_stop_m(vehicle, 0) > options.reached_m
     ):
         stop = 0
+        run.met.add("first stop not reached")
     run.progress_m, run.stop = place[0], stop
     return Chosen(stop if stop < len(pattern.stops) else FINISHED, run, hint)
 
 
-def _begin(run):
+def _begin(run, why):
+    run.met.add(why)
     run.progress_m = run.fallback_m = None
     run.strikes = run.confirmations = 0
     run.begins = True
@@ -137,10 +144,12 @@ def _by_words(pattern, vehicle, options, run, elapsed_s):
         stop = find()
         if stop is None:
             hint = max(hint, StopHint.UNKNOWN)
+            run.met.add("hint unknown")
             continue
         is_there = stands and pattern.to_stop_m(vehicle, stop) <= options.at_stop_m
         place = _borne_out(pattern, vehicle, stop + is_there, is_there, options, run, elapsed_s)
         if place is not None:
+            run.met.add("hint followed")
             return stop + is_there, place, StopHint.FOLLOWED
         hint = StopHint.CONTRADICTED
     return None, None, hint
@@ -172,12 +181,13 @@ def _borne_out(pattern, vehicle, stop, is_there, options, run, elapsed_s):
     if not is_there and place[1] > options.hint_slack_m:
         free_m = pattern.nearest(vehicle, 0.0, math.inf, options, penalty=False)[1]
         if place[1] > free_m + max(options.hint_slack_m, 0.5 * free_m):
+            run.met.add("hint contradicted by distance")
             return None
     if run.progress_m is None:
         return place
     if place[0] < run.progress_m - options.tolerance_m:
-        if pattern.starts_over(place[0], run, elapsed_s, options):
-            _begin(run)
+        if why := pattern.starts_over(place[0], run, elapsed_s, options):
+            _begin(run, why)
             return place
         if run.confirmations < CONFIRMED:
             return place
@@ -186,7 +196,10 @@ def _borne_out(pattern, vehicle, stop, is_there, options, run, elapsed_s):
     reach = run.progress_m - options.tolerance_m, _reach_m(run, elapsed_s, options)
     other = pattern.nearest(vehicle, *reach, options, penalty=False)
     fits_as_well = other[1] <= options.fit_m and other[1] <= place[1] + options.near_equal_m
-    return None if fits_as_well else place
+    if fits_as_well:
+        run.met.add("hint contradicted by what was driven")
+        return None
+    return place
 
 
 def _confirm(run, before_m, place, options):
@@ -222,7 +235,7 @@ def _by_place(pattern, vehicle, options, run, elapsed_s, has_trip):
         place = (max(place[0], before_m), place[1])
     stop = _stop_after(pattern, place[0])
     if stop == len(pattern.stops) and before_m is not None and pattern.ends_meet():
-        _begin(run)
+        _begin(run, "a lap")
         lap = pattern.nearest(vehicle, 0.0, pattern.stop_s_m[1], options)
         if lap[1] <= options.max_off_route_m:
             return _stop_after(pattern, lap[0]), lap, False
@@ -236,13 +249,15 @@ def _strike(pattern, behind_m, options, run, elapsed_s, has_trip):
     elif behind_m < run.fallback_m - options.tolerance_m:
         run.strikes = 1
     run.fallback_m = behind_m
-    limit = options.restart_strikes
-    if has_trip:
-        limit = options.run_strikes if is_confirmed else options.trip_strikes
-    if pattern.starts_over(behind_m, run, elapsed_s, options):
-        limit = 1
+    limit, why = options.restart_strikes, "a new run by strikes without a trip"
+    if is_confirmed:
+        limit, why = options.run_strikes, "a new run by strikes when confirmed"
+    elif has_trip:
+        limit, why = options.trip_strikes, "a new run by strikes when unconfirmed"
+    if starts_over := pattern.starts_over(behind_m, run, elapsed_s, options):
+        limit, why = 1, starts_over
     if 0 < limit <= run.strikes:
-        _begin(run)
+        _begin(run, why)
 
 
 def _stop_after(pattern, s_m):
@@ -251,28 +266,29 @@ def _stop_after(pattern, s_m):
 
 
 def direction(this, other, vehicle, options, previous=None):
-    """Which of two patterns a vehicle without a direction follows: `this`, `other` or None.
+    """Which of two patterns a vehicle without a direction follows, and by what: `this`, `other` or None.
 
     `previous` is (progress on `this`, time, whether it had been chosen) at the last fix, or None.
     """
-    if previous is not None:
-        before_m, time_us, is_chosen = previous
-        window_m = max((vehicle["time_us"] - time_us) / 1e6, 0.0) * options.max_speed_mps + options.slack_m
+    elapsed_s = 0.0 if previous is None else (vehicle["time_us"] - previous[1]) / 1e6
+    if previous is not None and elapsed_s <= options.reset_after_s:
+        before_m, _, is_chosen = previous
+        window_m = max(elapsed_s, 0.0) * options.max_speed_mps + options.slack_m
         place = this.nearest(vehicle, before_m - window_m, before_m + window_m, options, penalty=False)
         if place[1] <= options.fit_m:
             moved_m = place[0] - before_m
             if moved_m >= DIRECTION_M or (is_chosen and moved_m > -options.tolerance_m):
-                return this
+                return this, "movement"
             if moved_m <= -options.tolerance_m or (not is_chosen and moved_m <= -DIRECTION_M):
-                return other
+                return other, "movement"
     places = [pattern.nearest(vehicle, 0.0, math.inf, options, penalty=False) for pattern in (this, other)]
     nearer_m = places[1][1] - places[0][1]
     if abs(nearer_m) > options.heading_penalty_m:
-        return this if nearer_m > 0 else other
+        return this if nearer_m > 0 else other, "distance"
     along = [_along(pattern, vehicle, place[0]) for pattern, place in zip((this, other), places, strict=True)]
     if abs(along[0] - along[1]) >= MORE_ALONG:
-        return this if along[0] > along[1] else other
-    return None
+        return this if along[0] > along[1] else other, "bearing"
+    return None, "nothing"
 
 
 def _along(pattern, vehicle, s_m):
