@@ -14,7 +14,7 @@ from tests import driving
 from tests.reference import select as twin
 from tests.reference.drive import Vehicle, shape_blob, stops_blob, table_of
 
-SEEDS = range(32)
+SEEDS = range(64)
 ROADS = [(kind, has_shape) for kind in driving.KINDS for has_shape in (True, False)]
 BRANCHES = {
     "a new run on the first leg after the last",
@@ -24,6 +24,7 @@ BRANCHES = {
     "a new run after a silence",
     "a new run after more than reset_after_s",
     "a lap",
+    "a lap after its begin",
     "hint followed",
     "hint unknown",
     "hint contradicted by distance",
@@ -85,22 +86,14 @@ def test_the_drives_met_every_branch():
     assert {branch for branch, n in met.items() if n >= 5} == BRANCHES
 
 
-UNDECIDED = pytest.mark.xfail(
-    strict=True,
-    reason="a bus on its second lap is still on its first one until three fixes went on from there; without a bearing "
-    "it may have turned or not, and a wrong one throws it on the way back",
-)
+# Without a bearing a bus on a line that comes back the way it went may have turned between two fixes or not, and a
+# wrong one throws it on the way back.
+TRUE_SHARE = {("out and back", "missing"): 0.94, ("out and back", "wrong"): 0.92}
 
 
 @pytest.mark.parametrize("has_shape", [True, False])
-@pytest.mark.parametrize(
-    ("kind", "bearings"),
-    [
-        *((kind, bearings) for kind in ("line", "circle") for bearings in driving.BEARINGS),
-        ("out and back", "given"),
-        *(pytest.param("out and back", bearings, marks=UNDECIDED) for bearings in ("missing", "wrong")),
-    ],
-)
+@pytest.mark.parametrize("bearings", driving.BEARINGS)
+@pytest.mark.parametrize("kind", ["line", "circle", "out and back"])
 def test_the_next_stop_is_the_true_one(kind, bearings, has_shape):
     n = n_right = 0
     for seed in range(40):
@@ -114,7 +107,7 @@ def test_the_next_stop_is_the_true_one(kind, bearings, has_shape):
                 n += 1
                 n_right += got == stop
     assert n > 500
-    assert n_right / n >= 0.97, f"{n_right} of {n}"
+    assert n_right / n >= TRUE_SHARE.get((kind, bearings), 0.97), f"{n_right} of {n}"
 
 
 OTHER_KEY = b"direction_stops:1:R"

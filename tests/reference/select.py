@@ -42,10 +42,14 @@ class Pattern:
 
     def starts_over(self, s_m, run, elapsed_s, options):
         """Why a vehicle seen at an earlier place is on its next run, "" if it is not."""
-        was_last_leg = run.progress_m >= max(self.stop_s_m[-2], LAST_PART * self.stop_s_m[-1])
         if elapsed_s > options.silence_s:
             return "a new run after a silence"
-        return "a new run on the first leg after the last" if was_last_leg and s_m <= self.stop_s_m[1] else ""
+        if run.progress_m < max(self.stop_s_m[-2], LAST_PART * self.stop_s_m[-1]):
+            return ""
+        if s_m <= self.stop_s_m[1]:
+            return "a new run on the first leg after the last"
+        beyond_m = self.line_s_m[-1] + s_m
+        return "a lap after its begin" if self.ends_meet() and beyond_m <= _reach_m(run, elapsed_s, options) else ""
 
     def to_stop_m(self, vehicle, i):
         return haversine_m(vehicle["lat"], vehicle["lon"], *self.stops[i][1:3])
@@ -175,8 +179,8 @@ def _visit(pattern, vehicle, stop_id, progress_m, stands, options):
 def _borne_out(pattern, vehicle, stop, is_there, options, run, elapsed_s):
     """The place between the stop before and this one, or None if the vehicle's position contradicts it."""
     low_m, high_m = pattern.bracket(stop)
-    if run.progress_m is not None and low_m <= run.progress_m <= high_m:
-        low_m = run.progress_m
+    if run.progress_m is not None and low_m - 1e-3 <= run.progress_m <= high_m + 1e-3:
+        low_m = min(run.progress_m, high_m)
     place = pattern.nearest(vehicle, low_m, high_m, options)
     if not is_there and place[1] > options.hint_slack_m:
         free_m = pattern.nearest(vehicle, 0.0, math.inf, options, penalty=False)[1]

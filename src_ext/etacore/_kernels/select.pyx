@@ -1,17 +1,17 @@
 """Which stop comes next: from what the vehicle says, else from where it is and how far it was before."""
 
 cimport cython
-from libc.math cimport INFINITY, NAN, cos, fabs, isfinite, isnan, sin, sqrt
+from libc.math cimport INFINITY, NAN, isfinite, isnan, sqrt
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint64_t
 from libc.string cimport memcmp
 
 from etacore._kernels.batch cimport Batch, columns_t
-from etacore._kernels.geo cimport (
-    EARTH_RADIUS_M, project, radians, segment_at, segment_t, unit_vector, vector_distance_m, vector_t, wrapped,
-)
+from etacore._kernels.geo cimport segment_t, unit_vector, vector_distance_m, vector_t
 from etacore._kernels.index cimport hash_text
 from etacore._kernels.motion cimport SPEED_TAU_S as _SPEED_TAU_S, measure_motion
+from etacore._kernels.places cimport nearest, options_t, place_t, point_at, point_t
 from etacore._kernels.routes cimport Line, PatternTable, pattern_at, pattern_t, stop_t
+from etacore._kernels.runs cimport NEITHER, OTHER, choice_t, choose_direction, run_t, window_m
 from etacore._kernels.text cimport inside
 from etacore._kernels.types cimport (
     DIRECTION_UNKNOWN, HINT_CONTRADICTED, HINT_FOLLOWED, HINT_UNKNOWN, NO_HINT, NO_SEQUENCE, NO_STOP, OFF_ROUTE, OK,
@@ -27,36 +27,13 @@ cdef enum:
     MAX_CONFIRMATIONS = 15
     CONFIRMED = 3                # with so many, the vehicle is on its run
     UNDECIDED = 65535            # the next stop of a vehicle whose direction was not known: NO_STOP in 16 bits
-    N_KEPT = 256                 # costs that _nearest keeps; 2 kB of stack
 
 # A fix that brings the vehicle forward by less may be GPS noise, and confirms nothing.
 cdef double CONFIRM_M = 10.0
-# A way that tells the direction in which a vehicle drives.
-cdef double DIRECTION_M = 25.0
-# So much better (as a difference of cosines) one line leads where the bearing points than the other one.
-cdef double MORE_ALONG = 0.5
 # First and last stop of a circular line are this near.
 cdef double ENDS_MEET_M = 150.0
 # Whoever is beyond this share of the way, and on the last leg, may be at the begin next.
 cdef double LAST_PART = 0.9
-
-cdef struct options_t:
-    double max_off_route_m
-    double max_speed_mps
-    double slack_m               # added to what the speed allows
-    double tolerance_m           # how far GPS may throw a vehicle back
-    double fit_m                 # farther than this from its window, the rest of the line is looked at
-    double restart_fit_m         # nearer than this to an earlier part, it may be there
-    double near_equal_m          # passes whose distances differ by less are equal: the earlier counts
-    double heading_penalty_m     # added (in squares) to the distance of a piece that leads the other way
-    int64_t reset_after_us
-    double hint_slack_m          # farther from the part before the stop that it names, other parts are looked at
-    double at_stop_m             # nearer to the stop at which it says to stand, it is there
-    double reached_m             # nearer to the first stop, it has reached it
-    double silence_s
-    int strikes
-    int trip_strikes             # the same for an unconfirmed vehicle with a trip id; 0 = never
-    int run_strikes              # and for one that is confirmed on its run
 
 @cython.final
 cdef class SelectOptions:
@@ -150,100 +127,6 @@ cdef class SelectOptions:
         return self._given[name]
 
 
-# A line that goes back the way it came is as near on the way back; then the earlier place counts, not the last bit.
-cdef double SAME_M2 = 1e-3
-
-# Where a vehicle is, prepared once; the unit vector of its bearing when it is first needed.
-cdef struct point_t:
-    double lat, lon
-    double lon_rad, y_m
-    double bearing_deg           # NaN once the vector is known
-    double east, north           # both 0 if there is no bearing
-
-# Where on the line, and how far from it (squared, without the penalty; infinite if nowhere).
-cdef struct place_t:
-    double s_m
-    double square_m2
-
-
-cdef inline point_t _point(double lat, double lon, double bearing_deg) noexcept nogil:
-    cdef point_t p
-    p.lat = lat
-    p.lon = lon
-    p.lon_rad = radians(lon)
-    p.y_m = radians(lat) * EARTH_RADIUS_M
-    p.bearing_deg = bearing_deg
-    p.east = p.north = 0.0
-    return p
-
-
-cdef inline void _find_heading(point_t* point) noexcept nogil:
-    if isfinite(point.bearing_deg):
-        point.east = sin(radians(point.bearing_deg))
-        point.north = cos(radians(point.bearing_deg))
-        point.bearing_deg = NAN
-
-
-cdef place_t _nearest(
-    const segment_t* pieces, int n_pieces, point_t* point, double low_m, double high_m, double near_equal_m,
-    double penalty_m2,
-) noexcept nogil:
-    # The place between low_m and high_m along the line that suits the point best: of all passes whose cost is within
-    # near_equal_m of the least one, the first; of this pass, the point of least cost.
-    #
-    # First the least cost. Then from the begin again: a pass lasts as long as the line stays within reach, so it ends
-    # at a piece out of reach, or at a joint out of reach between two pieces that both come near (a long leg there and
-    # a long leg back). The costs of the first pieces are kept, so what lies before the pass is not projected again.
-    cdef int first = segment_at(pieces, n_pieces, low_m)
-    cdef int i
-    cdef double square, cost, s_m, reach_m2, dx, dy
-    cdef double best = INFINITY
-    cdef double least = INFINITY
-    cdef double[N_KEPT] kept
-    cdef place_t place
-    place.s_m = low_m
-    place.square_m2 = INFINITY
-    if first + 1 == n_pieces or pieces[first + 1].s_m >= high_m:
-        # One piece: there is nothing to choose from.
-        place.square_m2 = project(&pieces[first], point.lon_rad, point.y_m, low_m, high_m, &place.s_m)
-        return place
-    if penalty_m2 > 0.0:
-        _find_heading(point)
-    for i in range(first, n_pieces):
-        if i > first and pieces[i].s_m >= high_m:
-            break
-        cost = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
-        if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
-            cost += penalty_m2
-        if i - first < N_KEPT:
-            kept[i - first] = cost
-        if cost < least:
-            least = cost
-    reach_m2 = sqrt(least) + near_equal_m
-    reach_m2 *= reach_m2
-    for i in range(first, n_pieces):
-        if i > first and pieces[i].s_m >= high_m:
-            break
-        if best == INFINITY and i - first < N_KEPT and kept[i - first] > reach_m2:
-            continue
-        square = project(&pieces[i], point.lon_rad, point.y_m, low_m, high_m, &s_m)
-        cost = square
-        if pieces[i].dx_m * point.east + pieces[i].dy_m * point.north < 0.0:
-            cost += penalty_m2
-        if best < INFINITY:
-            dx = wrapped(point.lon_rad - pieces[i].lon_rad) * pieces[i].x_scale_m
-            dy = point.y_m - pieces[i].y_m
-            if cost > reach_m2 or dx * dx + dy * dy > reach_m2:
-                break
-        elif cost > reach_m2:
-            continue
-        if cost < best - SAME_M2:
-            best = cost
-            place.s_m = s_m
-            place.square_m2 = square
-    return place
-
-
 cdef inline int32_t _stop_after(const pattern_t* pattern, double s_m) noexcept nogil:
     # The first stop beyond s_m; n_stops if there is none.
     cdef int32_t low = 0
@@ -286,9 +169,10 @@ cdef place_t _before_stop(
     # earlier progress if that lies there too.
     cdef double low_m = pattern.stops[next_stop - 1].s_m if next_stop > 0 else 0.0
     cdef double high_m = pattern.stops[next_stop].s_m if next_stop < pattern.n_stops else pattern.length_m
-    if low_m <= progress_m <= high_m:
-        low_m = progress_m
-    return _nearest(
+    # A millimetre more on both sides: the last stop and the end of the line differ in the last bit.
+    if low_m - 1e-3 <= progress_m <= high_m + 1e-3:
+        low_m = min(progress_m, high_m)
+    return nearest(
         pattern.segments, pattern.n_segments, point, low_m, high_m, options.near_equal_m,
         options.heading_penalty_m * options.heading_penalty_m)
 
@@ -330,43 +214,12 @@ cdef int32_t _stop_of_id(
     return found
 
 
-# What is remembered of the vehicle on its run, and what becomes of it with this fix.
-cdef struct run_t:
-    double progress_m        # NaN: nothing is remembered
-    double fallback_m        # where the last strike saw it; NaN without strikes
-    double elapsed_s
-    int n_strikes
-    int n_confirmations
-    bint has_trip
-    bint left_first_stop     # the first stop was reached before
-    bint begins              # a new run
-
-
 cdef inline void _begin(run_t* run) noexcept nogil:
     run.progress_m = NAN
     run.fallback_m = NAN
     run.n_strikes = run.n_confirmations = 0
     run.left_first_stop = False
     run.begins = True
-
-
-cdef inline double _window_m(const run_t* run, const options_t* options) noexcept nogil:
-    # How far it can have driven since the last fix.
-    return (run.elapsed_s if run.elapsed_s > 0.0 else 0.0) * options.max_speed_mps + options.slack_m
-
-
-cdef inline bint _starts_over(
-    const pattern_t* pattern, double s_m, const run_t* run, const options_t* options,
-) noexcept nogil:
-    # Whether a vehicle seen at an earlier place s_m is on its next run: after a silence, or on the first leg after the
-    # last one.
-    if run.elapsed_s > options.silence_s:
-        return True
-    return (
-        s_m <= pattern.stops[1].s_m
-        and run.progress_m >= pattern.stops[pattern.n_stops - 2].s_m
-        and run.progress_m >= LAST_PART * pattern.stops[pattern.n_stops - 1].s_m
-    )
 
 
 cdef inline vector_t _vector_of(const stop_t* stop) noexcept nogil:
@@ -384,6 +237,22 @@ cdef inline bint _ends_meet(const pattern_t* pattern) noexcept nogil:
         _vector_of(&pattern.stops[0]), _vector_of(&pattern.stops[pattern.n_stops - 1])) <= ENDS_MEET_M
 
 
+cdef inline bint _starts_over(
+    const pattern_t* pattern, double s_m, const run_t* run, const options_t* options,
+) noexcept nogil:
+    # Whether a vehicle seen at an earlier place s_m is on its next run: after a silence, on the first leg after the
+    # last one, or, where the ends meet, as far beyond the end as it can have driven.
+    if run.elapsed_s > options.silence_s:
+        return True
+    if (
+        run.progress_m < pattern.stops[pattern.n_stops - 2].s_m
+        or run.progress_m < LAST_PART * pattern.stops[pattern.n_stops - 1].s_m
+    ):
+        return False
+    return s_m <= pattern.stops[1].s_m or (
+        pattern.length_m + s_m <= run.progress_m + window_m(run, options) and _ends_meet(pattern))
+
+
 cdef bint _bears_out(
     const pattern_t* pattern, point_t* point, int32_t stop, bint is_at_stop_before, run_t* run,
     const options_t* options, place_t* place,
@@ -395,7 +264,7 @@ cdef bint _bears_out(
     cdef double limit_m
     place[0] = _before_stop(pattern, point, stop, run.progress_m, options)
     if not is_at_stop_before and place.square_m2 > options.hint_slack_m * options.hint_slack_m:
-        other = _nearest(pattern.segments, pattern.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
+        other = nearest(pattern.segments, pattern.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
         limit_m = sqrt(other.square_m2)
         limit_m += max(options.hint_slack_m, 0.5 * limit_m)
         if place.square_m2 > limit_m * limit_m:
@@ -408,11 +277,11 @@ cdef bint _bears_out(
             return True
         if run.n_confirmations < CONFIRMED:
             return True
-    elif place.s_m <= run.progress_m + _window_m(run, options) or run.n_confirmations < CONFIRMED:
+    elif place.s_m <= run.progress_m + window_m(run, options) or run.n_confirmations < CONFIRMED:
         return True
-    other = _nearest(
+    other = nearest(
         pattern.segments, pattern.n_segments, point, run.progress_m - options.tolerance_m,
-        run.progress_m + _window_m(run, options), options.near_equal_m, 0.0)
+        run.progress_m + window_m(run, options), options.near_equal_m, 0.0)
     limit_m = sqrt(place.square_m2) + options.near_equal_m
     return other.square_m2 > options.fit_m * options.fit_m or other.square_m2 > limit_m * limit_m
 
@@ -496,15 +365,15 @@ cdef int32_t _stop_by_place(
     cdef place_t other
     if not isnan(before_m):
         low_m = before_m - options.tolerance_m
-        place[0] = _nearest(
-            pieces, n_pieces, point, low_m, before_m + _window_m(run, options), options.near_equal_m, penalty_m2)
+        place[0] = nearest(
+            pieces, n_pieces, point, low_m, before_m + window_m(run, options), options.near_equal_m, penalty_m2)
         if place.square_m2 > fit_m2:
-            other = _nearest(pieces, n_pieces, point, low_m, INFINITY, options.near_equal_m, penalty_m2)
+            other = nearest(pieces, n_pieces, point, low_m, INFINITY, options.near_equal_m, penalty_m2)
             # A detour keeps its place; only a good fit farther on, or no fit at all here, moves the vehicle there.
             if other.square_m2 <= fit_m2 or place.square_m2 > limit_m2:
                 place[0] = other
         if place.square_m2 > fit_m2 and low_m > 0.0:
-            other = _nearest(pieces, n_pieces, point, 0.0, low_m, options.near_equal_m, penalty_m2)
+            other = nearest(pieces, n_pieces, point, 0.0, low_m, options.near_equal_m, penalty_m2)
             if other.square_m2 <= options.restart_fit_m * options.restart_fit_m:
                 # It stands where it stood, on the line and so not off its route, until the strikes are full.
                 is_struck = True
@@ -516,7 +385,7 @@ cdef int32_t _stop_by_place(
         run.n_strikes = 0
         run.fallback_m = NAN
     if isnan(before_m):
-        place[0] = _nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
+        place[0] = nearest(pieces, n_pieces, point, 0.0, INFINITY, options.near_equal_m, penalty_m2)
     _confirm(run, before_m, place[0], options)
     if place.square_m2 > limit_m2:
         return NO_STOP
@@ -525,59 +394,11 @@ cdef int32_t _stop_by_place(
     stop = _stop_after(pattern, place.s_m)
     if stop == pattern.n_stops and not isnan(before_m) and _ends_meet(pattern):
         _begin(run)
-        other = _nearest(pieces, n_pieces, point, 0.0, pattern.stops[1].s_m, options.near_equal_m, penalty_m2)
+        other = nearest(pieces, n_pieces, point, 0.0, pattern.stops[1].s_m, options.near_equal_m, penalty_m2)
         if other.square_m2 <= limit_m2:
             place[0] = other
             stop = _stop_after(pattern, place.s_m)
     return stop
-
-
-cdef double _along(const segment_t* piece, point_t* point) noexcept nogil:
-    # Cosine of the angle between the way of a piece and the bearing; 0 if either is unknown.
-    _find_heading(point)
-    cdef double length_m = sqrt(piece.dx_m * piece.dx_m + piece.dy_m * piece.dy_m)
-    return (piece.dx_m * point.east + piece.dy_m * point.north) / length_m if length_m > 0.0 else 0.0
-
-
-cdef enum choice_t:
-    NEITHER
-    THIS
-    OTHER
-
-
-cdef choice_t _direction(
-    const pattern_t* this, const pattern_t* other, point_t* point, const run_t* run, bint is_chosen,
-    const options_t* options, double* at_m,
-) noexcept nogil:
-    # Which of two directions a vehicle follows that names none; `at_m` is where on this one it is. Its movement decides,
-    # then the nearer line, then its bearing; without any of them it stays undecided.
-    cdef place_t here, there
-    cdef double window_m, moved_m, nearer_m, more_along
-    if not isnan(run.progress_m):
-        window_m = _window_m(run, options)
-        here = _nearest(
-            this.segments, this.n_segments, point, run.progress_m - window_m, run.progress_m + window_m,
-            options.near_equal_m, 0.0)
-        at_m[0] = here.s_m
-        if here.square_m2 <= options.fit_m * options.fit_m:
-            moved_m = here.s_m - run.progress_m
-            if moved_m >= DIRECTION_M or is_chosen and moved_m > -options.tolerance_m:
-                return THIS
-            if moved_m <= -options.tolerance_m or not is_chosen and moved_m <= -DIRECTION_M:
-                return OTHER
-    here = _nearest(this.segments, this.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
-    there = _nearest(other.segments, other.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
-    at_m[0] = here.s_m
-    nearer_m = sqrt(there.square_m2) - sqrt(here.square_m2)
-    if fabs(nearer_m) > options.heading_penalty_m:
-        return THIS if nearer_m > 0.0 else OTHER
-    more_along = (
-        _along(&this.segments[segment_at(this.segments, this.n_segments, here.s_m)], point)
-        - _along(&other.segments[segment_at(other.segments, other.n_segments, there.s_m)], point)
-    )
-    if fabs(more_along) >= MORE_ALONG:
-        return THIS if more_along > 0.0 else OTHER
-    return NEITHER
 
 
 cdef inline void _leave(const columns_t* columns, Py_ssize_t i) noexcept nogil:
@@ -650,7 +471,7 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
             if not inside(columns.stop_id[i], columns.n_text):
                 bad = i
                 break
-            point = _point(columns.lat[i], columns.lon[i], columns.bearing_deg[i])
+            point = point_at(columns.lat[i], columns.lon[i], columns.bearing_deg[i])
             run.progress_m = columns.prev_progress_m[i]
             run.fallback_m = columns.prev_fallback_m[i]
             run.elapsed_s = 1e-6 * <double>(columns.time_us[i] - columns.prev_time_us[i])
@@ -664,7 +485,7 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
             if columns.other_pattern_ix[i] >= 0:
                 other = pattern_at(table, columns.other_pattern_ix[i])
                 if other != NULL and other.n_stops > 0:
-                    choice = _direction(
+                    choice = choose_direction(
                         pattern, other, &point, &run, columns.prev_stop[i] != UNDECIDED, &o, &at_m)
                     if choice == NEITHER:
                         columns.status[i] = DIRECTION_UNKNOWN
@@ -710,8 +531,8 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
 
 def along(Line line not None, double lat, double lon, double stop_lat, double stop_lon, double near_equal_m=30.0):
     """Metres along the line from a vehicle to a stop; see `etacore.pipeline.features.along_shape_distance`."""
-    cdef point_t vehicle = _point(lat, lon, NAN)
-    cdef point_t stop = _point(stop_lat, stop_lon, NAN)
-    cdef place_t at = _nearest(line.segments, line.n_segments, &vehicle, 0.0, INFINITY, near_equal_m, 0.0)
-    cdef place_t ahead = _nearest(line.segments, line.n_segments, &stop, at.s_m, INFINITY, near_equal_m, 0.0)
+    cdef point_t vehicle = point_at(lat, lon, NAN)
+    cdef point_t stop = point_at(stop_lat, stop_lon, NAN)
+    cdef place_t at = nearest(line.segments, line.n_segments, &vehicle, 0.0, INFINITY, near_equal_m, 0.0)
+    cdef place_t ahead = nearest(line.segments, line.n_segments, &stop, at.s_m, INFINITY, near_equal_m, 0.0)
     return at.s_m, at.square_m2 ** 0.5, ahead.s_m, ahead.square_m2 ** 0.5
