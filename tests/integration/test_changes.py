@@ -270,7 +270,8 @@ def test_doctor_can_talk_to_a_server_from_before_resp3():
         if command[0] == b"HELLO":
             return b"-ERR unknown command `HELLO`, with args beginning with: `3`, \r\n"
         scanned = b"*2\r\n$1\r\n0\r\n*1\r\n$9\r\nvehicle:1\r\n"
-        return {b"PING": PONG, b"SCAN": scanned, b"INFO": b"$0\r\n\r\n"}.get(command[0], OK)
+        gone = {b"MGET": b"*1\r\n$-1\r\n", b"TYPE": b"+none\r\n"}
+        return {b"PING": PONG, b"SCAN": scanned, b"INFO": b"$0\r\n\r\n", **gone}.get(command[0], OK)
 
     with fake_server(answer) as server:
         found = {finding.kind: finding for finding in examine(RuntimeConfig(redis_port=server.port))}

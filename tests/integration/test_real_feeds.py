@@ -194,6 +194,12 @@ def test_a_vehicle_without_a_trip_follows_the_direction_in_which_it_drives(
     assert found[0] == {None: Status.DIRECTION_UNKNOWN, 180.0: expected[0], 0.0: 9}[bearing.get("bearing")]
 
 
+def test_off_both_directions_is_off_the_route(street: Opened) -> None:
+    one = street(BOTH_WAYS)
+    assert one.report((45.4, 7.0), 0) == Status.OFF_ROUTE
+    assert one.report((45.001, 7.0), 0, "other") == Status.DIRECTION_UNKNOWN
+
+
 def test_a_trip_that_the_feed_does_not_know_is_a_guess(street: Opened) -> None:
     one = street(TWO_BRANCHES)
     assert "pattern" not in one.report(north(1.5), 0, trip_id="SHORT")

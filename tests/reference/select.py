@@ -286,6 +286,8 @@ def direction(this, other, vehicle, options, previous=None):
             if moved_m <= -options.tolerance_m or (not is_chosen and moved_m <= -DIRECTION_M):
                 return other, "movement"
     places = [pattern.nearest(vehicle, 0.0, math.inf, options, penalty=False) for pattern in (this, other)]
+    if min(place[1] for place in places) > options.max_off_route_m:
+        return this, "nothing: off both"
     nearer_m = places[1][1] - places[0][1]
     if abs(nearer_m) > options.heading_penalty_m:
         return this if nearer_m > 0 else other, "distance"

@@ -62,6 +62,9 @@ cdef inline choice_t choose_direction(
     here = nearest(this.segments, this.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
     there = nearest(other.segments, other.n_segments, point, 0.0, INFINITY, options.near_equal_m, 0.0)
     at_m[0] = here.s_m
+    # Off both of them is off the route, whichever it is.
+    if min(here.square_m2, there.square_m2) > options.max_off_route_m * options.max_off_route_m:
+        return THIS
     nearer_m = sqrt(there.square_m2) - sqrt(here.square_m2)
     if fabs(nearer_m) > options.heading_penalty_m:
         return THIS if nearer_m > 0.0 else OTHER
