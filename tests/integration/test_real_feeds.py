@@ -179,6 +179,13 @@ def test_a_vehicle_that_joins_its_line_goes_on_from_there(street: Opened) -> Non
     assert one.next_stop(east_of(4.3, 400), 0, "no trip") == 60, "nothing says that it has a begin to go to"
 
 
+def test_two_stops_at_the_begin_of_the_line_are_both_ahead(street: Opened) -> None:
+    files = feed_files("R1,D,T1,\n", trip_rows("T1", ["S1", "S1", *ALL_STOPS[1:]]))
+    one = street(files)
+    assert one.next_stop(north(-0.5), 0, trip_id="T1") == 1
+    assert one.next_stop(north(0.0), 60, trip_id="T1") == 3, "both were reached"
+
+
 def test_the_same_trip_again_is_a_run_of_its_own(street: Opened) -> None:
     one = street(ONE_WAY)
     places = [0.0, 0.9, 1.9, 2.9, 3.9, 4.9, 5.9, 6.9, 7.9, 8.9]

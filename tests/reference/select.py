@@ -128,7 +128,7 @@ def _before_begin(pattern, vehicle, stop, place, hint, options, has_trip):
     """Why a vehicle that did not leave the first stop yet is on its way there, "" if it is not."""
     beyond_m, beside_m = place[0] - pattern.stop_s_m[0], place[1]
     if beyond_m <= CONFIRM_M:
-        is_before = stop == 1 and pattern.to_stop_m(vehicle, 0) > options.reached_m
+        is_before = pattern.to_stop_m(vehicle, 0) > options.reached_m
         return "first stop not reached" if is_before else ""
     if hint == StopHint.FOLLOWED or beside_m <= options.reached_m:
         return ""

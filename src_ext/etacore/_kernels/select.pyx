@@ -411,7 +411,7 @@ cdef bint _is_before_begin(
     cdef double beyond_m = place.s_m - pattern.stops[0].s_m
     cdef double far_m
     if beyond_m <= CONFIRM_M:
-        return stop == 1 and _to_stop_m(pattern, 0, point) > options.reached_m
+        return _to_stop_m(pattern, 0, point) > options.reached_m
     if is_said or place.square_m2 <= options.reached_m * options.reached_m:
         return False
     if stop > 1 or place.square_m2 <= beyond_m * beyond_m:
