@@ -154,6 +154,38 @@ def test_the_position_has_the_last_word(
     assert one.result.remarks == ({} if remark is None else {remark: 1})
 
 
+def east_of(along: float, metres: float) -> tuple[float, float]:
+    """A place beside the line of `north`."""
+    lat, lon = north(along)
+    return lat, lon + metres / 78_600
+
+
+def test_a_vehicle_on_its_way_to_the_begin_is_told_the_first_stop(street: Opened) -> None:
+    one = street(ONE_WAY)
+    # From a depot east of the middle of the line, along another street, to the first stop; then along the line.
+    way = [east_of(4.3, 1200), east_of(3.1, 900), east_of(1.5, 700), east_of(0.5, 400), east_of(0.2, 120), north(0.0)]
+    found = [one.next_stop(place, 60 * i, trip_id="T1") for i, place in enumerate(way)]
+    assert found == [10, 10, 10, 10, 10, 20]
+    assert [one.next_stop(north(0.4 + i), 400 + 60 * i, trip_id="T1") for i in range(4)] == [20, 30, 40, 50]
+
+
+def test_a_vehicle_that_joins_its_line_goes_on_from_there(street: Opened) -> None:
+    one = street(ONE_WAY)
+    assert one.next_stop(east_of(4.3, 100), 0, trip_id="T1") == 60, "near enough to be on the line"
+    assert one.next_stop(east_of(4.3, 400), 0, "far", trip_id="T1") == 10
+    assert one.next_stop(east_of(4.5, 20), 60, "far", trip_id="T1") == 60
+    assert one.next_stop(east_of(5.5, 400), 120, "far", trip_id="T1") == 70, "a detour of a vehicle that was there"
+    assert one.next_stop(east_of(4.3, 400), 0, "told", trip_id="T1", current_stop_sequence=60) == 60
+    assert one.next_stop(east_of(4.3, 400), 0, "no trip") == 60, "nothing says that it has a begin to go to"
+
+
+def test_two_stops_at_the_begin_of_the_line_are_both_ahead(street: Opened) -> None:
+    files = feed_files("R1,D,T1,\n", trip_rows("T1", ["S1", "S1", *ALL_STOPS[1:]]))
+    one = street(files)
+    assert one.next_stop(north(-0.5), 0, trip_id="T1") == 1
+    assert one.next_stop(north(0.0), 60, trip_id="T1") == 3, "both were reached"
+
+
 def test_the_same_trip_again_is_a_run_of_its_own(street: Opened) -> None:
     one = street(ONE_WAY)
     places = [0.0, 0.9, 1.9, 2.9, 3.9, 4.9, 5.9, 6.9, 7.9, 8.9]

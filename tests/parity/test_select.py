@@ -30,6 +30,8 @@ BRANCHES = {
     "hint contradicted by distance",
     "hint contradicted by what was driven",
     "first stop not reached",
+    "first stop not reached, beside the line",
+    "first stop not reached, far from the line",
 }
 
 

@@ -111,15 +111,34 @@ def select(pattern, vehicle, options, previous=None, has_trip=True):
     if off_route:
         return Chosen(OFF_ROUTE, run, hint)
     if (
-        stop == 1
+        stop > 0
         and not (left_first_stop and not run.begins)
-        and place[0] <= pattern.stop_s_m[0] + CONFIRM_M
-        and pattern.to_stop_m(vehicle, 0) > options.reached_m
+        and (why := _before_begin(pattern, vehicle, stop, place, hint, options, has_trip))
     ):
+        begin_m = pattern.stop_s_m[0] if run.progress_m is None else run.progress_m
+        place = min(place[0], begin_m), place[1]
+        run.confirmations = min(run.confirmations, 0 if previous is None else previous.confirmations)
         stop = 0
-        run.met.add("first stop not reached")
+        run.met.add(why)
     run.progress_m, run.stop = place[0], stop
     return Chosen(stop if stop < len(pattern.stops) else FINISHED, run, hint)
+
+
+def _before_begin(pattern, vehicle, stop, place, hint, options, has_trip):
+    """Why a vehicle that did not leave the first stop yet is on its way there, "" if it is not."""
+    beyond_m, beside_m = place[0] - pattern.stop_s_m[0], place[1]
+    if beyond_m <= CONFIRM_M:
+        is_before = pattern.to_stop_m(vehicle, 0) > options.reached_m
+        return "first stop not reached" if is_before else ""
+    if hint == StopHint.FOLLOWED or beside_m <= options.reached_m:
+        return ""
+    if stop == 1 and beside_m > beyond_m:
+        return "first stop not reached, beside the line"
+    low_m, high_m = pattern.bracket(stop)
+    is_rough = len(pattern.points) <= len(pattern.stops)
+    far_m = max(options.fit_m, 0.5 * (high_m - low_m)) if is_rough else options.fit_m
+    is_far = has_trip and stop < len(pattern.stops) and beside_m > far_m
+    return "first stop not reached, far from the line" if is_far else ""
 
 
 def _begin(run, why):

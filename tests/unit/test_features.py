@@ -317,7 +317,9 @@ def test_unknown_stop_id_leaves_the_position():
 def test_off_route():
     table = table_of(line_of_stops(6))
     assert Vehicle(table).fix(lat=45.02, lon=7.03) == Status.OFF_ROUTE
-    assert Vehicle(table, SelectOptions(max_off_route_m=2500.0)).fix(lat=45.02, lon=7.03) == 3
+    tolerant = SelectOptions(max_off_route_m=2500.0)
+    assert Vehicle(table, tolerant, has_trip=False).fix(lat=45.02, lon=7.03) == 3
+    assert Vehicle(table, tolerant).fix(lat=45.02, lon=7.03) == 0, "on its way to the begin of its trip"
 
 
 def test_a_stop_that_is_named_from_too_far_away_is_off_route():

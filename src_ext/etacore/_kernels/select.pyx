@@ -401,6 +401,30 @@ cdef int32_t _stop_by_place(
     return stop
 
 
+cdef bint _is_before_begin(
+    const pattern_t* pattern, point_t* point, int32_t stop, bint is_said, const run_t* run, const options_t* options,
+    const place_t* place,
+) noexcept nogil:
+    # Whether a vehicle that was not seen at or past the first stop of this run is still on its way there: before the
+    # begin of the line; on the first leg, but farther beside the line than beyond its begin; or, of a vehicle with a
+    # trip, so far off the line that it has not come to it yet. A line of nothing but stops is a rough one.
+    cdef double beyond_m = place.s_m - pattern.stops[0].s_m
+    cdef double far_m
+    if beyond_m <= CONFIRM_M:
+        return _to_stop_m(pattern, 0, point) > options.reached_m
+    if is_said or place.square_m2 <= options.reached_m * options.reached_m:
+        return False
+    if stop > 1 or place.square_m2 <= beyond_m * beyond_m:
+        if not run.has_trip or stop == pattern.n_stops:
+            return False
+        far_m = options.fit_m
+        if pattern.n_segments < pattern.n_stops:
+            far_m = max(far_m, 0.5 * (pattern.stops[stop].s_m - pattern.stops[stop - 1].s_m))
+        if place.square_m2 <= far_m * far_m:
+            return False
+    return True
+
+
 cdef inline void _leave(const columns_t* columns, Py_ssize_t i) noexcept nogil:
     # A row that gets no stop.
     columns.first_stop[i] = NO_STOP
@@ -417,7 +441,7 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
     stop before and that stop. A stop that the pattern lacks, or that lies elsewhere, is no hint; ``stop_hint`` says so.
     Otherwise its position is projected on the line: not behind its earlier progress, not farther than it can have
     driven, on the earliest of equally near passes, and preferably where the line leads its way. Until a vehicle reached
-    the first stop, that is its next one.
+    the first stop, or came to the line beyond it, that is its next one.
 
     Progress on a run does not go back. A new run begins when the vehicle is at the begin again after the last leg, when
     several fixes in a row fit an earlier part and nothing ahead (of a vehicle that is confirmed on its run only fixes
@@ -508,11 +532,13 @@ def select_stops(Batch batch not None, PatternTable table not None, SelectOption
                     stop = NO_STOP
             else:
                 stop = _stop_by_place(pattern, &point, &run, &o, &place)
-            if (
-                stop == 1 and not run.left_first_stop and place.s_m <= pattern.stops[0].s_m + CONFIRM_M
-                and _to_stop_m(pattern, 0, &point) > o.reached_m
+            if stop > 0 and not run.left_first_stop and _is_before_begin(
+                pattern, &point, stop, columns.stop_hint[i] == HINT_FOLLOWED, &run, &o, &place
             ):
                 stop = 0
+                # It has driven nothing of its run yet.
+                place.s_m = min(place.s_m, pattern.stops[0].s_m if isnan(run.progress_m) else run.progress_m)
+                run.n_confirmations = min(run.n_confirmations, columns.prev_strikes[i] >> 4)
             columns.progress_m[i] = place.s_m
             columns.strikes[i] = <uint8_t>(run.n_confirmations << 4 | run.n_strikes)
             columns.fallback_m[i] = <float>run.fallback_m
