@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+import io
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from etacore.mlops.transit.arrivals import NO_ARRIVAL
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.schema import NO_START_TIME
-from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
+from tests.transit import DAY_S, FILES, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
 
 LEG_M = 0.010 * M_PER_DEGREE
 LEG_S = LEG_M / SPEED_MPS  # 139 s from stop to stop
@@ -497,6 +498,18 @@ def test_report_and_file(tmp_path: Path, feed: Feed) -> None:
     assert build(tmp_path, feed, OUT).write(tmp_path / "sets").read_bytes() == first
     console = Console(width=120, record=True, quiet=True)
     console.print(built.report)
+
+
+def test_report_has_the_notes_of_the_feed_as_they_are(tmp_path: Path) -> None:
+    trips = FILES["trips.txt"].replace("out,0,", "out,[red]2[/] :bus:,")
+    odd = read_feed(write_feed(tmp_path / "feed", {"trips.txt": trips}))
+    [note] = [line for line in odd.notes if "direction_id '[red]2[/] :bus:'" in line]
+    report = build(tmp_path, odd, OUT).report
+    assert report.to_dict()["feed_notes"] == list(odd.notes)
+    assert note in report.to_markdown().splitlines()
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(report)
+    assert f"feed: {note}" in console.export_text()
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,7 @@ def build_dataset(
             | {f"unreadable: {reason}": [example] for reason, example in positions.examples.items()}
             | {reason: [example] for reason, example in engine.items()},
             warnings=warnings,
+            feed_notes=feed.notes,
             days=days(frame),
             seconds=watch.seconds,
         )
