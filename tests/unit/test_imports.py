@@ -60,8 +60,11 @@ def floor_of(module: str) -> int:
         return FLOORS.index("cli")
     if parts and f"{parts[0]}.py" in FLOORS:
         return FLOORS.index(f"{parts[0]}.py")
-    is_folder = (ROOT / "etacore").joinpath(*parts).is_dir()
-    return FLOORS.index("/".join(parts if is_folder else parts[:-1]))
+    if not (ROOT / "etacore").joinpath(*parts).is_dir():
+        parts = parts[:-1]
+    while "/".join(parts) not in FLOORS:  # a folder within a floor
+        parts = parts[:-1]
+    return FLOORS.index("/".join(parts))
 
 
 def loaded_by(*modules: str) -> set[str]:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes
-from etacore.mlops.transit.gtfs_stop_times import seconds_of_day
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes
+from etacore.mlops.transit.gtfs.stop_times import seconds_of_day
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes, shown
 
 EPOCH: Final = date(1970, 1, 1)
 _WEEKDAY_OF_EPOCH: Final = EPOCH.weekday()

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.gtfs_files import DAMAGED, FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.files import DAMAGED, FeedFiles, Notes, shown
 
 NO_TIME: Final = -1
 """``arrival_s`` of a stop for which the timetable gives no time."""

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes, shown
 
 
 def read_time_zone(files: FeedFiles, n_trips: Mapping[str, int], notes: Notes) -> str:

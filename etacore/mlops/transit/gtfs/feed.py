@@ -19,17 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.gtfs_agency import read_time_zone
-from etacore.mlops.transit.gtfs_calendar import Services, read_services
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes, shown
-from etacore.mlops.transit.gtfs_find import TripFinder
-from etacore.mlops.transit.gtfs_frequencies import Frequencies, read_frequencies
-from etacore.mlops.transit.gtfs_places import note_stops_without_coordinates, read_shapes, read_stops
-from etacore.mlops.transit.gtfs_stop_times import NO_TIME, read_stop_times
-from etacore.mlops.transit.gtfs_trips import Trips, build_patterns, read_trips
+from etacore.mlops.transit.gtfs.agency import read_time_zone
+from etacore.mlops.transit.gtfs.calendar import Services, read_services
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.find import TripFinder
+from etacore.mlops.transit.gtfs.frequencies import Frequencies, read_frequencies
+from etacore.mlops.transit.gtfs.places import note_stops_without_coordinates, read_shapes, read_stops
+from etacore.mlops.transit.gtfs.stop_times import read_stop_times
+from etacore.mlops.transit.gtfs.trips import Trips, build_patterns, read_trips
 from etacore.mlops.transit.patterns import Pattern, Shape
-
-__all__ = ["NO_TIME", "Feed", "Frequencies", "Services", "Trips", "read_feed"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes, shown
 from etacore.mlops.transit.patterns import Shape
 
 _F8 = npt.NDArray[np.float64]

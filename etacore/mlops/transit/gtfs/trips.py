@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from etacore.mlops.transit.gtfs_files import FeedFiles, Notes, shown
-from etacore.mlops.transit.gtfs_places import Stops
-from etacore.mlops.transit.gtfs_stop_times import NO_TIME
+from etacore.mlops.transit.gtfs.files import FeedFiles, Notes, shown
+from etacore.mlops.transit.gtfs.places import Stops
+from etacore.mlops.transit.gtfs.stop_times import NO_TIME
 from etacore.mlops.transit.patterns import NO_DIRECTION, Pattern, pattern_id
 
 

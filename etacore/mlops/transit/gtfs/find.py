@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from etacore.mlops.transit.gtfs_calendar import Services
-from etacore.mlops.transit.gtfs_frequencies import Frequencies
-from etacore.mlops.transit.gtfs_stop_times import NO_TIME
-from etacore.mlops.transit.gtfs_trips import Trips
+from etacore.mlops.transit.gtfs.calendar import Services
+from etacore.mlops.transit.gtfs.frequencies import Frequencies
+from etacore.mlops.transit.gtfs.stop_times import NO_TIME
+from etacore.mlops.transit.gtfs.trips import Trips
 from etacore.mlops.transit.patterns import NO_DIRECTION, Pattern
 
 
