@@ -12,7 +12,7 @@ from typing import Any, Final
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.gtfs.text import Rows, read_rows
+from etacore.mlops.transit.csv_text import Rows, read_rows
 
 _REQUIRED: Final = ("agency.txt", "stops.txt", "trips.txt", "stop_times.txt")
 _READ: Final = (*_REQUIRED, "routes.txt", "calendar.txt", "calendar_dates.txt", "shapes.txt", "frequencies.txt")
