@@ -542,6 +542,10 @@ def test_feed_and_positions_that_do_not_belong_together(tmp_path: Path, feed: Fe
 def test_no_row_with_a_label_says_why(tmp_path: Path, feed: Feed) -> None:
     with pytest.raises(DatasetError, match=r"no row of dataset town has a label\n.*run not observed"):
         build(tmp_path, feed, OUT[:1])
+    nowhere = [row | {"lat": None} for row in OUT]
+    said = r"accepted no fix of a known trip; 46 missing_position \(vehicle 'bus' at 2024-01-02T08:00:00"
+    with pytest.raises(DatasetError, match=said):
+        build(tmp_path, feed, nowhere)
 
 
 @pytest.mark.parametrize(

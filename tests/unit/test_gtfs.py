@@ -99,6 +99,10 @@ TRIPS = FILES["trips.txt"]
         ({"agency.txt": None}, r"agency\.txt is missing"),
         ({"agency.txt": "agency_timezone\nMars/Base\n"}, r"agency\.txt row 2: .*'Mars/Base' is not known"),
         ({"agency.txt": "agency_timezone\nEurope\n"}, r"agency\.txt row 2: .*'Europe' is not known"),
+        (
+            {"agency.txt": "agency_name,agency_timezone\nFoo, Bar and Sons,Europe/Rome\n"},
+            r"agency\.txt gives no agency_timezone\n.*rows left out: their fields do not fit the heading \(row 2\)",
+        ),
         ({"agency.txt": "agency_id,agency_timezone\nx,\n"}, r"agency\.txt gives no agency_timezone"),
         ({"stop_times.txt": TIMES.replace("stop_sequence", "order", 1)}, r"has no column stop_sequence"),
         (
