@@ -126,9 +126,16 @@ def test_a_feed_is_refused_if_a_file_or_column_is_missing_or_nothing_is_left(
 def test_what_is_no_feed(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="does not exist"):
         read_feed(tmp_path / "nowhere.zip")
-    (tmp_path / "text.zip").write_text("hello")
-    with pytest.raises(FeedError, match="neither a folder nor a zip file"):
-        read_feed(tmp_path / "text.zip")
+    whole = write_feed(tmp_path / "whole.zip").read_bytes()
+    for content, what in (
+        (b"hello", "text that begins with 'hello'"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"", "an empty file"),
+        (whole[:-200], "a zip file that was cut off or damaged"),
+    ):
+        (tmp_path / "odd.zip").write_bytes(content)
+        with pytest.raises(FeedError, match=f"neither a folder nor a zip file, but {what}"):
+            read_feed(tmp_path / "odd.zip")
 
 
 @pytest.mark.real_data
