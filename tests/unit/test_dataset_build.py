@@ -535,7 +535,7 @@ def test_feed_and_positions_that_do_not_belong_together(tmp_path: Path, feed: Fe
     strangers = [row | {"trip_id": f"T-{n % 3}"} for n, row in enumerate(OUT)]
     with pytest.raises(DatasetError, match=r"0\.0% of the fixes .*0 of 46.*\n.*'T-0', 'T-1', 'T-2'; .* 'out', 'back'"):
         build(tmp_path, feed, strangers)
-    with pytest.raises(DatasetError, match="none of the 46 fixes has a trip_id"):
+    with pytest.raises(DatasetError, match="none of the 46 fixes has a trip_id, or a start"):
         build(tmp_path, feed, [row | {"trip_id": None} for row in OUT])
 
 
