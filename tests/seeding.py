@@ -8,12 +8,12 @@ from typing import Any
 
 import redis
 
-from etacore.mlops.transit.feed_place import FileSource
-from etacore.mlops.transit.feed_source import FeedSource
 from etacore.mlops.transit.gtfs import read_feed
 from etacore.mlops.transit.seed import feed_pairs
-from etacore.mlops.transit.seed_ledger import SeedLock
 from etacore.mlops.transit.seeding import Seeder
+from etacore.mlops.transit.seeding.feed_place import FileSource
+from etacore.mlops.transit.seeding.feed_source import FeedSource
+from etacore.mlops.transit.seeding.ledger import SeedLock
 
 # Trip `loop` is gone, `more` is new, and `back` has lost a stop: another pattern under the same trip id.
 NEXT: dict[str, str | None] = {

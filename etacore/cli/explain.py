@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from etacore.cli.options import redis_options, registry_option
+from etacore.cli.options import guessed_patterns_option, redis_options, registry_option
 from etacore.config import RuntimeConfig
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ _COLOURS: Final = {"predicted": "green", "unchanged": "cyan", "rejected": "yello
 )
 @click.option("--max-age", "max_age_seconds", type=float, help="As the loop has it; seconds, 0 = none. Default 900.")
 @click.option("--max-future", "max_future_seconds", type=float, help="As the loop has it; seconds. Default 60.")
-@click.option(
-    "--guessed-patterns/--no-guessed-patterns",
-    "guessed_patterns",
-    default=None,
-    help="As the loop has it: whether to predict vehicles whose trip is not among the seeded ones. Default: yes.",
-)
+@guessed_patterns_option
 @redis_options
 @registry_option
 def explain(vehicle: str | None, source: BinaryIO | None, as_json: bool, **options: Any) -> None:

@@ -75,6 +75,14 @@ registry_option = click.option(
 )
 
 
+guessed_patterns_option = click.option(
+    "--guessed-patterns/--no-guessed-patterns",
+    "guessed_patterns",
+    default=None,
+    help="Whether to predict vehicles whose trip is not among the seeded ones. Default: yes, the document says so.",
+)
+
+
 def need_modules(*modules: str, extra: str = "train") -> None:
     """Refuse a command whose libraries are not installed; `extra` is the one that brings them.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from etacore.cli.options import redis_options, registry_option, stop_on_signals
+from etacore.cli.options import guessed_patterns_option, redis_options, registry_option, stop_on_signals
 from etacore.config import SNAPSHOT_SOURCES, RuntimeConfig
 
 
@@ -41,12 +41,7 @@ from etacore.config import SNAPSHOT_SOURCES, RuntimeConfig
     "--max-age", "max_age_seconds", type=float, help="Older snapshots are dropped; seconds, 0 = none. Default 900."
 )
 @click.option("--max-future", "max_future_seconds", type=float, help="Tolerated clock skew in seconds. Default 60.")
-@click.option(
-    "--guessed-patterns/--no-guessed-patterns",
-    "guessed_patterns",
-    default=None,
-    help="Whether to predict vehicles whose trip is not among the seeded ones. Default: yes, the document says so.",
-)
+@guessed_patterns_option
 @click.option("--window", "window_seconds", type=float, help="Seconds between lines of counters. Default 10.")
 @click.option("--profiling-dir", type=click.Path(file_okay=False, path_type=Path), help="Write latency CSV files here.")
 def run(**options: Any) -> None:

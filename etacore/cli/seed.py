@@ -60,9 +60,9 @@ def seed(gtfs: str, name: str, ttl: int, watch: float | None, **redis_settings: 
     from etacore.config import RuntimeConfig
     from etacore.errors import FeedError, SeedingStoppedError
     from etacore.mlops.progress import console_progress
-    from etacore.mlops.transit.feed_place import feed_source
-    from etacore.mlops.transit.seed_ledger import SeedLock
     from etacore.mlops.transit.seeding import Seeder
+    from etacore.mlops.transit.seeding.feed_place import feed_source
+    from etacore.mlops.transit.seeding.ledger import SeedLock
     from etacore.store.store import connect
 
     console = Console()

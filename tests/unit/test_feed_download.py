@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from etacore.errors import ConfigError, FeedError, FeedUnavailableError, SeedingStoppedError
-from etacore.mlops.transit.feed_download import AddressSource
-from etacore.mlops.transit.feed_source import Version, file_digest
+from etacore.mlops.transit.seeding.feed_download import AddressSource
+from etacore.mlops.transit.seeding.feed_source import Version, file_digest
 from tests.feed_server import Answer, FeedServer
 from tests.transit import write_feed
 

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from etacore.errors import ConfigError, FeedUnavailableError
-from etacore.mlops.transit.feed_download import AddressSource
-from etacore.mlops.transit.feed_place import FileSource, feed_source
-from etacore.mlops.transit.feed_source import Version
+from etacore.mlops.transit.seeding.feed_download import AddressSource
+from etacore.mlops.transit.seeding.feed_place import FileSource, feed_source
+from etacore.mlops.transit.seeding.feed_source import Version
 from tests.transit import FILES, write_feed
 
 

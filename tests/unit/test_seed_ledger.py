@@ -8,10 +8,10 @@ import pytest
 import redis
 
 from etacore.errors import ConfigError
-from etacore.mlops.transit import seed_ledger
-from etacore.mlops.transit.feed_place import FileSource
-from etacore.mlops.transit.seed_ledger import Manifest, SeedLedger, SeedLock, kinds_of
 from etacore.mlops.transit.seeding import Seeder
+from etacore.mlops.transit.seeding import ledger as seed_ledger
+from etacore.mlops.transit.seeding.feed_place import FileSource
+from etacore.mlops.transit.seeding.ledger import Manifest, SeedLedger, SeedLock, kinds_of
 from tests.seeding import seeders
 from tests.transit import write_feed
 

@@ -22,10 +22,10 @@ from etacore import __version__
 from etacore.config import KeyNames
 from etacore.errors import EtacoreError, FeedError, FeedUnavailableError, RedisUnavailableError, SeedingStoppedError
 from etacore.mlops.progress import Progress, silent
-from etacore.mlops.transit.feed_source import FeedSource, Version
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.seed import CHUNK, chunks_of, feed_pairs
-from etacore.mlops.transit.seed_ledger import Manifest, SeedLedger, SeedLock, kinds_of
+from etacore.mlops.transit.seeding.feed_source import FeedSource, Version
+from etacore.mlops.transit.seeding.ledger import Manifest, SeedLedger, SeedLock, kinds_of
 from etacore.store.store import redis_errors
 
 KINDS: Final = (
@@ -81,7 +81,7 @@ class Seeder:
     client : redis.Redis
         From `etacore.store.store.connect`.
     source : FeedSource
-        See `etacore.mlops.transit.feed_place.feed_source`.
+        See `etacore.mlops.transit.seeding.feed_place.feed_source`.
     name : str
         Several feeds in one Redis have a name each: each removes its own keys only.
     lock : SeedLock

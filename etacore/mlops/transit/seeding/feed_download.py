@@ -18,7 +18,7 @@ import httpx
 from etacore import __version__
 from etacore.errors import ConfigError, FeedError, FeedUnavailableError, SeedingStoppedError
 from etacore.mlops.progress import Progress, silent
-from etacore.mlops.transit.feed_source import FoundFeed, Version, file_digest
+from etacore.mlops.transit.seeding.feed_source import FoundFeed, Version, file_digest
 
 MAX_FEED_BYTES: Final = 2**30
 SILENCE_S: Final = 30.0
@@ -112,7 +112,7 @@ class AddressSource:
 
     @contextmanager
     def look(self, known: Version | None) -> Iterator[FoundFeed | None]:
-        """See `etacore.mlops.transit.feed_source.FeedSource`."""
+        """See `etacore.mlops.transit.seeding.feed_source.FeedSource`."""
         with tempfile.TemporaryDirectory(prefix="etacore-feed-") as folder:
             path = Path(folder) / "feed.zip"
             yield self._fetch(path, known)

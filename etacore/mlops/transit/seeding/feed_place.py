@@ -13,7 +13,7 @@ from typing import Final
 
 from etacore.errors import ConfigError, FeedUnavailableError
 from etacore.mlops.progress import Progress, silent
-from etacore.mlops.transit.feed_source import FeedSource, FoundFeed, Version, file_digest
+from etacore.mlops.transit.seeding.feed_source import FeedSource, FoundFeed, Version, file_digest
 
 FEED_SUFFIXES: Final = (".txt", ".geojson")
 """Of the files in a folder that are the feed."""
@@ -46,7 +46,7 @@ def feed_source(place: str, *, stop: threading.Event | None = None, progress: Pr
         raise ConfigError(
             f"a feed is not fetched by {scheme[1].lower()}://", hint="give an http(s) address, a zip file or a folder"
         )
-    from etacore.mlops.transit.feed_download import AddressSource
+    from etacore.mlops.transit.seeding.feed_download import AddressSource
 
     return AddressSource(place, stop=stop, progress=progress)
 
