@@ -28,7 +28,7 @@ from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.models.registry import Registry
 from etacore.status import Status
 from etacore.store.server import RedisServer
-from tests.transit import DAY_S, SPEED_MPS, drive, real_data, write_feed, write_positions
+from tests.transit import DAY_S, FILES, SPEED_MPS, drive, real_data, write_feed, write_positions
 
 EIGHT = DAY_S + 8 * 3600
 
@@ -167,6 +167,21 @@ def test_console_and_json(town: Path) -> None:
     assert scores["model"]["mae_s"] < 1.0
     assert scores["baseline"]["n"] == scores["model"]["n"] == sum(scores["labels"].values())
     assert scores["positions"] == len(read_positions(town / "positions.parquet"))
+
+
+def test_routes_and_notes_are_printed_as_they_are(town: Path) -> None:
+    changes = {name: FILES[name].replace("r1,", "[r1] :bus:,") for name in ("routes.txt", "trips.txt")}
+    changes["trips.txt"] = changes["trips.txt"].replace("out,0,", "out,[2],")
+    write_feed(town / "marked.zip", changes)
+    rows = pl.read_parquet(town / "positions.parquet").with_columns(route_id=pl.lit("[r1] :bus:"))
+    rows.write_parquet(town / "marked.parquet")
+    written = io.StringIO()
+    replay_to_console(
+        town / "marked.parquet", town / "marked.zip", console=Console(file=written, width=200),
+        registry_dir=town, make_loop=StraightLine,
+    )  # fmt: skip
+    assert "of route [r1] :bus:, " in written.getvalue()
+    assert "direction_id '[2]', row 2" in written.getvalue()
 
 
 def test_routes_come_from_the_feed_and_what_is_lost_is_said_loudly(town: Path) -> None:

@@ -75,6 +75,24 @@ def test_far_fixes_give_a_passage_but_no_arrival_by_rule(tmp_path: Path, feed: F
     assert stop_b["interp_ts"][0] == pytest.approx(EIGHT + LEG_S, abs=0.1)
 
 
+@pytest.mark.parametrize(("short_m", "silence_s"), [(24, 0), (24, MAX_GAP_S + 10), (26, 0)])
+def test_a_vehicle_that_stands_before_its_last_stop_has_arrived(
+    tmp_path: Path, feed: Feed, short_m: float, silence_s: float
+) -> None:
+    """It creeps on and passes the stop after 20 minutes."""
+    stands = 0.030 - short_m / M_PER_DEGREE
+    rows = drive("out", [0.0, stands], EIGHT)
+    there = dict(rows.pop(), timestamp=rows[-1]["timestamp"] + 10 + int(silence_s))
+    waits = [there | {"timestamp": there["timestamp"] + 30 * n} for n in range(40)]
+    leaves = there["timestamp"] + 1200
+    seen = observe(tmp_path, feed, [*rows, *waits, there | {"timestamp": leaves, "lon": 0.0301}])
+    interp_s = seen.filter(pl.col("stop_id") == "D")["interp_ts"][0]
+    if short_m < 25 and not silence_s:
+        assert interp_s == there["timestamp"]
+    else:
+        assert leaves - 30 < interp_s < leaves
+
+
 def test_no_interpolation_across_a_long_silence(tmp_path: Path, feed: Feed) -> None:
     rows = drive("out", [0.0, 0.032], EIGHT)
     late = [row | {"timestamp": row["timestamp"] + int(MAX_GAP_S)} for row in rows if row["lon"] > 0.015]

@@ -1,5 +1,6 @@
 import dataclasses
 import datetime as dt
+import io
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from etacore.mlops.transit.arrivals import NO_ARRIVAL
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.positions import Positions, read_positions
 from etacore.schema import NO_START_TIME
-from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
+from tests.transit import DAY_S, FILES, M_PER_DEGREE, SPEED_MPS, drive, write_feed, write_positions
 
 LEG_M = 0.010 * M_PER_DEGREE
 LEG_S = LEG_M / SPEED_MPS  # 139 s from stop to stop
@@ -499,6 +500,18 @@ def test_report_and_file(tmp_path: Path, feed: Feed) -> None:
     console.print(built.report)
 
 
+def test_report_has_the_notes_of_the_feed_as_they_are(tmp_path: Path) -> None:
+    trips = FILES["trips.txt"].replace("out,0,", "out,[red]2[/] :bus:,")
+    odd = read_feed(write_feed(tmp_path / "feed", {"trips.txt": trips}))
+    [note] = [line for line in odd.notes if "direction_id '[red]2[/] :bus:'" in line]
+    report = build(tmp_path, odd, OUT).report
+    assert report.to_dict()["feed_notes"] == list(odd.notes)
+    assert note in report.to_markdown().splitlines()
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(report)
+    assert f"feed: {note}" in console.export_text()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -522,13 +535,17 @@ def test_feed_and_positions_that_do_not_belong_together(tmp_path: Path, feed: Fe
     strangers = [row | {"trip_id": f"T-{n % 3}"} for n, row in enumerate(OUT)]
     with pytest.raises(DatasetError, match=r"0\.0% of the fixes .*0 of 46.*\n.*'T-0', 'T-1', 'T-2'; .* 'out', 'back'"):
         build(tmp_path, feed, strangers)
-    with pytest.raises(DatasetError, match="none of the 46 fixes has a trip_id"):
+    with pytest.raises(DatasetError, match="none of the 46 fixes has a trip_id, or a start"):
         build(tmp_path, feed, [row | {"trip_id": None} for row in OUT])
 
 
 def test_no_row_with_a_label_says_why(tmp_path: Path, feed: Feed) -> None:
     with pytest.raises(DatasetError, match=r"no row of dataset town has a label\n.*run not observed"):
         build(tmp_path, feed, OUT[:1])
+    nowhere = [row | {"lat": None} for row in OUT]
+    said = r"accepted no fix of a known trip; 46 missing_position \(vehicle 'bus' at 2024-01-02T08:00:00"
+    with pytest.raises(DatasetError, match=said):
+        build(tmp_path, feed, nowhere)
 
 
 @pytest.mark.parametrize(

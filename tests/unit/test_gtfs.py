@@ -99,6 +99,10 @@ TRIPS = FILES["trips.txt"]
         ({"agency.txt": None}, r"agency\.txt is missing"),
         ({"agency.txt": "agency_timezone\nMars/Base\n"}, r"agency\.txt row 2: .*'Mars/Base' is not known"),
         ({"agency.txt": "agency_timezone\nEurope\n"}, r"agency\.txt row 2: .*'Europe' is not known"),
+        (
+            {"agency.txt": "agency_name,agency_timezone\nFoo, Bar and Sons,Europe/Rome\n"},
+            r"agency\.txt gives no agency_timezone\n.*rows left out: their fields do not fit the heading \(row 2\)",
+        ),
         ({"agency.txt": "agency_id,agency_timezone\nx,\n"}, r"agency\.txt gives no agency_timezone"),
         ({"stop_times.txt": TIMES.replace("stop_sequence", "order", 1)}, r"has no column stop_sequence"),
         (
@@ -122,9 +126,16 @@ def test_a_feed_is_refused_if_a_file_or_column_is_missing_or_nothing_is_left(
 def test_what_is_no_feed(tmp_path: Path) -> None:
     with pytest.raises(FeedError, match="does not exist"):
         read_feed(tmp_path / "nowhere.zip")
-    (tmp_path / "text.zip").write_text("hello")
-    with pytest.raises(FeedError, match="neither a folder nor a zip file"):
-        read_feed(tmp_path / "text.zip")
+    whole = write_feed(tmp_path / "whole.zip").read_bytes()
+    for content, what in (
+        (b"hello", "text that begins with 'hello'"),
+        (b"<html>404</html>", "an HTML page"),
+        (b"", "an empty file"),
+        (whole[:-200], "a zip file that was cut off or damaged"),
+    ):
+        (tmp_path / "odd.zip").write_bytes(content)
+        with pytest.raises(FeedError, match=f"neither a folder nor a zip file, but {what}"):
+            read_feed(tmp_path / "odd.zip")
 
 
 @pytest.mark.real_data

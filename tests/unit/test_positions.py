@@ -125,7 +125,7 @@ def test_csv_as_people_write_it(tmp_path: Path) -> None:
     assert [positions.trip_id[i] for i in range(4)] == ["x", "\u00e9", "open", None]
     assert (positions.route_id.values, positions.lon.tolist()) == (("7",), [2.0] * 4)
     assert positions.left_out == {"bad_row": 1}
-    assert positions.examples == {"bad_row": "p.csv row 5: 7 fields for 6 columns"}
+    assert positions.examples == {"bad_row": "p.csv row 5: its fields do not fit the 6 columns"}
 
 
 @pytest.mark.parametrize("last", ["", "\n9,z,1,2,3,4,5,6,7,8,9\n"])

@@ -19,6 +19,7 @@ from etacore.mlops.transit.given_arrivals import read_arrivals
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.service import trip_index
 from etacore.mlops.transit.tracks import PAUSE_S, SILENCE_S, match_tracks
+from etacore.schema import NO_START_TIME
 from tests.recorded_runs import CONFIG, EIGHT, LEG_S, TUESDAY, Row, frequent, later, out, record, runs, starting
 from tests.transit import DAY_S, M_PER_DEGREE, SPEED_MPS, drive, write_feed
 
@@ -283,6 +284,20 @@ def test_a_start_time_without_a_date_is_of_the_day_on_which_it_is_nearest(tmp_pa
     for start_s, day in ((26 * 3600, 2), (2 * 3600, 3)):
         tracks = match_tracks(starting(positions, 0, start_s), feed)
         assert [str(np.datetime64(d, "D")) for d in tracks.service_day.tolist()] == [f"2024-01-0{day}"]
+
+
+@pytest.mark.parametrize(("start_date", "start_time_s"), [(20240103, NO_START_TIME), (20240103, 0), (0, 0)])
+def test_a_run_of_24_o_clock_named_by_the_next_morning_has_its_own_schedule(
+    tmp_path: Path, start_date: int, start_time_s: int
+) -> None:
+    folder = write_feed(tmp_path / "night")
+    times = folder / "stop_times.txt"
+    times.write_text(times.read_text().replace("08:", "24:"))
+    feed = read_feed(folder)
+    fixes = record(tmp_path, out(DAY_S + 24 * 3600))
+    frame = build_dataset(starting(fixes, start_date, start_time_s), feed, CONFIG).frame
+    assert frame["service_date"].unique().to_list() == [TUESDAY]
+    assert frame["scheduled_arrival"].max() == datetime(2024, 1, 3, 0, 9, tzinfo=UTC)
 
 
 def test_a_trip_is_found_by_route_direction_and_start(tmp_path: Path) -> None:

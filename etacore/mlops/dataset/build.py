@@ -162,7 +162,7 @@ def build_dataset(
         if not kept.size:
             raise DatasetError(
                 f"no row of dataset {config.name} has a label",
-                hint=f"{len(rows.fix)} rows: {dropped.summary() or 'the engine accepted no fix of a known trip'}",
+                hint=f"{len(rows.fix)} rows: {dropped.summary() or _set_aside(positions, rows.status)}",
             )
         frame = assemble(rows, kept, labels, plan, positions, feed, config)
     weather_counts: dict[str, int] = {}
@@ -194,6 +194,7 @@ def build_dataset(
             | {f"unreadable: {reason}": [example] for reason, example in positions.examples.items()}
             | {reason: [example] for reason, example in engine.items()},
             warnings=warnings,
+            feed_notes=feed.notes,
             days=days(frame),
             seconds=watch.seconds,
         )
@@ -251,6 +252,15 @@ def _labels(chosen: Positions, feed: Feed, tracks: Tracks, config: BuildConfig, 
         closest_within_m=config.closest_within_m,
         rule_names=config.rule_names,
     )
+
+
+def _set_aside(positions: Positions, status: npt.NDArray[np.uint8]) -> str:
+    """Why the engine accepted no fix of a known trip, in words."""
+    reasons = [
+        f"{int((status == Status[name.upper()]).sum())} {name} ({example})"
+        for name, example in examples_of_reasons(positions, status).items()
+    ]
+    return "; ".join(["the engine accepted no fix of a known trip", *reasons])
 
 
 def _not_empty(examples: Mapping[str, list[str]]) -> dict[str, list[str]]:

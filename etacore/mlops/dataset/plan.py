@@ -100,8 +100,9 @@ def make_plan(positions: Positions, feed: Feed, config: BuildConfig) -> Plan:
     n_named = int(names_trip.sum())
     if not n_named:
         raise DatasetError(
-            f"none of the {len(positions)} fixes has a trip_id",
-            hint="an arrival belongs to a trip: positions need a trip_id as in trips.txt",
+            f"none of the {len(positions)} fixes has a trip_id, or a start that tells its trip",
+            hint="an arrival belongs to a trip: positions need a trip_id as in trips.txt, or route, direction, "
+            "start date and start time of a first departure",
         )
     match_rate = float(known.sum()) / n_named
     unknown = _most_frequent(positions, names_trip & ~known)

@@ -88,6 +88,8 @@ class BuildReport:
         A few trip ids, stop ids and the like behind a counter.
     warnings : sequence of str
         What has to be said loudly.
+    feed_notes : sequence of str
+        What was odd in the timetable and how it was taken.
     days : sequence of mapping
         ``service_date, rows, trips, vehicles`` for each service date.
     seconds : mapping
@@ -102,6 +104,7 @@ class BuildReport:
     rows: Mapping[str, int]
     examples: Mapping[str, Sequence[str]] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    feed_notes: Sequence[str] = ()
     days: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -114,6 +117,7 @@ class BuildReport:
             "warnings": list(self.warnings),
             **sections,
             "examples": examples,
+            "feed_notes": list(self.feed_notes),
             "days": [dict(day) for day in self.days],
         }
 
@@ -132,6 +136,8 @@ class BuildReport:
                 f"- {name}: {', '.join(f'`{example}`' for example in found)}" for name, found in self.examples.items()
             ]
             lines.append("")
+        if self.feed_notes:
+            lines += ["## Feed", "", "```", *self.feed_notes, "```", ""]
         if self.days:
             heads = list(self.days[0])
             lines += ["## Service dates", "", f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
@@ -150,10 +156,11 @@ class BuildReport:
             table = Table("", "", "", title=title, title_justify="left", box=box.SIMPLE, show_header=False)
             table.columns[1].justify = "right"
             for name, value in getattr(self, section).items():
-                table.add_row(name, text(value), meaning(name))
+                table.add_row(Text(name), text(value), meaning(name))
             tables.append(table)
+        notes = [Text(f"  feed: {note}") for note in self.feed_notes]
         loud = [Text(warning, style="bold red") for warning in self.warnings]
-        return Group(*tables, days_table(self.days), *loud)
+        return Group(*tables, days_table(self.days), *notes, *loud)
 
 
 def days_table(days: Sequence[Mapping[str, Any]]) -> Table:

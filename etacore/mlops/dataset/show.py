@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import polars as pl
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from etacore.mlops.dataset.columns import run_columns
 from etacore.mlops.dataset.layout import Dataset
@@ -52,7 +53,7 @@ def _facts(dataset: Dataset) -> Table:
         rules = frame["label_rule"].value_counts(sort=True)
         facts |= {f"label {rule}": n for rule, n in rules.iter_rows()}
     for name, value in facts.items():
-        table.add_row(name, text(value))
+        table.add_row(Text(name), Text(text(value)))
     return table
 
 
@@ -63,12 +64,12 @@ def _columns(frame: pl.DataFrame) -> Table:
         if column.dtype.is_numeric() and column.count():
             shown = [f"{value:.4g}" for value in column.cast(pl.Float64).quantile([0.0, 0.5, 1.0]) or ()]
         kind = "Time" if isinstance(column.dtype, pl.Datetime) else str(column.dtype)
-        table.add_row(column.name, kind, f"{column.null_count() / max(len(column), 1):.1%}", *shown)
+        table.add_row(Text(column.name), kind, f"{column.null_count() / max(len(column), 1):.1%}", *shown)
     return table
 
 
 def _table(title: str, *heads: str, head: bool = True) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, show_header=head)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE, show_header=head)
     for name in heads:
         right = name in ("unknown", "least", "median", "most")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=name == "column")

@@ -23,6 +23,7 @@ import numpy as np
 import orjson
 import redis
 from rich.console import Console
+from rich.text import Text
 
 from etacore.accuracy import COLUMNS
 from etacore.config import RuntimeConfig
@@ -378,7 +379,7 @@ def replay_to_console(
         result = replay(positions, feed, progress=progress, **options)
     print_result(result, console)
     for warning in replay_warnings(result.played, positions):
-        console.print(warning, style="bold red", markup=False)
+        console.print(Text(warning, style="bold red"))
     if json_path is not None:
         write_whole(json_path, f"{json.dumps(result.to_dict(), indent=2, allow_nan=False)}\n".encode())
     return result
@@ -405,23 +406,25 @@ def replay_warnings(played: Played, positions: Positions) -> tuple[str, ...]:
 def print_result(result: ReplayResult, console: Console) -> None:
     """Print what was played, how it was scored, and the figures by minutes ahead."""
     played, scores = result.played, result.scores
-    console.print(
+    lines = [
         f"played {played.n_positions:,} positions of route {', '.join(result.routes)}, "
         f"{result.start:%Y-%m-%d %H:%M} to {result.end:%Y-%m-%d %H:%M} ({result.time_zone}), "
         f"in {played.wall_s:.1f} s; {played.n_answered:,} of them got predictions"
-    )
+    ]
     refused = {name: count for name, count in played.status.items() if name not in ("ok", "unchanged")}
     if refused:
-        console.print(f"  set aside, summed over {played.n_polls:,} polls: {_listed(refused)}")
-    console.print(f"  model: {', '.join(played.model_keys) or 'none'}", soft_wrap=True)
-    console.print(
+        lines.append(f"  set aside, summed over {played.n_polls:,} polls: {_listed(refused)}")
+    lines.append(f"  model: {', '.join(played.model_keys) or 'none'}")
+    lines.append(
         f"  labels of {scores.model.n:,} scored stops: {_listed(scores.labels)} "
         f"(a vehicle was seen every {result.sampling_s:.0f} s)"
     )
     if scores.unscored:
-        console.print(f"  not scored: {_listed(scores.unscored)}")
-    for note in result.notes:
-        console.print(f"  feed: {note}")
+        lines.append(f"  not scored: {_listed(scores.unscored)}")
+    lines += [f"  feed: {note}" for note in result.notes]
+    for line in lines:
+        # As text, since routes and notes may hold what looks like markup.
+        console.print(Text(line), soft_wrap=True)
     for title, report in (("the loop", scores.model), ("distance along the route / mean speed", scores.baseline)):
         columns = [Column(heading, "number", len(COLUMNS) - i) for i, heading in enumerate(COLUMNS)]
         console.print(FittedTable(columns, report.rows(), title=title))

@@ -29,6 +29,9 @@ CLOSEST_WITHIN_M: Final = 200.0
 MAX_GAP_S: Final = 600.0
 """No interpolation between fixes that lie farther apart in time."""
 
+STANDING_M: Final = 25.0
+"""At its last stop a vehicle has arrived when it is seen so near before it: it stands there, and may not pass it."""
+
 _WINDOW_M: Final = 250.0
 _NEVER: Final = 2**63 - 1
 
@@ -52,7 +55,8 @@ class Arrivals:
     track_ix, stop_ix : ndarray of int32, shape (n,)
         Link to the track; position of the stop in the pattern, 0-based.
     interp_us : ndarray of int64, shape (n,)
-        Passage interpolated between two fixes; `NO_ARRIVAL` if the track does not pass the stop.
+        Passage interpolated between two fixes, at the last stop no later than the first fix within `STANDING_M` before
+        it; `NO_ARRIVAL` if the track does not pass the stop.
     rule_us : ndarray of int64, shape (n,)
         Time of the fix that the 50 m / 200 m rule takes; `NO_ARRIVAL` if none is close.
     rule : ndarray of uint8, shape (n,)
@@ -106,6 +110,9 @@ def observe_arrivals(
     target_m = stop_s_m + track_ix * APART_M
 
     interp_us = _passages(column_m, target_m, time_us, tracks.offset, track_ix)
+    is_last = stop_ix == np.repeat(n_stops, n_stops) - 1
+    standing_us = _first_at(column_m, target_m - STANDING_M, time_us, tracks.offset, track_ix)
+    interp_us = np.where(is_last & (standing_us != NO_ARRIVAL), _earlier(interp_us, standing_us), interp_us)
     window_m = max(_WINDOW_M, first_within_m + 50.0, closest_within_m + 50.0)
     low = np.searchsorted(column_m, target_m - window_m, side="left")
     high = np.searchsorted(column_m, target_m + window_m, side="right")
@@ -152,6 +159,27 @@ def _passages(
     close = gap_us <= MAX_GAP_S * 1e6
     passed[inside[close]] = (time_us[after - 1] + np.rint(part * gap_us).astype(np.int64))[close]
     return passed
+
+
+def _first_at(
+    column_m: npt.NDArray[np.float64],
+    target_m: npt.NDArray[np.float64],
+    time_us: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
+    track_ix: npt.NDArray[np.int64],
+) -> npt.NDArray[np.int64]:
+    """The first fix at or behind each target, if the one before it is not far in time."""
+    at = np.searchsorted(column_m, target_m, side="left")
+    inside = np.flatnonzero((at > offset[track_ix]) & (at < offset[track_ix + 1]))
+    at = at[inside]
+    close = time_us[at] - time_us[at - 1] <= MAX_GAP_S * 1e6
+    first_us = np.full(len(target_m), NO_ARRIVAL)
+    first_us[inside[close]] = time_us[at[close]]
+    return first_us
+
+
+def _earlier(one_us: npt.NDArray[np.int64], other_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.where(one_us == NO_ARRIVAL, other_us, np.minimum(one_us, other_us))
 
 
 def _by_rule(

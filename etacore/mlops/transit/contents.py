@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from enum import Enum
@@ -12,6 +13,7 @@ from etacore.errors import FeedError
 
 _GZIP: Final = b"\x1f\x8b"
 _BOM: Final = b"\xef\xbb\xbf"
+_UTF16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _HEAD: Final = 4096
 _FOREIGN: Final = (
     (b"PK\x03\x04", "a zip file: unpack it first"),
@@ -70,7 +72,7 @@ def kind_of(content: bytes, names: frozenset[str]) -> Kind:
         return Kind.MESSAGE
     if _foreign(content):
         return Kind.OTHER
-    head = content[:_HEAD].removeprefix(_BOM).lstrip()
+    head = _head(content)
     if head[:1] in (b"{", b"["):
         return Kind.JSON
     first_line = head.split(b"\n", 1)[0].decode("latin-1")
@@ -88,12 +90,20 @@ def described(content: bytes) -> str:
         return "an empty file"
     if known := _foreign(content):
         return known
-    head = content[:_HEAD].removeprefix(_BOM).lstrip()
+    head = _head(content)
     if head.startswith(b"PAR1"):
         return "a Parquet file that was cut off"
     if _is_text(head):
         return f"text that begins with {head[:40].decode('latin-1')!r}"
     return f"{len(content)} bytes of something else, or was cut off"
+
+
+def _head(content: bytes) -> bytes:
+    """The beginning, as UTF-8 if it says that it is UTF-16."""
+    head = content[:_HEAD]
+    if head.startswith(_UTF16):
+        head = head.decode("utf-16", "ignore").encode()
+    return head.removeprefix(_BOM).lstrip()
 
 
 def _is_text(head: bytes) -> bool:
@@ -104,7 +114,7 @@ def _foreign(content: bytes) -> str | None:
     for magic, words in _FOREIGN:
         if content.startswith(magic):
             return words
-    head = content[:_HEAD].removeprefix(_BOM).lstrip().lower()
+    head = _head(content).lower()
     if head.startswith((b"<!doctype html", b"<html")) or (head.startswith(b"<") and b"<html" in head):
         return "an HTML page, as servers send with an error or to log in"
     if head.startswith((b"<?xml", b"<siri", b"<soap")):

@@ -23,11 +23,12 @@ from etacore.mlops.transit.realtime import (
     read_message,
     unused,
 )
-from etacore.mlops.transit.tables import read_rows, read_table
+from etacore.mlops.transit.tables import ROW, read_rows
 
 TABLES: Final = (".parquet", ".csv", ".csv.gz")
 DOCUMENTS: Final = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
 _HEAD: Final = 4096
+_MAX_HEADINGS: Final = 400
 
 
 def find_files(path: Path) -> Iterator[Path]:
@@ -125,11 +126,20 @@ class _Reading:
             self._add_table(file, number)
 
     def _add_table(self, file: Path, number: int) -> None:
+        n_bad = self._left_out["bad_row"]
+        frame = read_rows(file, self._left_out, NAMES)
         try:
-            self._take(file, number, read_rows(file, self._left_out, NAMES))
+            self._take(file, number, frame)
         except LacksColumnsError as error:
-            has = ", ".join(read_table(file).columns)
+            has = ", ".join(name for name in read_rows(file, LeftOut()).columns if name != ROW)
+            has = has if len(has) <= _MAX_HEADINGS else has[:_MAX_HEADINGS] + "..."
             raise LacksColumnsError(f"{error.message} (has: {has})", hint=error.hint) from None
+        except OtherKindError:
+            if self._left_out["bad_row"] == n_bad:
+                raise
+            raise OtherKindError(
+                f"{file} has no row whose fields fit the heading", hint="the first row names all columns, in order"
+            ) from None
 
     def _take(self, file: Path, number: int, frame: pl.DataFrame) -> None:
         fixes = fixes_of_table(frame, file, number, self._left_out, routes_known=self._routes_known)

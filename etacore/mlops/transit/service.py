@@ -24,6 +24,9 @@ MAX_FROM_SPAN_S: Final = 3600
 """Farther from the times of its frequencies, a run without a start is of its local date."""
 
 _DAY_S: Final = 86_400
+# Farther from the middle of its times, a timetable trip is of another day: producers name a run of 24:30 by the date of
+# the morning, or give it 00:30.
+_MAX_FROM_MIDDLE_S: Final = 20 * 3600
 # A fix is sent on its start date or up to three days after it (times go past 24 h), or on the evening before.
 _START_DATE_DAYS: Final = (-3, 1)
 _EPOCH: Final = date(1970, 1, 1)
@@ -69,17 +72,21 @@ def trip_index(positions: Positions, feed: Feed) -> _I4:
 def given_starts(positions: Positions, rows: _I8, trip_ix: _I4, feed: Feed) -> Starts:
     """Starts by the words of the fixes ``rows``, which are on the trips ``trip_ix``.
 
-    A start date that is farther from the time of the fix than any run reaches is not believed. A start time without a
-    date is of the day on which it is nearest.
+    A start date that is farther from the time of the fix than any run reaches is not believed, nor one whose timetable
+    is another day's. A start time without a date is of the day on which it is nearest.
     """
     dates, link = np.unique(positions.start_date[rows], return_inverse=True)
     day = np.array([_day_number(number) for number in dates.tolist()], np.int64)[link]
     time_us, start_s = positions.time_us[rows], positions.start_time_s[rows]
-    local_day = (time_us // 1_000_000 + _utc_offsets_s(time_us, feed.time_zone)) // _DAY_S
+    local_s = time_us // 1_000_000 + _utc_offsets_s(time_us, feed.time_zone)
+    local_day = local_s // _DAY_S
     believed = (day - local_day >= _START_DATE_DAYS[0]) & (day - local_day <= _START_DATE_DAYS[1])
     day = np.where(believed, day, NO_DAY)
     timed = np.flatnonzero(~believed & (start_s != NO_START_TIME))
     day[timed] = service_days(time_us[timed], trip_ix[timed], feed, start_s[timed])
+    has_times = (feed.trips.start_s != NO_TIME) & ~is_repeated(feed)
+    from_middle_s = np.abs(local_s - day * _DAY_S - _middles_s(feed)[trip_ix])
+    day[has_times[trip_ix] & (from_middle_s > _MAX_FROM_MIDDLE_S)] = NO_DAY
     return Starts(day.astype(np.int32), start_s)
 
 
@@ -119,19 +126,23 @@ def service_days(time_us: _I8, trip_ix: npt.NDArray[Any], feed: Feed, start_s: _
     ndarray of int32, shape (n,)
         Days since 1970-01-01. A trip without times counts as run at noon.
     """
-    trips = feed.trips
-    length_s = trips.end_s.astype(np.int64) - trips.start_s
-    middle_s = trips.start_s + length_s // 2
-    middle_s[trips.start_s == NO_TIME] = _DAY_S // 2
-    middle_s = middle_s[trip_ix]
+    middle_s = _middles_s(feed)[trip_ix]
     if start_s is not None:
-        middle_s = start_s + length_s[trip_ix] // 2
+        middle_s = start_s + (feed.trips.end_s.astype(np.int64) - feed.trips.start_s)[trip_ix] // 2
     local_s = time_us // 1_000_000 + _utc_offsets_s(time_us, feed.time_zone)
     days: _I4 = ((local_s - middle_s + _DAY_S // 2) // _DAY_S).astype(np.int32)
     if start_s is None and len(feed.frequencies):
         rows = np.flatnonzero(is_repeated(feed)[trip_ix])
         days[rows] = _days_of_spans(time_us[rows] // 1_000_000, local_s[rows] // _DAY_S, trip_ix[rows], feed)
     return days
+
+
+def _middles_s(feed: Feed) -> _I8:
+    """Half way between first and last time of each trip, since noon minus 12 h; noon where there are none."""
+    trips = feed.trips
+    middle_s = trips.start_s + (trips.end_s.astype(np.int64) - trips.start_s) // 2
+    middle_s[trips.start_s == NO_TIME] = _DAY_S // 2
+    return middle_s
 
 
 def is_repeated(feed: Feed) -> npt.NDArray[np.bool_]:

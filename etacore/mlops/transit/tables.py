@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
-import re
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +11,8 @@ import numpy.typing as npt
 import polars as pl
 
 from etacore.errors import FeedError
+from etacore.mlops.transit.contents import read_content
+from etacore.mlops.transit.csv_text import read_rows as read_csv_rows
 from etacore.mlops.transit.left_out import LeftOut, quoted
 from etacore.pipeline.snapshots import parse_timestamp
 
@@ -72,16 +71,36 @@ def read_rows(path: Path, left_out: LeftOut, wanted: Collection[str] | None = No
         with path.open("rb") as file:
             kind = "Parquet" if file.read(4) == b"PAR1" else "CSV"
         if kind == "Parquet":
-            chosen = None if wanted is None else [name for name in pl.read_parquet_schema(path) if name in wanted]
-            frame = pl.read_parquet(path, columns=chosen).with_row_index(ROW)
+            frame = _read_parquet(path, wanted).with_row_index(ROW)
         else:
-            frame = _read_csv(path, left_out)
-    except (pl.exceptions.PolarsError, OSError, EOFError, csv.Error) as error:
+            frame = _read_csv(path, left_out, wanted)
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise FeedError(f"{path} is no readable {kind} file ({str(error).splitlines()[0]})") from None
     columns = [name for name in frame.columns if name != ROW and (wanted is None or name in wanted)]
     if not columns:
         return frame.select(ROW)
     return frame.filter(~pl.all_horizontal(pl.exclude(ROW).is_null())).select(ROW, *columns)
+
+
+def _read_parquet(path: Path, wanted: Collection[str] | None) -> pl.DataFrame:
+    schema = pl.read_parquet_schema(path)
+    if wanted is None:
+        return pl.read_parquet(path)
+    columns: dict[str, str] = {}
+    for name in sorted(schema, key=lambda name: name not in wanted):
+        own = _own_names(wanted).get(name.lower())
+        if own is not None and own not in columns.values():
+            columns[name] = own
+    # Lists and structures are no values of ours. Texts without their mark are bytes.
+    kept = [name for name in columns if not schema[name].is_nested()]
+    as_text = pl.selectors.binary().cast(pl.String, strict=False)
+    frame = pl.read_parquet(path, columns=kept).with_columns(as_text).rename({name: columns[name] for name in kept})
+    return frame.with_columns(pl.lit(None, pl.String).alias(columns[name]) for name in columns if name not in kept)
+
+
+def _own_names(wanted: Collection[str]) -> dict[str, str]:
+    """By the name in lower case: headings are known whatever their case."""
+    return {name.lower(): name for name in wanted}
 
 
 def times_us(path: Path, column: pl.Series) -> npt.NDArray[np.int64]:
@@ -167,44 +186,11 @@ def ids(column: pl.Series) -> pl.Series:
     return text
 
 
-def _read_csv(path: Path, left_out: LeftOut) -> pl.DataFrame:
-    content = path.read_bytes()
-    if content.startswith(b"\x1f\x8b"):
-        content = gzip.decompress(content)
-    # An open quote would swallow the rows after it.
-    if content.count(b'"') % 2 == 0:
-        try:
-            frame = pl.read_csv(content, infer_schema=False, encoding="utf8").with_row_index(ROW)
-        except pl.exceptions.NoDataError:
-            raise
-        except pl.exceptions.PolarsError:
-            frame = _read_lines(content, path.name, left_out)
-    else:
-        frame = _read_lines(content, path.name, left_out)
-    stripped = pl.exclude(ROW).str.strip_chars()
-    frame = frame.rename({name: name.strip() for name in frame.columns})
-    return frame.with_columns(pl.when(stripped != "").then(stripped))
-
-
-def _read_lines(content: bytes, name: str, left_out: LeftOut) -> pl.DataFrame:
-    """CSV line by line: a bad line costs only itself. What is no UTF-8 is Latin-1, or what its first bytes say."""
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        text = content.decode("utf-16", "replace")
-    else:
-        try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            text = content.decode("latin-1")
-    lines = re.split("\r\n|\r|\n", text)
-    heading = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    header = [field.strip() for field in next(csv.reader([lines[heading]], skipinitialspace=True), [])]
-    rows: list[list[Any]] = []
-    for number, line in enumerate(lines[heading + 1 :]):
-        fields = next(csv.reader([line], skipinitialspace=True), [])
-        if any(field.strip() for field in fields[len(header) :]):
-            left_out.add("bad_row", f"{name} row {number}: {len(fields)} fields for {len(header)} columns")
-            continue
-        rows.append([number, *fields[: len(header)], *[None] * (len(header) - len(fields))])
-    # Of columns with one name, the first has it.
-    names = [name if name not in header[:at] else f"{name}\0{at}" for at, name in enumerate(header)]
-    return pl.DataFrame(rows, schema={ROW: pl.UInt32} | dict.fromkeys(names, pl.String), orient="row")
+def _read_csv(path: Path, left_out: LeftOut, wanted: Collection[str] | None) -> pl.DataFrame:
+    own = {} if wanted is None else _own_names(wanted)
+    rows = read_csv_rows(read_content(path), None if wanted is None else list(own))
+    if n := len(rows.damaged):
+        row = rows.damaged["row"][0] - rows.first_row
+        left_out.add("bad_row", f"{path.name} row {row}: its fields do not fit the {len(rows.headings)} columns", n)
+    frame = rows.frame.with_columns((pl.col("row") - rows.first_row).cast(pl.UInt32).alias(ROW)).drop("row")
+    return frame.rename({name: own.get(name, name) for name in frame.columns})

@@ -36,7 +36,8 @@ def read_time_zone(files: FeedFiles, n_trips: Mapping[str, int], notes: Notes) -
     frame = frame.with_columns(zone.alias("zone"))
     if frame["zone"].null_count() == len(frame):
         if (given := frame.drop_nulls("agency_timezone")).is_empty():
-            raise FeedError(f"{files.path}: {name} gives no agency_timezone")
+            said = "; ".join(line for line in notes.lines if line.startswith(name))
+            raise FeedError(f"{files.path}: {name} gives no agency_timezone", hint=said or None)
         text, row = given["agency_timezone"][0], given["row"][0]
         raise FeedError(
             f"{files.path}: {name} row {row}: agency_timezone {shown(text)} is not known",

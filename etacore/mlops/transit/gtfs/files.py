@@ -12,10 +12,12 @@ from typing import Any, Final
 import polars as pl
 
 from etacore.errors import FeedError
-from etacore.mlops.transit.gtfs.text import Rows, read_rows
+from etacore.mlops.transit.contents import described
+from etacore.mlops.transit.csv_text import Rows, read_rows
 
 _REQUIRED: Final = ("agency.txt", "stops.txt", "trips.txt", "stop_times.txt")
 _READ: Final = (*_REQUIRED, "routes.txt", "calendar.txt", "calendar_dates.txt", "shapes.txt", "frequencies.txt")
+_HEAD: Final = 4096
 _MAX_SHOWN: Final = 40
 _MAX_LISTED: Final = 8
 _MAX_HEADINGS: Final = 400
@@ -55,6 +57,12 @@ class Notes:
         return frame.filter(~marked)
 
 
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    return "a zip file that was cut off or damaged" if head.startswith(b"PK") else described(head)
+
+
 class FeedFiles:
     """Opens the text files of a feed, wherever they lie.
 
@@ -76,8 +84,8 @@ class FeedFiles:
         elif path.is_file():
             try:
                 self._archive = zipfile.ZipFile(path)
-            except zipfile.BadZipFile as error:
-                raise FeedError(f"{path} is neither a folder nor a zip file ({error})") from None
+            except zipfile.BadZipFile:
+                raise FeedError(f"{path} is neither a folder nor a zip file, but {_what_it_is(path)}") from None
             names = [entry.filename for entry in self._archive.infolist() if not entry.is_dir()]
         else:
             raise FeedError(f"{path} does not exist", hint="give a GTFS zip file or a folder with its text files")

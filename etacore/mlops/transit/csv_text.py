@@ -1,4 +1,4 @@
-"""Reads the CSV of a GTFS file into text columns, as agencies really write it.
+"""Reads CSV, of GTFS and of recordings, into text columns, as agencies really write it.
 
 Polars reads the file. Only what it does not read as CSV, or what has line
 breaks inside quotes, goes through Python, line by line.
@@ -19,6 +19,7 @@ from etacore.errors import FeedError
 
 _TEXT_SPACE: Final = " \t\r\n\u00a0"
 _MAX_LINES_OF_A_RECORD: Final = 50
+_EMPTY_ROWS = re.compile(rb'(?:[ \t\r,"]*\n)*[ \t]*')
 _SPACE_BEFORE_A_QUOTE = re.compile(rb'(?:^|[,\n])[ \t]+"')
 _FIELD_END = r"[ \t\r]*(?=,|\Z)"
 _UNQUOTED = r'|((?![ \t]*")[^,\n]*)(?=,|\Z)'
@@ -34,6 +35,8 @@ class Rows:
     ----------
     headings : list of str
         All of the file, in lower case.
+    first_row : int
+        Number of the row below the heading, blank or not.
     frame : polars.DataFrame
         Of the asked columns those that the file has. Rows in which all of them are empty are passed over.
     damaged : polars.DataFrame
@@ -43,20 +46,21 @@ class Rows:
     """
 
     headings: list[str]
+    first_row: int
     frame: pl.DataFrame
     damaged: pl.DataFrame
     remarks: list[str]
 
 
-def read_rows(data: bytes, wanted: Collection[str]) -> Rows:
+def read_rows(data: bytes, wanted: Collection[str] | None) -> Rows:
     """Read a file.
 
     Parameters
     ----------
     data : bytes
         UTF-8 with or without mark, UTF-16 or Windows-1252, with any line ends.
-    wanted : collection of str
-        Columns, in lower case.
+    wanted : collection of str, optional
+        Columns, in lower case; all that have a name if None. Of two with one name it is the first.
 
     Raises
     ------
@@ -64,12 +68,14 @@ def read_rows(data: bytes, wanted: Collection[str]) -> Rows:
         If no way was found to read it as CSV; without the name of the file.
     """
     data, remarks = _utf8_lines(data)
-    heading_at = len(data) - len(data.lstrip())
+    before = _EMPTY_ROWS.match(data)
+    heading_at = before.end() if before else 0
     first_row = data.count(b"\n", 0, heading_at) + 2
     first_line, _, body = data[heading_at:].partition(b"\n")
     del data
     headings = _headings(first_line)
-    columns = {name: headings.index(name) for name in wanted if name in headings}
+    named = headings if wanted is None else wanted
+    columns = {name: headings.index(name) for name in named if name and name in headings}
     frame = _parse_if_whole(body, len(headings), columns, first_row)
     if frame is None:
         try:
@@ -92,7 +98,7 @@ def read_rows(data: bytes, wanted: Collection[str]) -> Rows:
     frame = frame.filter(~surplus) if len(damaged) else frame
     empty = frame.select(pl.all_horizontal(pl.exclude("row").is_null())).to_series() if columns else None
     frame = frame.filter(~empty) if empty is not None and empty.any() else frame
-    return Rows(headings, frame, damaged, remarks)
+    return Rows(headings, first_row, frame, damaged, remarks)
 
 
 def _as_windows_1252(error: UnicodeError) -> tuple[str, int]:
@@ -175,6 +181,8 @@ def _rewritten(body: str, width: int) -> bytes:
             ix = end
         if fields is None:
             fields = _split(line, _FIELD_WITH_BARE_QUOTES)
+        if fields is None and (closed := _split(line.rstrip("\r") + '"', _FIELD)) and len(closed) == width:
+            fields = closed
         if fields is None:
             fields = [*(line.replace('"', "").split(",") + [""] * width)[:width], "quotes that nothing closes"]
         out.append(",".join('"' + field.replace('"', '""') + '"' for field in fields))
