@@ -20,10 +20,11 @@ import redis
 from etacore.config import RuntimeConfig
 from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.loop.runtime import Runtime
-from etacore.mlops.transit import seed, seeding
+from etacore.mlops.transit import seed
 from etacore.mlops.transit.gtfs import read_feed
 from etacore.mlops.transit.seed import feed_pairs
 from etacore.mlops.transit.seeding import Seeded, Seeder
+from etacore.mlops.transit.seeding import seeder as seeding
 from etacore.mlops.transit.seeding.feed_place import FileSource
 from etacore.mlops.transit.seeding.ledger import SeedLock
 from etacore.status import Status

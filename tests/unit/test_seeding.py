@@ -9,10 +9,11 @@ import redis
 
 from etacore.config import KeyNames
 from etacore.errors import FeedError, SeedingStoppedError
-from etacore.mlops.transit import seed, seeding
+from etacore.mlops.transit import seed
 from etacore.mlops.transit.gtfs import read_feed
 from etacore.mlops.transit.seed import seed_redis
 from etacore.mlops.transit.seeding import RETIRED_S, Seeded, Seeder
+from etacore.mlops.transit.seeding import seeder as seeding
 from etacore.mlops.transit.seeding.feed_download import AddressSource
 from etacore.mlops.transit.seeding.ledger import SEEDINGS, SeedLedger, SeedLock
 from tests.feed_server import Answer, FeedServer
