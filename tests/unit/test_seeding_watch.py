@@ -7,9 +7,9 @@ import pytest
 import redis
 
 from etacore.errors import EtacoreError, FeedError, FeedUnavailableError
-from etacore.mlops.transit import seeding
 from etacore.mlops.transit.gtfs import Feed, read_feed
 from etacore.mlops.transit.seeding import Seeded, Seeder
+from etacore.mlops.transit.seeding import seeder as seeding
 from etacore.mlops.transit.seeding.feed_download import AddressSource
 from etacore.mlops.transit.seeding.ledger import Manifest, SeedLock
 from tests.feed_server import Answer, FeedServer
