@@ -148,10 +148,6 @@ class RouteTable:
         self._retire(self._names.learn_source(name, kind, pattern_ix, tells_route))
         return True
 
-    def set_absent(self, key: bytes) -> None:
-        """Remember that Redis has no such stops; ``key`` as in `set_pattern`."""
-        self._learn_absent(*self._source(key))
-
     def _learn_absent(self, kind: int, name: bytes) -> None:
         self._retire(self._names.learn_source(name, kind, -1))
 
