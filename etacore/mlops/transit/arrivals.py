@@ -110,9 +110,9 @@ def observe_arrivals(
     target_m = stop_s_m + track_ix * APART_M
 
     interp_us = _passages(column_m, target_m, time_us, tracks.offset, track_ix)
-    is_last = stop_ix == np.repeat(n_stops, n_stops) - 1
-    standing_us = _first_at(column_m, target_m - STANDING_M, time_us, tracks.offset, track_ix)
-    interp_us = np.where(is_last & (standing_us != NO_ARRIVAL), _earlier(interp_us, standing_us), interp_us)
+    last = np.cumsum(n_stops) - 1
+    standing_us = _first_at(column_m, target_m[last] - STANDING_M, time_us, tracks.offset, track_ix[last])
+    interp_us[last] = np.where(standing_us == NO_ARRIVAL, interp_us[last], _earlier(interp_us[last], standing_us))
     window_m = max(_WINDOW_M, first_within_m + 50.0, closest_within_m + 50.0)
     low = np.searchsorted(column_m, target_m - window_m, side="left")
     high = np.searchsorted(column_m, target_m + window_m, side="right")
@@ -149,15 +149,11 @@ def _passages(
     track_ix: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
     """When the progress reached each target, linear between the two fixes around it."""
-    passed = np.full(len(target_m), NO_ARRIVAL)
-    after = np.searchsorted(column_m, target_m, side="left")
-    inside = np.flatnonzero((after > offset[track_ix]) & (after < offset[track_ix + 1]))
-    after = after[inside]
+    passed, inside, after = _behind(column_m, target_m, time_us, offset, track_ix)
     leg_m = column_m[after] - column_m[after - 1]
     part = (target_m[inside] - column_m[after - 1]) / np.maximum(leg_m, 1e-9)
     gap_us = time_us[after] - time_us[after - 1]
-    close = gap_us <= MAX_GAP_S * 1e6
-    passed[inside[close]] = (time_us[after - 1] + np.rint(part * gap_us).astype(np.int64))[close]
+    passed[inside] = time_us[after - 1] + np.rint(part * gap_us).astype(np.int64)
     return passed
 
 
@@ -168,14 +164,24 @@ def _first_at(
     offset: npt.NDArray[np.int64],
     track_ix: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.int64]:
-    """The first fix at or behind each target, if the one before it is not far in time."""
-    at = np.searchsorted(column_m, target_m, side="left")
-    inside = np.flatnonzero((at > offset[track_ix]) & (at < offset[track_ix + 1]))
-    at = at[inside]
-    close = time_us[at] - time_us[at - 1] <= MAX_GAP_S * 1e6
-    first_us = np.full(len(target_m), NO_ARRIVAL)
-    first_us[inside[close]] = time_us[at[close]]
+    """Time of the first fix at or behind each target."""
+    first_us, inside, after = _behind(column_m, target_m, time_us, offset, track_ix)
+    first_us[inside] = time_us[after]
     return first_us
+
+
+def _behind(
+    column_m: npt.NDArray[np.float64],
+    target_m: npt.NDArray[np.float64],
+    time_us: npt.NDArray[np.int64],
+    offset: npt.NDArray[np.int64],
+    track_ix: npt.NDArray[np.int64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """No arrival for each target yet; which of them lie between two fixes not far in time, and the later of the two."""
+    after = np.searchsorted(column_m, target_m, side="left")
+    inside = np.flatnonzero((after > offset[track_ix]) & (after < offset[track_ix + 1]))
+    inside = inside[time_us[after[inside]] - time_us[after[inside] - 1] <= MAX_GAP_S * 1e6]
+    return np.full(len(target_m), NO_ARRIVAL), inside, after[inside]
 
 
 def _earlier(one_us: npt.NDArray[np.int64], other_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
