@@ -89,6 +89,11 @@ WEATHER_FEATURES: Final = tuple(f.name for f in FEATURES if f.group == "weather"
 _BY_NAME: Final = {f.name: f for f in FEATURES}
 
 
+def service_time_text(seconds: int) -> str:
+    """Seconds of a service day as GTFS writes them: HH:MM:SS, past 24 h too."""
+    return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
 def feature_codes(names: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     """Codes of named features, in the given order.
 

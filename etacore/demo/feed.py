@@ -14,6 +14,7 @@ import numpy as np
 from etacore.demo.city import TIME_ZONE, City
 from etacore.demo.timetable import WEEKDAY, WEEKEND, Timetable, build_timetable
 from etacore.mlops.transit import patterns as seeding
+from etacore.schema import service_time_text
 
 Row = Sequence[str | int | float]
 
@@ -165,7 +166,7 @@ def _stop_times(city: City, timetables: Iterable[Timetable]) -> Iterator[Row]:
             pattern = city.patterns[trip.pattern_ix]
             columns = (pattern.stop_ix, pattern.stop_sequence, pattern.stop_s_m, trip.stop_times_s)
             for stop, sequence, s_m, at_s in zip(*(column.tolist() for column in columns), strict=True):
-                at = f"{int(at_s) // 3600:02d}:{int(at_s) // 60 % 60:02d}:{int(at_s) % 60:02d}"
+                at = service_time_text(int(at_s))
                 yield trip.trip_id, at, at, stop_ids[stop], sequence, f"{s_m:.1f}"
 
 

@@ -14,7 +14,7 @@ from etacore.config import RuntimeConfig
 from etacore.loop.reasons import age_text, cut, quoted
 from etacore.pipeline.encoding import iso_time
 from etacore.pipeline.engine import Batch
-from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME, service_time_text
 from etacore.status import Status
 
 RAW_WIDTH: Final = 300
@@ -191,7 +191,7 @@ def _value(batch: Batch, row: int, name: str) -> str | float | int | None:
         return iso_time(time_us) if time_us or _reads_as_1970(batch, row) else None
     if name == "start_time":
         start_s = int(batch.start_time_s[row])
-        return None if start_s == NO_START_TIME else clock_text(start_s)
+        return None if start_s == NO_START_TIME else service_time_text(start_s)
     if name == "current_status":
         code = int(batch.current_status[row])
         return STOP_STATUSES[code] if 0 <= code < len(STOP_STATUSES) else None
@@ -200,11 +200,6 @@ def _value(batch: Batch, row: int, name: str) -> str | float | int | None:
         return None if number == {"direction_id": -1, "start_date": NO_START_DATE}.get(name, NO_SEQUENCE) else number
     value = float(getattr(batch, {"speed": "speed_mps", "bearing": "bearing_deg"}.get(name, name))[row])
     return None if math.isnan(value) else float(f"{value:.7g}") if name in ("speed", "bearing") else value
-
-
-def clock_text(seconds: int) -> str:
-    """Seconds of a service day as GTFS writes them."""
-    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
 def _reads_as_1970(batch: Batch, row: int) -> bool:

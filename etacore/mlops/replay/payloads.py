@@ -8,8 +8,7 @@ from typing import Any, Final
 import orjson
 
 from etacore.mlops.transit.positions import Positions
-from etacore.mlops.transit.start_texts import start_time_text
-from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME, service_time_text
 
 _US: Final = 1_000_000
 
@@ -35,7 +34,7 @@ def snapshot_json(positions: Positions, row: int) -> bytes:
         "current_status": positions.current_status[row],
         "direction_id": None if direction < 0 else direction,
         "start_date": None if start_date == NO_START_DATE else str(start_date),
-        "start_time": None if start_s == NO_START_TIME else start_time_text(start_s),
+        "start_time": None if start_s == NO_START_TIME else service_time_text(start_s),
     }
     snapshot.update((name, value) for name, value in optional.items() if value is not None)
     return orjson.dumps(snapshot)

@@ -23,10 +23,9 @@ from etacore.errors import ConfigError, RedisUnavailableError
 from etacore.files import whole_file
 from etacore.mlops.progress import Progress, silent
 from etacore.mlops.transit.realtime import STATUS_NAMES
-from etacore.mlops.transit.start_texts import start_time_text
 from etacore.pipeline.engine import system_clock_us
 from etacore.pipeline.snapshots import parse_snapshots
-from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME
+from etacore.schema import NO_SEQUENCE, NO_START_DATE, NO_START_TIME, service_time_text
 from etacore.status import Status
 from etacore.store.store import RedisStore
 
@@ -175,7 +174,7 @@ class Recorder:
                     [None if date == NO_START_DATE else str(date) for date in dates], dtype=pl.String
                 ),
                 "start_time": pl.Series(
-                    [None if time_s == NO_START_TIME else start_time_text(time_s) for time_s in times_s],
+                    [None if time_s == NO_START_TIME else service_time_text(time_s) for time_s in times_s],
                     dtype=pl.String,
                 ),
                 "direction_id": direction.set(direction < 0, None),

@@ -20,6 +20,7 @@ import orjson
 
 from etacore.config import KeyNames
 from etacore.mlops.transit.geodesy import leg_lengths_m
+from etacore.schema import service_time_text
 
 SEED_TTL_S: Final = 24 * 3600
 """Time to live that the compatibility contract gives to seeded keys."""
@@ -170,8 +171,7 @@ def _run_patterns(patterns: Sequence[Pattern], runs: Iterable[tuple[str, int]]) 
     found: dict[str, str | None] = {}
     for its_pattern_id, start_s in runs:
         pattern = pattern_of[its_pattern_id]
-        hours, rest_s = divmod(start_s, 3600)
-        start = f"{hours:02d}:{rest_s // 60:02d}:{rest_s % 60:02d}"
+        start = service_time_text(start_s)
         directions = ("-", "0", "1") if pattern.direction_id == NO_DIRECTION else ("-", str(pattern.direction_id))
         for direction in directions:
             run = f"{direction}:{start}:{pattern.route_id}"

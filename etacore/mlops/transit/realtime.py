@@ -14,8 +14,9 @@ from google.transit import gtfs_realtime_pb2
 from etacore.errors import FeedError
 from etacore.mlops.transit.contents import described, read_content
 from etacore.mlops.transit.left_out import LeftOut, quoted
-from etacore.mlops.transit.start_texts import parse_start_date, parse_start_time, start_time_text
+from etacore.mlops.transit.start_texts import parse_start_date, parse_start_time
 from etacore.mlops.transit.vehicle_names import CANDIDATES, name_vehicles
+from etacore.schema import service_time_text
 
 SUFFIXES: Final = (".pb", ".pbf", ".bin", ".pb.gz", ".pbf.gz", ".bin.gz")
 FIX_SCHEMA: Final[dict[str, Any]] = {
@@ -359,7 +360,7 @@ def _run_name(
     if start_date is not None:
         parts.append(str(start_date))
     if start_time_s is not None:
-        parts.append(start_time_text(start_time_s))
+        parts.append(service_time_text(start_time_s))
     return "trip:" + ":".join(parts)
 
 

@@ -30,9 +30,3 @@ def parse_start_time(text: str) -> int | None:
     if (found := _TIME.fullmatch(text.strip())) is None:
         return None
     return int(found[1]) * 3600 + int(found[2]) * 60 + int(found[3] or 0)
-
-
-def start_time_text(start_time_s: int) -> str:
-    """HH:MM:SS, of seconds that may exceed 24 hours."""
-    minutes, seconds = divmod(start_time_s, 60)
-    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
