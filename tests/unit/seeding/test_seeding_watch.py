@@ -1,36 +1,18 @@
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import redis
 
 from etacore.errors import EtacoreError, FeedError, FeedUnavailableError
 from etacore.mlops.transit.gtfs import Feed, read_feed
-from etacore.mlops.transit.seeding import Seeded, Seeder
+from etacore.mlops.transit.seeding import Seeded
 from etacore.mlops.transit.seeding import seeder as seeding
 from etacore.mlops.transit.seeding.feed_download import AddressSource
-from etacore.mlops.transit.seeding.ledger import Manifest, SeedLock
+from etacore.mlops.transit.seeding.ledger import Manifest
 from tests.feed_server import Answer, FeedServer
-from tests.seeding import NEXT, seeders
 from tests.transit import write_feed
-
-
-@pytest.fixture
-def feed(tmp_path: Path) -> Path:
-    return write_feed(tmp_path / "feed.zip")
-
-
-@pytest.fixture
-def next_feed(tmp_path: Path) -> Path:
-    return write_feed(tmp_path / "next.zip", NEXT)
-
-
-@pytest.fixture
-def make(redis_client: redis.Redis) -> Iterator[Callable[..., Seeder]]:
-    with SeedLock(redis_client, "default") as lock:
-        yield seeders(redis_client, lock)
 
 
 def test_a_watch_swaps_new_versions_and_says_once_what_is_wrong(

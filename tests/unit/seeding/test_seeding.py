@@ -1,40 +1,22 @@
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-import redis
 
 from etacore.config import KeyNames
 from etacore.errors import FeedError, SeedingStoppedError
 from etacore.mlops.transit import seed
 from etacore.mlops.transit.gtfs import read_feed
 from etacore.mlops.transit.seed import seed_redis
-from etacore.mlops.transit.seeding import RETIRED_S, Seeded, Seeder
+from etacore.mlops.transit.seeding import RETIRED_S, Seeded
 from etacore.mlops.transit.seeding import seeder as seeding
 from etacore.mlops.transit.seeding.feed_download import AddressSource
-from etacore.mlops.transit.seeding.ledger import SEEDINGS, SeedLedger, SeedLock
+from etacore.mlops.transit.seeding.ledger import SEEDINGS, SeedLedger
 from tests.feed_server import Answer, FeedServer
-from tests.seeding import NEXT, pairs_of, seeders
+from tests.seeding import pairs_of
 from tests.transit import write_feed
-
-
-@pytest.fixture
-def feed(tmp_path: Path) -> Path:
-    return write_feed(tmp_path / "feed.zip")
-
-
-@pytest.fixture
-def next_feed(tmp_path: Path) -> Path:
-    return write_feed(tmp_path / "next.zip", NEXT)
-
-
-@pytest.fixture
-def make(redis_client: redis.Redis) -> Iterator[Callable[..., Seeder]]:
-    with SeedLock(redis_client, "default") as lock:
-        yield seeders(redis_client, lock)
 
 
 def held_by(client: Any, pairs: dict[str, bytes]) -> dict[str, bytes | None]:
